@@ -1,0 +1,149 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a cohort: from a Decathlon ``dataset.json``, a CSV file or a pair of folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_mia.errors import InputError
+
+__all__ = ["case_name", "read_cohort", "read_ids"]
+
+logger = logging.getLogger(__name__)
+
+#: Names of the folders of a pair, in the order they are looked for.
+_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+def read_cohort(
+    path: str | os.PathLike[str],
+    section: str = "training",
+    patient_id: Callable[[Mapping[str, Any]], str] | None = None,
+) -> list[dict[str, Any]]:
+    """Read the cases of a cohort.
+
+    Args:
+        path: one of
+
+            * a folder with a ``dataset.json`` of the Medical Segmentation Decathlon, or that file itself; each item of
+              ``section`` has ``image`` and ``label`` relative to the folder, and may have ``case_id``,
+              ``patient_id`` and covariates;
+            * a CSV file with columns ``image`` and ``label`` (relative to the file) and, optionally, ``case_id``,
+              ``patient_id`` and covariates;
+            * a folder with ``imagesTr`` and ``labelsTr``, or ``images`` and ``labels``, whose NIfTI files have the same
+              names.
+        section: the list of the JSON file to read.
+        patient_id: gives the patient of a case that does not name one, for instance from its file's name.
+
+    Returns:
+        One mapping a case, with ``case_id`` (by default the image's file name), ``patient_id`` (by default the
+        case's id), absolute ``image`` and ``label``, and covariates as they stand.
+
+    Raises:
+        InputError: the path holds no cohort.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir() and (path / "dataset.json").is_file():
+        path = path / "dataset.json"
+    if path.suffix == ".json" and path.is_file():
+        cases = _from_json(path, section)
+    elif path.suffix == ".csv" and path.is_file():
+        cases = _from_csv(path)
+    elif path.is_dir():
+        cases = _from_folders(path)
+    else:
+        raise InputError(
+            f"dataset_dir must be a folder with a dataset.json, a CSV file or a folder with images/ and labels/, "
+            f"got {str(path)!r}, which {'is none of them' if path.exists() else 'does not exist'}."
+        )
+    if not cases:
+        raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")
+    if patient_id is None and not all(case.get("patient_id") for case in cases):
+        logger.warning(
+            "No patient_id in %s: every such case is taken for a patient of its own. If some patients have several cases, "
+            "add patient_id, or the audit's intervals will be too narrow.", path,
+        )  # fmt: skip
+    root = (path if path.is_dir() else path.parent).resolve()
+    return [_completed(case, root, patient_id or (lambda case: str(case["case_id"]))) for case in cases]
+
+
+def case_name(path: str) -> str:
+    """File name without folder and ending: ``imagesTr/liver_001.nii.gz`` is ``liver_001``."""
+    name = Path(path).name
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def _completed(case: dict[str, Any], root: Path, patient_id: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:
+    completed = {**case, "case_id": str(case.get("case_id") or case_name(str(case["image"])))}
+    completed["patient_id"] = str(case.get("patient_id") or patient_id(completed))
+    for key in ("image", "label"):
+        completed[key] = str((root / str(case[key])).resolve())
+    return completed
+
+
+def _check_columns(case: Any, where: str) -> None:
+    for key in ("image", "label"):
+        if not isinstance(case, dict) or not case.get(key):
+            raise InputError(f"{where} must have {key!r}, got {case}.")
+
+
+def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} must be JSON, got {error}.") from error
+    items = content.get(section) if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise InputError(f"{path} must have a list {section!r}, got none.")
+    for number, item in enumerate(items):
+        _check_columns(item, f"item {number} of {section!r} in {path}")
+    return items
+
+
+def _from_csv(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="") as stream:
+        rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(stream)]
+    for number, row in enumerate(rows, start=2):
+        _check_columns(row, f"line {number} of {path}")
+    return rows
+
+
+def _from_folders(path: Path) -> list[dict[str, Any]]:
+    for names in _FOLDERS:
+        folders = [path / name for name in names]
+        if all(folder.is_dir() for folder in folders):
+            images, labels = (_volumes(folder) for folder in folders)
+            odd = sorted(set(images) ^ set(labels))
+            if odd:
+                raise InputError(
+                    f"images and labels in {path} must have the same file names, they differ in "
+                    f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}."
+                )
+            return [{"image": str(images[name]), "label": str(labels[name])} for name in sorted(images)]
+    raise InputError(
+        f"dataset_dir must be a folder with a dataset.json, or with images/ and labels/, got {str(path)!r} without."
+    )
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    return {p.name: p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES) and not p.name.startswith(".")}
+
+
+def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
+    """Case or patient ids, one a line; a list is taken as it is."""
+    if not isinstance(path, (str, os.PathLike)):
+        return [str(name) for name in path]
+    if not Path(path).is_file():
+        raise InputError(f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist.")
+    return [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]

@@ -1,0 +1,168 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Examining a cohort before anything is trained: every bad volume at once, and statistics for the blind baseline."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, cpu_count, delayed
+from monai.transforms import LoadImage
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from monai_mia import files
+from monai_mia.errors import InputError
+
+__all__ = ["Examination", "examine"]
+
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a look at every image and reference of a cohort found.
+
+    Attributes:
+        case_ids: names of the N cases.
+        fingerprints: SHA-256 of each case's image and label files.
+        names: names of the F statistics.
+        features: the statistics, shape (N, F): intensity quantiles, mean, deviation, shape, spacing, and the volume of
+            each label in millilitres.
+    """
+
+    case_ids: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    names: tuple[str, ...]
+    features: NDArray[np.float64]
+
+    def of(self, case_ids: Sequence[str]) -> NDArray[np.float64]:
+        """The statistics of these cases, in this order."""
+        row = {case: n for n, case in enumerate(self.case_ids)}
+        return self.features[[row[case] for case in case_ids]]
+
+
+def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str]) -> Examination:
+    """Read every case once; refuse the cohort with a list of all that is wrong with it.
+
+    Args:
+        cases: the cohort; ``image`` and ``label`` are paths.
+        n_labels: labels must be integers in [0, n_labels).
+        path: CSV file that keeps the result; a case whose files have not changed since is not read again.
+
+    Raises:
+        InputError: an image is missing, unreadable, not finite or constant; a label is missing, unreadable, of
+            another shape than its image or holds unknown values. All such cases are named.
+    """
+    path = Path(path)
+    known = _read(path)
+    stamps = [_stamp(case, n_labels) for case in cases]
+    new = [n for n, case in enumerate(cases) if known.get(str(case["case_id"]), {}).get("stamp") != stamps[n]]
+    found = Parallel(n_jobs=min(4, cpu_count()), prefer="threads", return_as="generator")(
+        delayed(_examine_case)(cases[n], n_labels) for n in new
+    )
+    rows = {str(case["case_id"]): known.get(str(case["case_id"]), {}) for case in cases}
+    problems = []
+    for n, (row, problem) in zip(new, tqdm(found, "examining cases", len(new), disable=not new, mininterval=0.5 if sys.stderr.isatty() else 20.0), strict=True):
+        case = str(cases[n]["case_id"])
+        if problem:
+            problems.append(f"{case}: {problem}")
+        rows[case] = {"case_id": case, "stamp": stamps[n], **row}
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InputError(
+            f"cases must be readable and sound, got {len(problems)} of {len(cases)} that are not: "
+            f"{'; '.join(problems[:_SHOWN])}{more}. Mend these files or take them off the cohort."
+        )
+    if new:
+        _write(path, list(rows.values()))
+        rows = _read(path)
+    ordered = [rows[str(case["case_id"])] for case in cases]
+    names = tuple(name for name in ordered[0] if name not in ("case_id", "stamp", "fingerprint"))
+    features = np.array([[float(row[name]) for name in names] for row in ordered])
+    ids, prints = (tuple(str(row[key]) for row in ordered) for key in ("case_id", "fingerprint"))
+    return Examination(ids, prints, names, features)
+
+
+def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
+    stats = []
+    for key in ("image", "label"):
+        try:
+            stat = os.stat(case[key])
+        except OSError:
+            continue
+        stats.append([case[key], stat.st_size, stat.st_mtime_ns])
+    return files.digest([stats, n_labels])
+
+
+def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any], str]:
+    """Statistics of a case, and what is wrong with it (empty if nothing is)."""
+    volumes = {}
+    for key in ("image", "label"):
+        path = Path(case[key])
+        if not path.is_file():
+            return {}, f"{key} {path} does not exist"
+        try:
+            volumes[key] = LoadImage(image_only=True, ensure_channel_first=True)(path)
+        except Exception as error:
+            return {}, f"{key} {path} cannot be read ({_first_line(error)})"
+    image, label = (np.asarray(volumes[key].numpy(), dtype=np.float64) for key in ("image", "label"))
+    if label.shape[1:] != image.shape[1:]:
+        return {}, f"label must have the shape of its image {image.shape[1:]}, got {label.shape[1:]}"
+    if not np.isfinite(image).all():
+        return {}, f"image must be finite, got {int((~np.isfinite(image)).sum())} voxels that are not"
+    if image.min() == image.max():
+        return {}, f"image must not be constant, got {image.min():g} everywhere"
+    values = np.unique(label)
+    unknown = [f"{value:g}" for value in values if not (0 <= value < n_labels and value == round(value))]
+    if unknown:
+        return {}, f"label must hold integers in [0, {n_labels}), got {', '.join(unknown[:5])}"
+    affine = np.asarray(volumes["image"].affine)
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    row: dict[str, Any] = {
+        "fingerprint": files.digest([files.sha256(case["image"]), files.sha256(case["label"])]),
+        "mean": image.mean(),
+        "deviation": image.std(),
+    }
+    for quantile, value in zip(_QUANTILES, np.quantile(image, _QUANTILES), strict=True):
+        row[f"quantile_{quantile:g}"] = value
+    for axis, size in enumerate(image.shape[1:]):
+        row[f"size_{axis}"] = size
+        row[f"spacing_{axis}"] = spacing[axis]
+    millilitres = float(np.prod(spacing[: image.ndim - 1])) / 1000
+    for value in range(1, n_labels):
+        row[f"label_{value}_ml"] = (label == value).sum() * millilitres
+    return row, ""
+
+
+def _first_line(error: Exception) -> str:
+    """The root cause of a reader's error, on one line."""
+    cause: BaseException = error
+    while cause.__cause__ is not None or cause.__context__ is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([value if isinstance(value, str) else repr(float(value)) for value in row.values()])
+    files.write(path, buffer.getvalue())
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as stream:
+        return {row["case_id"]: row for row in csv.DictReader(stream)}

@@ -1,0 +1,192 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Designs: which patients each model may train on, decided before any model is trained.
+
+A case is a mapping with at least ``case_id``, ``patient_id``, ``image`` and ``label`` (paths); a patient is never
+split between two sides of a model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_mia import files
+from monai_mia.errors import InputError
+
+__all__ = ["TARGET", "Case", "Design"]
+
+Case = Mapping[str, Any]
+
+#: The id of the audited model; shadows are ``shadow_00``, ``shadow_01``, ...
+TARGET = "target"
+
+_COLUMNS = ("case_id", "patient_id", "image", "label")
+
+
+@dataclass(frozen=True)
+class Design:
+    """Who trained on whom.
+
+    Attributes:
+        cases: the cohort, N cases.
+        member: for each model id, whether it trains on each case, shape (N,), bool.
+        kind: ``randomised`` (a seeded coin decided the target's members) or ``observational`` (a released target).
+        seed: the seed of the coin.
+    """
+
+    cases: tuple[Case, ...]
+    member: Mapping[str, NDArray[np.bool_]]
+    kind: Literal["randomised", "observational"]
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse designs that could not tell members from non-members."""
+        ids = Counter(str(case["case_id"]) for case in self.cases)
+        duplicate = [name for name, count in ids.items() if count > 1]
+        if duplicate:
+            raise InputError(f"case_id must be unique in the cohort, got {', '.join(map(repr, duplicate))} more than once.")
+        patients = np.array([str(case["patient_id"]) for case in self.cases])
+        for model, row in self.member.items():
+            split = sorted(set(patients[row]) & set(patients[~row]))
+            if split:
+                raise InputError(
+                    f"patient must be a member or a non-member of {model!r}, got {', '.join(map(repr, split))} on both "
+                    "sides. Put all cases of a patient on one side."
+                )
+            for side, chosen in (("members", row), ("non-members", ~row)):
+                if len(set(patients[chosen])) < 2:
+                    raise InputError(
+                        f"{side} of {model!r} must be at least 2 patients, got {len(set(patients[chosen]))}. "
+                        "Give a larger cohort."
+                    )
+
+    @classmethod
+    def randomised(cls, cases: Sequence[Case], shadows: int, seed: int = 0) -> Design:
+        """A design in which a seeded coin decides, by patient, the members of the target and of every shadow.
+
+        Formal guarantees: every model trains on half of the patients; shadows ``2k`` and ``2k+1`` are complementary,
+        so that each patient is in exactly half of an even number of shadows; a design with more shadows begins
+        with the same models.
+
+        Args:
+            cases: the cohort.
+            shadows: how many shadows, at least 0.
+            seed: seed of the coin.
+        """
+        target = _half(_patients(cases), [seed, 0])
+        return cls(tuple(cases), {TARGET: _rows(cases, target), **_shadows(cases, shadows, seed)}, "randomised", seed)
+
+    @classmethod
+    def observational(
+        cls, cases: Sequence[Case], members: Sequence[str], nonmembers: Sequence[str], shadows: int, seed: int = 0
+    ) -> Design:
+        """A design around a released target; only the shadows' members are decided by a coin.
+
+        Args:
+            cases: the cohort; cases named on neither side are left out.
+            members: case ids or patient ids that the target was trained on.
+            nonmembers: case ids or patient ids that it was not trained on.
+            shadows: how many shadows, at least 0.
+            seed: seed of the coin.
+        """
+        known = {str(case[key]) for case in cases for key in ("case_id", "patient_id")}
+        for name, side in (("members", members), ("nonmembers", nonmembers)):
+            unknown = sorted(set(side) - known)
+            if unknown:
+                raise InputError(
+                    f"{name} must be case or patient ids of the cohort, got {', '.join(map(repr, unknown[:5]))}"
+                    f"{' and more' if len(unknown) > 5 else ''}."
+                )
+
+        def named(case: Case, side: Sequence[str]) -> bool:
+            return str(case["case_id"]) in side or str(case["patient_id"]) in side
+
+        ins, outs = set(members), set(nonmembers)
+        both = [str(case["case_id"]) for case in cases if named(case, list(ins)) and named(case, list(outs))]
+        if both:
+            raise InputError(f"members and nonmembers must not overlap, got case {', '.join(map(repr, both))} in both.")
+        kept = [case for case in cases if named(case, list(ins | outs))]
+        target = np.array([named(case, list(ins)) for case in kept], dtype=bool)
+        return cls(tuple(kept), {TARGET: target, **_shadows(kept, shadows, seed)}, "observational", seed)
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """The target first, then the shadows."""
+        return tuple(self.member)
+
+    @property
+    def patient_ids(self) -> tuple[str, ...]:
+        """The patient of each case, length N."""
+        return tuple(str(case["patient_id"]) for case in self.cases)
+
+    def members(self, model_id: str) -> list[Case]:
+        """The datalist that ``model_id`` trains on."""
+        return [case for case, chosen in zip(self.cases, self.member[model_id], strict=True) if chosen]
+
+    def queries(self, model_id: str) -> list[dict[str, Any]]:
+        """The datalist that ``model_id`` is asked about: every case, with its ``member`` flag (0 or 1)."""
+        return [
+            {**case, "member": int(chosen)} for case, chosen in zip(self.cases, self.member[model_id], strict=True)
+        ]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the design as CSV, one row a case and one column of 0 and 1 a model; private, it is the secret."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([*_COLUMNS, *self.member])
+        for n, case in enumerate(self.cases):
+            writer.writerow([*(case[name] for name in _COLUMNS), *(int(row[n]) for row in self.member.values())])
+        files.write(path, buffer.getvalue())
+        files.write_json(Path(path).with_suffix(".json"), {"kind": self.kind, "seed": self.seed})
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Design:
+        """Read a design that :meth:`write` wrote."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"design must be a CSV file written by a study, got {path}, which does not exist.")
+        with path.open(newline="") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            if tuple(header[:4]) != _COLUMNS:
+                raise InputError(f"columns of {path} must begin with {', '.join(_COLUMNS)}, got {', '.join(header)}.")
+            rows = list(reader)
+        cases = tuple(dict(zip(_COLUMNS, row[:4], strict=True)) for row in rows)
+        member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
+        about = files.read_json(path.with_suffix(".json"))
+        return cls(cases, member, about.get("kind", "randomised"), int(about.get("seed", 0)))
+
+
+def _patients(cases: Sequence[Case]) -> list[str]:
+    return sorted({str(case["patient_id"]) for case in cases})
+
+
+def _rows(cases: Sequence[Case], patients: set[str]) -> NDArray[np.bool_]:
+    return np.array([str(case["patient_id"]) in patients for case in cases], dtype=bool)
+
+
+def _half(patients: list[str], entropy: list[int]) -> set[str]:
+    chosen = np.random.default_rng(entropy).permutation(len(patients))[: len(patients) // 2]
+    return {patients[n] for n in chosen}
+
+
+def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArray[np.bool_]]:
+    if shadows < 0:
+        raise InputError(f"shadows must be at least 0, got {shadows}.")
+    patients = _patients(cases)
+    member = {}
+    for number in range(shadows):
+        half = _half(patients, [seed, 1 + number // 2])
+        rows = _rows(cases, half if number % 2 == 0 else set(patients) - half)
+        member[f"shadow_{number:02d}"] = rows
+    return member

@@ -1,0 +1,383 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI engines from a bundle's own configs: train a model on its members, ask a model about every case.
+
+Nothing of the bundle that writes is run, and no file of it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import TerminateOnNan
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset, DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.handlers import LrScheduleHandler
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ResampleToMatchd
+from monai.utils import set_determinism
+from torch import nn
+
+from monai_mia import files
+from monai_mia.data.datasets import CaseSubset
+from monai_mia.errors import InputError
+from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile, SignalRecorder, save_tensors
+
+__all__ = ["BundleConfig", "Query", "Training", "load_weights"]
+
+logger = logging.getLogger(__name__)
+
+#: Ids that a config must define to train from, and to be asked through.
+TRAINING_IDS = ("network_def", "train#dataset#data", "train#preprocessing", "train#trainer", "train#trainer#max_epochs")
+QUERY_IDS = ("network_def", "inferer", "preprocessing")
+
+#: Handlers of a bundle that a study's training runs without: they write, or they look at cases that are no members.
+_LEFT_OUT = (
+    "CheckpointLoader",
+    "CheckpointSaver",
+    "EarlyStopHandler",
+    "MLFlowHandler",
+    "MetricsSaver",
+    "StatsHandler",
+    "TensorBoardImageHandler",
+    "TensorBoardStatsHandler",
+    "ValidationHandler",
+)
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """Where a bundle's configs are, and what is overridden in them.
+
+    Attributes:
+        root: the bundle's folder.
+        files: config files, merged from left to right; relative ones are in ``root``.
+        overrides: id-value pairs, as on the command line of ``monai.bundle run``.
+    """
+
+    root: str
+    files: tuple[str, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def parser(self, needed: Sequence[str]) -> ConfigParser:
+        """Read the configs.
+
+        Raises:
+            InputError: a file or an id is missing.
+        """
+        paths = [Path(self.root) / name for name in self.files]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(
+                    f"bundle_root must be the folder of a bundle with {path.relative_to(self.root)}, got {self.root!r} "
+                    "without. Pass --bundle_root DIR."
+                )
+        parser = ConfigParser()
+        try:
+            parser.read_config([str(path) for path in paths])
+        except Exception as error:
+            raise InputError(f"{', '.join(map(str, paths))} must be configs of a bundle ({error}).") from error
+        meta = Path(self.root) / "configs" / "metadata.json"
+        if meta.is_file():
+            parser.read_meta(str(meta))
+        for name, value in {"bundle_root": self.root, **self.overrides}.items():
+            try:
+                parser[name] = value
+            except KeyError as error:
+                raise InputError(f"override {name!r} must be an id of {', '.join(map(str, paths))}.") from error
+        missing = [name for name in needed if name not in parser]
+        if missing:
+            raise InputError(
+                f"{', '.join(map(str, paths))} must define {', '.join(missing)}, got no such id. "
+                "Add it, or name the file that has it."
+            )
+        return parser
+
+    def fingerprint(self) -> str:
+        """Hash of the files and the overrides."""
+        contents = [files.sha256(Path(self.root) / name) for name in self.files if (Path(self.root) / name).is_file()]
+        return files.digest([self.files, contents, self.overrides])
+
+
+# One preprocessed cohort for training and one for queries are kept, for all the models that a process works on.
+_shared: dict[str, tuple[str, Any]] = {}
+
+
+def _share(purpose: str, key: str, make: Any) -> Any:
+    if _shared.get(purpose, ("",))[0] != key:
+        _shared.pop(purpose, None)
+        _shared[purpose] = key, make()
+    return _shared[purpose][1]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of one model, as a job that any process can do.
+
+    Attributes:
+        bundle: the bundle's training config.
+        cohort: all cases of the study; read and preprocessed once a process.
+        members: the cases this model trains on.
+        model_id: id of the model.
+        seed: seed of this model's weights, shuffling and augmentation.
+        folder: where ``model.pt``, ``model.json`` and, meanwhile, the checkpoint are written.
+        progress: the file that tells how far it is.
+        key: hash of all that the model depends on.
+        checkpoint_interval: epochs between checkpoints.
+        threads: CPU threads.
+    """
+
+    bundle: BundleConfig
+    cohort: Sequence[Mapping[str, Any]]
+    members: Sequence[Mapping[str, Any]]
+    model_id: str
+    seed: int
+    folder: str
+    progress: str
+    key: str
+    checkpoint_interval: int = 1
+    threads: int = 1
+
+    @property
+    def path(self) -> Path:
+        """The finished model's weights, a plain ``state_dict``."""
+        return Path(self.folder) / "model.pt"
+
+    def run(self) -> None:
+        """Train to the last epoch, resuming from the last checkpoint; choosing an epoch would touch non-members."""
+        start = time.perf_counter()
+        with _settings(self.threads, self.bundle.root):
+            trainer, dataset, extras = self._trainer()
+            checkpointer = Checkpointer(
+                Path(self.folder) / "checkpoint.pt",
+                {"network": trainer.network, "optimizer": trainer.optimizer, **extras},
+                self.key,
+                self.checkpoint_interval,
+            )
+            if trainer.amp:
+                trainer.add_event_handler(Events.STARTED, lambda: checkpointer.objects.update(scaler=trainer.scaler))
+            losses: list[float] = []
+            trainer.add_event_handler(Events.EPOCH_STARTED, losses.clear)
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: losses.append(_loss(trainer)))
+            trainer.add_event_handler(
+                Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=lambda _: _loss(trainer))
+            )
+            for handler in (checkpointer, EpochSeeder(self.seed, dataset), ProgressFile(self.progress, "epochs")):
+                handler.attach(trainer)
+            trainer.run()
+            if trainer.state.epoch < trainer.state.max_epochs or not all(map(_finite, losses)):
+                raise InputError(
+                    f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, got "
+                    f"{losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
+                )
+            network = trainer.network
+            network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+            save_tensors(self.path, {name: value.cpu() for name, value in network.state_dict().items()})
+            about = {
+                "key": self.key,
+                "model_id": self.model_id,
+                "seed": self.seed,
+                "epochs": trainer.state.epoch,
+                "n_cases": len(self.members),
+                "final_loss": sum(losses) / len(losses) if losses else None,
+                "seconds": time.perf_counter() - start,
+            }
+            files.write_json(self.path.with_suffix(".json"), about)
+            checkpointer.path.unlink(missing_ok=True)
+
+    def _trainer(self) -> tuple[Any, Any, dict[str, Any]]:
+        parser = self.bundle.parser(TRAINING_IDS)
+        if str(parser["train#dataset"].get("_target_", "")).endswith("CacheDataset"):
+            parser["train#dataset#progress"] = False
+        parser["train#dataset#data"] = [dict(case) for case in self.cohort]
+        shared = _share(
+            "train",
+            files.digest([self.bundle.fingerprint(), list(self.cohort)]),
+            lambda: parser.get_parsed_content("train#dataset"),
+        )
+        parser = self.bundle.parser(TRAINING_IDS)
+        parser.globals["mia_cohort"] = shared
+        parser["train#dataset"] = {
+            "_target_": "monai_mia.data.CaseSubset",
+            "dataset": "$mia_cohort",
+            "data": [dict(case) for case in self.members],
+        }
+        handlers = parser["train#handlers"] if "train#handlers" in parser else []
+        if handlers:  # taken out, not disabled: a disabled handler's validation set would still be built
+            parser["train#handlers"] = [handler for handler in handlers if _name(handler) not in _LEFT_OUT]
+        for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
+            if f"train#trainer#{unused}" in parser:
+                parser[f"train#trainer#{unused}"] = None
+        set_determinism(self.seed)
+        trainer = _instantiated(parser, "train#trainer", self.bundle)
+        trainer.logger.setLevel(logging.WARNING)
+        built = parser.get_parsed_content("train#handlers") if handlers else []
+        schedulers = [handler.lr_scheduler for handler in built if isinstance(handler, LrScheduleHandler)]
+        return trainer, shared, {f"scheduler_{n}": scheduler for n, scheduler in enumerate(schedulers)}
+
+
+@dataclass(frozen=True)
+class Query:
+    """Asking one model about every case of the cohort, as a job that any process can do.
+
+    Attributes:
+        bundle: the bundle's inference config; its ``device``, ``network_def``, ``inferer`` and ``preprocessing`` are
+            used, nothing else.
+        cohort: the cases with the model's ``member`` flag.
+        model_id: id of the model.
+        checkpoint: the model's weights.
+        path: the ``<model_id>.csv`` to write.
+        progress: the file that tells how far it is.
+        key: hash of all that the signals depend on.
+        recorder: options of :class:`~monai_mia.handlers.SignalRecorder`.
+        cache_rate: share of the preprocessed cohort that is kept in memory for the next model.
+        threads: CPU threads.
+    """
+
+    bundle: BundleConfig
+    cohort: Sequence[Mapping[str, Any]]
+    model_id: str
+    checkpoint: str
+    path: str
+    progress: str
+    key: str
+    recorder: Mapping[str, Any] = field(default_factory=dict)
+    cache_rate: float = 1.0
+    threads: int = 1
+
+    def run(self) -> None:
+        """Query the model in an evaluator of our own: none of the bundle's postprocessing, metrics or savers runs."""
+        start = time.perf_counter()
+        with _settings(self.threads, self.bundle.root), torch.inference_mode():
+            parser = self.bundle.parser(QUERY_IDS)
+            device = parser.get_parsed_content("device") if "device" in parser else torch.device("cpu")
+            network = _instantiated(parser, "network_def", self.bundle)
+            load_weights(network, self.checkpoint, self.bundle.root)
+            recorder = SignalRecorder(
+                self.path, self.model_id, about={"key": self.key, "checkpoint": files.sha256(self.checkpoint)}, **self.recorder
+            )
+            cases = [{key: value for key, value in case.items() if key != "member"} for case in self.cohort]
+            shared = _share(
+                "query",
+                files.digest([self.bundle.fingerprint(), cases, self.cache_rate]),
+                lambda: CacheDataset(
+                    cases,
+                    Compose([_instantiated(parser, "preprocessing", self.bundle), *_LABEL_TRANSFORMS]),
+                    cache_rate=self.cache_rate,
+                    progress=False,
+                ),
+            )
+            evaluator = SupervisedEvaluator(
+                device=device,
+                val_data_loader=DataLoader(CaseSubset(shared, self.cohort), batch_size=1),
+                network=network.to(device),
+                inferer=_instantiated(parser, "inferer", self.bundle),
+                val_handlers=[recorder, ProgressFile(self.progress, "cases")],
+                decollate=False,
+            )
+            evaluator.logger.setLevel(logging.WARNING)
+            set_determinism(0)
+            evaluator.run()
+        about = files.read_json(Path(self.path).with_suffix(".json"))
+        files.write_json(Path(self.path).with_suffix(".json"), {**about, "seconds": time.perf_counter() - start})
+
+
+# The padding mode is given because the default smears the edge of a shorter label over the rest of the volume.
+_LABEL_TRANSFORMS = (
+    LoadImaged("label"),
+    EnsureChannelFirstd("label"),
+    ResampleToMatchd("label", key_dst="image", mode="nearest", padding_mode="zeros"),
+)
+
+
+def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -> None:
+    """Load a checkpoint, never as a pickle.
+
+    Args:
+        network: the network to load into.
+        checkpoint: a ``state_dict``, or a mapping with one under ``model``, ``network`` or ``state_dict``.
+        bundle_root: the bundle that built the network, for the message.
+
+    Raises:
+        InputError: the file is missing, is no checkpoint of plain tensors, or belongs to another network.
+    """
+    if not Path(checkpoint).is_file():
+        raise InputError(f"checkpoint must be a file, got {str(checkpoint)!r}, which does not exist.")
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"checkpoint must be a state_dict of plain tensors, got {str(checkpoint)!r}, which torch cannot load with "
+            f"weights_only=True ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
+        ) from error
+    for key in ("model", "network", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    expected = network.state_dict()
+    given = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)} if isinstance(state, dict) else {}
+    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    shapes = sorted(name for name in expected.keys() & given.keys() if expected[name].shape != given[name].shape)
+    if missing or unknown or shapes:
+        first = (missing or unknown or shapes)[0]
+        raise InputError(
+            f"checkpoint must hold the weights of network_def of {bundle_root!r}, got {str(checkpoint)!r} with "
+            f"{len(missing)} missing, {len(unknown)} unknown and {len(shapes)} misshapen tensors (first: {first!r}). "
+            "Give the checkpoint or the config of the same network."
+        )
+    network.load_state_dict(given)
+
+
+def _instantiated(parser: ConfigParser, name: str, bundle: BundleConfig) -> Any:
+    try:
+        return parser.get_parsed_content(name)
+    except InputError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            if isinstance(cause.__cause__, InputError):
+                raise cause.__cause__ from error
+            cause = cause.__cause__
+        text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise InputError(
+            f"{name!r} in {', '.join(bundle.files)} of {bundle.root!r} must be a component that can be built, got "
+            f"{type(cause).__name__}: {text}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _settings(threads: int, bundle_root: str) -> Iterator[None]:
+    """CPU threads, and the bundle's own ``scripts`` importable, for the time of one job."""
+    before = torch.get_num_threads()
+    path = str(Path(bundle_root).resolve())
+    torch.set_num_threads(threads)
+    sys.path.insert(1, path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+        torch.set_num_threads(before)
+
+
+def _name(component: Any) -> str:
+    target = component.get("_target_", "") if isinstance(component, dict) else ""
+    return str(target).rpartition(".")[2]
+
+
+def _loss(trainer: Engine) -> float:
+    output = trainer.state.output
+    first = output[0] if isinstance(output, list) else output
+    return float(first["loss"])
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0

@@ -1,0 +1,98 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Files as the state of a study: written whole or not at all, and keyed by a hash of what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["digest", "is_current", "private_folder", "read_json", "sha256", "write", "write_json"]
+
+
+def write(path: str | os.PathLike[str], content: str | bytes, private: bool = True) -> Path:
+    """Write a file atomically: a reader, or a run resumed after a kill, sees the old content or the new, whole.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        content: text (written as UTF-8) or bytes.
+        private: whether only the owner may read it (0600); otherwise the umask decides.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OSError: the file cannot be written (full disk, no permission); nothing is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not private:
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], private: bool = True) -> Path:
+    """Write a mapping as JSON, atomically; NaN and infinity are refused, they are not JSON."""
+    return write(path, json.dumps(content, indent=1, allow_nan=False) + "\n", private=private)
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object; a missing or torn file reads as empty, which makes its step run again."""
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_current(path: str | os.PathLike[str], key: str) -> bool:
+    """Whether a finished artefact is there and was made from exactly what ``key`` hashes.
+
+    An artefact ``x.csv`` is accompanied by ``x.json``, written after it, which holds its key.
+    """
+    path = Path(path)
+    return path.is_file() and read_json(path.with_suffix(".json")).get("key") == key
+
+
+def private_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder that only its owner may enter (0700)."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a JSON-like value (paths count as text), independent of the order of keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=os.fspath).encode()).hexdigest()
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+
+
+def _sha256(stream: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    sha = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        sha.update(block)
+    return sha.hexdigest()

@@ -1,0 +1,11 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The report: what an audit found, for a person (``index.html``), for a machine (``report.json``), as pictures.
+
+Nothing in it names a patient, a case or a path.
+"""
+
+from monai_mia.report.content import SCHEMA, as_json, summary
+from monai_mia.report.page import write_report
+
+__all__ = ["SCHEMA", "as_json", "summary", "write_report"]

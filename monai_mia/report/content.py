@@ -1,0 +1,124 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a report says, as JSON and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from monai_mia.audit import AttackResult, AuditResult
+
+__all__ = ["SCHEMA", "as_json", "summary"]
+
+#: Version of report.json; docs/report_format.md documents it.
+SCHEMA = "1.0"
+
+_EXPOSURE_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``report.json``; ``about`` is what :class:`monai_mia.study.Study` says of the run."""
+    found = result.exposure[result.member]
+    return {
+        "schema": SCHEMA,
+        **{key: about[key] for key in ("versions", "design", "target", "settings") if key in about},
+        "unit": result.unit,
+        "confidence": result.confidence,
+        "verdict": {"level": result.verdict.level, "reasons": list(result.verdict.reasons)},
+        "attacks": [_attack(attack) for attack in result.attacks],
+        "controls": {
+            "blind_baseline": None if result.blind is None else _attack(result.blind),
+            "attack_minus_blind": _with_ci(result.attack_minus_blind),
+            "null": dict(result.null),
+        },
+        "utility": _flat_utility(result),
+        "exposure": {
+            "attack": result.best.name,
+            "definition": "share of non-members that score at least as high as the member",
+            "n_patients": int(result.member.sum()),
+            "quantiles": {f"{q:g}": float(np.quantile(found, q)) for q in _EXPOSURE_QUANTILES},
+            "share_exposed_at_fpr": {
+                f"{fpr:g}": float((found <= fpr).mean())
+                for fpr, value in result.best.tpr_at_fpr.items()
+                if value is not None
+            },
+        },
+        "cost": {**about.get("cost", {}), "audit_s": result.seconds},
+    }
+
+
+def _flat_utility(result: AuditResult) -> dict[str, Any]:
+    """``members``, ``nonmembers`` and ``gap``, each a mapping from metric to value and interval."""
+    return {
+        side: {metric: sides[side] for metric, sides in result.utility.items()}
+        for side in ("members", "nonmembers", "gap")
+    }
+
+
+def _attack(attack: AttackResult) -> dict[str, Any]:
+    bound = attack.epsilon_lower_bound
+    return {
+        "name": attack.name,
+        "access": attack.access,
+        "signals": list(attack.signals),
+        "n_shadow": attack.n_shadow,
+        "auc": attack.auc,
+        "auc_ci": list(attack.auc_ci),
+        "p_value": attack.p_value,
+        "auc_gain_over_global_loss": _with_ci(attack.auc_gain),
+        "tpr_at_fpr": {f"{fpr:g}": _with_ci(value) for fpr, value in attack.tpr_at_fpr.items()},
+        "advantage": attack.advantage,
+        "advantage_ci": list(attack.advantage_ci),
+        "balanced_accuracy": attack.balanced_accuracy,
+        "balanced_accuracy_ci": list(attack.balanced_accuracy_ci),
+        "epsilon_lower_bound": None if bound is None else bound.value,
+        "epsilon": None
+        if bound is None
+        else {
+            "delta": bound.delta,
+            "confidence": bound.confidence,
+            "threshold": bound.method,
+            "ceiling": bound.ceiling,
+        },
+        "roc": {key: list(values) for key, values in attack.roc.items()},
+        "seconds": attack.seconds,
+    }
+
+
+def _with_ci(value: tuple[float, tuple[float, float]] | None) -> dict[str, Any] | None:
+    return None if value is None else {"value": value[0], "ci": list(value[1])}
+
+
+def summary(result: AuditResult, n_rows: int = 12) -> str:
+    """The best attacks and the verdict, for a terminal."""
+    percent = f"{result.confidence:.0%}"
+    fprs = [fpr for fpr, value in result.best.tpr_at_fpr.items() if value is not None]
+    heads = ["attack", f"AUC [{percent} interval]", *(f"TPR@{fpr:.3g}FPR" for fpr in fprs), "epsilon >="]
+    shown = list(result.attacks[:n_rows])
+    shown += [attack for attack in result.attacks[n_rows:] if attack.name == "global loss"]
+    rows = [_row(attack, fprs) for attack in shown]
+    if result.blind is not None:
+        rows.append(_row(result.blind, fprs))
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *rows)]
+    lines.insert(1, "-" * len(lines[0]))
+    if len(result.attacks) > len(shown):
+        lines.append(f"... and {len(result.attacks) - len(shown)} more attacks in the report.")
+    for metric, sides in result.utility.items():
+        values = [f"{side} {sides[side]['value']:.3f}" for side in ("members", "nonmembers")]
+        lines.append(f"{metric}: {', '.join(values)} (means over {result.unit}s)")
+    lines.append(f"Verdict: {result.verdict.level.upper()}")
+    lines += [f"  {reason}" for reason in result.verdict.reasons]
+    return "\n".join(["", *lines, ""])
+
+
+def _row(attack: AttackResult, fprs: list[float]) -> list[str]:
+    cells = [attack.name, f"{attack.auc:.3f} [{attack.auc_ci[0]:.3f}, {attack.auc_ci[1]:.3f}]"]
+    for fpr in fprs:
+        value = attack.tpr_at_fpr[fpr]
+        cells.append("" if value is None else f"{value[0]:.3f}")
+    bound = attack.epsilon_lower_bound
+    return [*cells, "" if bound is None else f"{bound.value:.2f}"]

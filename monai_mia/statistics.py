@@ -1,0 +1,253 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Rates of an attack and their intervals; pure functions of scores and membership.
+
+One sign everywhere: a higher score means *more likely a member*. A decision is ``score >= threshold``. Tied scores are
+decided together, so that no order within a tie can help or harm. Units that belong together (the cases of a
+patient) are resampled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.model_selection import StratifiedGroupKFold
+
+from monai_mia.errors import InputError
+
+__all__ = [
+    "Roc",
+    "balanced_accuracy",
+    "clopper_pearson",
+    "group_means",
+    "interval",
+    "permuted_aucs",
+    "resampled_rocs",
+    "resolution",
+    "roc",
+    "weights_by_group",
+]
+
+Array = NDArray[np.float64]
+
+#: Resamples whose ROC is held in memory at once, times units.
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Receiver operating characteristic from (0, 0) to (1, 1), one point per distinct score.
+
+    Attributes:
+        fpr: false positive rates, shape (..., K + 1), non-decreasing along the last axis.
+        tpr: true positive rates, same shape.
+        thresholds: infinity, then the K distinct scores, descending.
+    """
+
+    fpr: Array
+    tpr: Array
+    thresholds: Array
+
+    @property
+    def auc(self) -> Array:
+        """Area under the curve; ties count one half. Shape (...)."""
+        heights = self.tpr[..., 1:] + self.tpr[..., :-1]
+        return np.asarray((np.diff(self.fpr, axis=-1) * heights).sum(axis=-1) / 2)
+
+    @property
+    def advantage(self) -> Array:
+        """Largest TPR - FPR over the thresholds, in [0, 1]. Optimistic: the threshold is chosen on the same data."""
+        return np.asarray((self.tpr - self.fpr).max(axis=-1))
+
+    def tpr_at(self, fpr: float) -> Array:
+        """Largest TPR among the points whose FPR is at most ``fpr``; nothing is interpolated. Shape (...)."""
+        return np.asarray(np.where(self.fpr <= fpr + 1e-12, self.tpr, 0.0).max(axis=-1))
+
+
+def roc(scores: ArrayLike, member: ArrayLike) -> Roc:
+    """The ROC of N scores.
+
+    Args:
+        scores: shape (N,), finite, higher = more likely a member.
+        member: shape (N,), bool; both sides must occur.
+
+    Example:
+        >>> float(roc([3.0, 2.0, 2.0, 1.0], [True, True, False, False]).auc)
+        0.875
+    """
+    scores, member = _checked(scores, member)
+    (curve,) = resampled_rocs(scores, member, np.ones((1, len(scores))))
+    return Roc(curve.fpr[0], curve.tpr[0], curve.thresholds)
+
+
+def resampled_rocs(scores: ArrayLike, member: ArrayLike, weights: Array) -> Iterator[Roc]:
+    """The ROCs of B resamples, in blocks that fit in memory.
+
+    Args:
+        scores: shape (N,).
+        member: shape (N,), bool.
+        weights: how often each unit occurs in each resample, shape (B, N).
+
+    Yields:
+        Curves with ``fpr`` and ``tpr`` of shape (b, K + 1); the b add up to B.
+    """
+    scores, member = _checked(scores, member)
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # last unit of each tie
+    thresholds = np.concatenate([[np.inf], ordered[last]])
+    block = max(1, _BLOCK // len(scores))
+    for start in range(0, len(weights), block):
+        sorted_weights = weights[start : start + block, order]
+        tpr = _rates(sorted_weights * member[order], last)
+        fpr = _rates(sorted_weights * ~member[order], last)
+        yield Roc(fpr, tpr, thresholds)
+
+
+def _rates(counts: Array, last: NDArray[np.intp]) -> Array:
+    sums = np.cumsum(counts, axis=1)[:, last]
+    return np.concatenate([np.zeros((len(sums), 1)), sums / sums[:, -1:]], axis=1)
+
+
+def weights_by_group(
+    member: ArrayLike, groups: Sequence[str], n_resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Bootstrap weights: groups (patients) are drawn with replacement, members and non-members apart.
+
+    The same seed gives the same weights, so that attacks on one cohort are compared on the same resamples.
+
+    Args:
+        member: shape (N,), bool, constant within a group.
+        groups: the group of each unit, length N.
+        n_resamples: B.
+        seed: seed of the draw.
+
+    Returns:
+        How often each unit occurs in each resample, shape (B, N).
+    """
+    member = np.asarray(member, dtype=bool)
+    names, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    counts = np.empty((n_resamples, len(names)))
+    for side in (True, False):
+        chosen = np.flatnonzero(member[first] == side)
+        counts[:, chosen] = rng.multinomial(len(chosen), np.full(len(chosen), 1 / len(chosen)), size=n_resamples)
+    return counts[:, inverse]
+
+
+def interval(
+    statistic: Callable[[Roc], Array], scores: ArrayLike, member: ArrayLike, weights: Array, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic of the ROC.
+
+    Args:
+        statistic: for example ``lambda curve: curve.auc``.
+        scores: shape (N,).
+        member: shape (N,), bool.
+        weights: from :func:`weights_by_group`, shape (B, N).
+        confidence: nominal coverage, in (0, 1).
+    """
+    values = np.concatenate([statistic(curve) for curve in resampled_rocs(scores, member, weights)])
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def resolution(member: ArrayLike) -> float:
+    """The smallest FPR that can be told from zero: one over the number of non-members."""
+    return 1.0 / max(1, int((~np.asarray(member, dtype=bool)).sum()))
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided interval of a binomial proportion (Clopper and Pearson, Biometrika 1934).
+
+    Example:
+        >>> low, high = clopper_pearson(0, 1000)
+        >>> round(high, 9)  # 1 - 0.025 ** (1 / 1000)
+        0.003682084
+    """
+    result = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
+    return float(result.low), float(result.high)
+
+
+def balanced_accuracy(
+    scores: ArrayLike, member: ArrayLike, groups: Sequence[str], seed: int, n_folds: int = 5
+) -> tuple[float, NDArray[np.bool_]]:
+    """Balanced accuracy of a threshold that is chosen on other groups: unbiased, one half for a useless score.
+
+    Args:
+        scores: shape (N,).
+        member: shape (N,), bool.
+        groups: the group (patient) of each unit, length N; never split between folds.
+        seed: seed of the folds.
+        n_folds: number of folds, lowered to the number of groups on the smaller side.
+
+    Returns:
+        The balanced accuracy, and the decision for each unit, shape (N,), bool.
+    """
+    scores, member = _checked(scores, member)
+    groups = np.asarray(groups)
+    n_folds = min(n_folds, *(len(set(groups[member == side])) for side in (True, False)))
+    if n_folds < 2:
+        raise InputError(f"groups must be at least 2 on each side, got {n_folds}.")
+    decision = np.zeros(len(scores), dtype=bool)
+    for fit, held_out in StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(scores, member, groups):
+        curve = roc(scores[fit], member[fit])
+        threshold = curve.thresholds[int(np.argmax(curve.tpr - curve.fpr))]
+        decision[held_out] = scores[held_out] >= threshold
+    return float((decision[member].mean() + (~decision[~member]).mean()) / 2), decision
+
+
+def permuted_aucs(scores: Array, member: ArrayLike, groups: Sequence[str], n_permutations: int, seed: int) -> Array:
+    """AUCs of K attacks when membership is dealt out anew among the groups: what chance alone gives.
+
+    Exact under a randomised design, where any other half of the patients could have been drawn.
+
+    Args:
+        scores: shape (K, N).
+        member: shape (N,), bool, constant within a group.
+        groups: the group (patient) of each unit, length N.
+        n_permutations: P.
+        seed: seed of the permutations.
+
+    Returns:
+        Shape (P, K).
+    """
+    member = np.asarray(member, dtype=bool)
+    _, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    ranks = np.apply_along_axis(stats.rankdata, 1, np.atleast_2d(scores))
+    result = np.empty((n_permutations, len(ranks)))
+    block = max(1, _BLOCK // len(member))
+    for start in range(0, n_permutations, block):
+        size = min(block, n_permutations - start)
+        dealt = rng.permuted(np.tile(member[first], (size, 1)), axis=1)[:, inverse].astype(np.float64)
+        n_in = dealt.sum(axis=1, keepdims=True)
+        n_out = len(member) - n_in
+        result[start : start + size] = (dealt @ ranks.T - n_in * (n_in + 1) / 2) / (n_in * n_out)
+    return result
+
+
+def group_means(values: ArrayLike, groups: Sequence[str]) -> tuple[NDArray[np.str_], Array]:
+    """Mean of the values of each group: one number per patient.
+
+    Returns:
+        Names of the G groups, sorted, and their means, shape (G,).
+    """
+    names, inverse = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    sums = np.bincount(inverse, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
+    return names, sums / np.bincount(inverse, minlength=len(names))
+
+
+def _checked(scores: ArrayLike, member: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+    scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member, dtype=bool)
+    if scores.ndim != 1 or scores.shape != member.shape:
+        raise InputError(f"scores and member must be of one shape (N,), got {scores.shape} and {member.shape}.")
+    if not np.isfinite(scores).all():
+        raise InputError(f"scores must be finite, got {int((~np.isfinite(scores)).sum())} that are not.")
+    if member.all() or not member.any():
+        raise InputError(f"member must hold both members and non-members, got {int(member.sum())} of {len(member)}.")
+    return scores, member

@@ -1,0 +1,351 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A study: design, train, query, attack, audit, report, as one command that resumes where it was stopped.
+
+Files are the state. Every step is keyed by a hash of what it depends on, and is passed over if what it makes is there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from monai_mia import __version__, executors, files, report
+from monai_mia.audit import Audit, AuditResult
+from monai_mia.data import Examination, examine, read_cohort
+from monai_mia.data.cohorts import read_ids
+from monai_mia.designs import TARGET, Case, Design
+from monai_mia.engines import BundleConfig, Query, Training
+from monai_mia.errors import InputError
+from monai_mia.signals import BAND
+from monai_mia.table import SignalTable
+
+__all__ = ["Study"]
+
+logger = logging.getLogger(__name__)
+
+#: Version of study.json.
+SCHEMA = "1"
+
+
+@dataclass(frozen=True)
+class Study:
+    """An audit of one model, from a cohort to a report.
+
+    Attributes:
+        bundle_root: folder of the bundle.
+        cohort: what :func:`~monai_mia.data.read_cohort` reads, or a list of cases, or a function that gives one.
+        output_dir: folder of the study; run again with the same one to resume.
+        audit: the attacks and how they are measured.
+        shadows: number of shadows; more can be added later.
+        seed: seed of the design and of every model.
+        checkpoint: weights of a released target (an observational design); by default the target is trained here.
+        members: with ``checkpoint``: case or patient ids it was trained on, as a list or a text file.
+        nonmembers: with ``checkpoint``: case or patient ids it was not trained on.
+        train_files: training config of target and shadows: the bundle's own and overlays.
+        inference_files: config to query the models through.
+        train_overrides: id-value pairs for the training config.
+        inference_overrides: id-value pairs for the inference config.
+        release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
+        activation: ``softmax`` or ``sigmoid``.
+        n_labels: labels are integers in [0, n_labels); by default as metadata.json says.
+        n_jobs: processes; by default one a core, or one where there is a GPU.
+        threads: CPU threads of each process; results are the same bit for bit for the same number.
+        checkpoint_interval: epochs between checkpoints of a training.
+        cache_rate: share of the cohort that is kept in memory for queries.
+    """
+
+    bundle_root: str
+    cohort: str | Sequence[Case] | Callable[[], Sequence[Case]]
+    output_dir: str
+    audit: Audit
+    shadows: int = 8
+    seed: int = 0
+    checkpoint: str | None = None
+    members: str | Sequence[str] | None = None
+    nonmembers: str | Sequence[str] | None = None
+    train_files: Sequence[str] = ("configs/train.json",)
+    inference_files: Sequence[str] = ("configs/inference.json",)
+    train_overrides: Mapping[str, Any] = field(default_factory=dict)
+    inference_overrides: Mapping[str, Any] = field(default_factory=dict)
+    release: Literal["logits", "probabilities", "mask"] = "logits"
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    n_labels: int | None = None
+    n_jobs: int | None = None
+    threads: int = 1
+    checkpoint_interval: int = 1
+    cache_rate: float = 1.0
+
+    def main(self) -> None:
+        """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
+        try:
+            result = self.run()
+        except InputError as error:
+            raise SystemExit(f"monai_mia: {error}") from error
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            raise SystemExit(
+                f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free some "
+                "space or choose another --output_dir; what was finished is kept, run the command again to resume."
+            ) from error
+        tqdm.write(report.summary(result))
+        tqdm.write(f"Report: {self._path('report/index.html')}")
+
+    def run(self) -> AuditResult:
+        """Run all steps that are not done yet.
+
+        Raises:
+            InputError: something the user gave cannot be used; nothing half-made is left as whole.
+            OSError: the output folder cannot be written.
+        """
+        start = time.perf_counter()
+        self._check()
+        self._open()
+        cases = self._cases()
+        examination = examine(cases, self._n_labels(), self._path("private/examination.csv"))
+        design = self._design(cases)
+        self._identify(design, examination)
+        design.write(self._path("private/design.csv"))
+        keys = self._train(design, examination)
+        self._query(design, examination, keys)
+        table = SignalTable.read(self._path("private/signals"), design.model_ids)
+        features = examination.of(table.case_ids)
+        result = self.audit.run(table, TARGET, features=features)
+        self._write_scores(result, table, examination)
+        about = self._about(design, time.perf_counter() - start)
+        report.write_report(result, table, self._path("report"), about)
+        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        return result
+
+    def _path(self, name: str) -> Path:
+        return Path(self.output_dir) / name
+
+    def _train_config(self) -> BundleConfig:
+        return BundleConfig(str(self.bundle_root), tuple(self.train_files), dict(self.train_overrides))
+
+    def _inference_config(self) -> BundleConfig:
+        return BundleConfig(str(self.bundle_root), tuple(self.inference_files), dict(self.inference_overrides))
+
+    def _check(self) -> None:
+        """What can be refused before anything is read."""
+        if not isinstance(self.shadows, int) or self.shadows < 0:
+            raise InputError(f"shadows must be a whole number, at least 0, got {self.shadows!r}.")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed must be a whole number, at least 0, got {self.seed!r}.")
+        given = [name for name in ("checkpoint", "members", "nonmembers") if getattr(self, name) is not None]
+        if given and len(given) < 3:
+            raise InputError(
+                f"checkpoint, members and nonmembers must be given together for a released target, got {', '.join(given)}."
+            )
+        self.audit.check(self.shadows)
+        if self.checkpoint is None or self.shadows:
+            from monai_mia.engines import TRAINING_IDS
+
+            self._train_config().parser(TRAINING_IDS)
+        from monai_mia.engines import QUERY_IDS
+
+        self._inference_config().parser(QUERY_IDS)
+
+    def _open(self) -> None:
+        folder = self._path("")
+        if folder.is_dir() and any(folder.iterdir()) and not self._path("study.json").is_file():
+            raise InputError(
+                f"output_dir must be empty or hold this study, got {str(folder)!r} with other files. Choose another "
+                "--output_dir."
+            )
+        if not self._path("study.json").is_file():
+            files.write_json(self._path("study.json"), {"schema": SCHEMA, "identity": {}}, private=False)
+        files.private_folder(self._path("private"))
+
+    def _cases(self) -> list[Case]:
+        if callable(self.cohort):
+            return list(self.cohort())
+        if isinstance(self.cohort, (str, os.PathLike)):
+            return list(read_cohort(self.cohort))
+        return list(self.cohort)
+
+    def _n_labels(self) -> int:
+        if self.n_labels is not None:
+            return self.n_labels
+        if self.activation == "sigmoid":
+            return 2
+        path = Path(self.bundle_root) / "configs" / "metadata.json"
+        node: Any = files.read_json(path)
+        for key in ("network_data_format", "outputs", "pred", "num_channels"):
+            node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, int):
+            raise InputError(
+                f"n_labels must be given, since {path} has no network_data_format.outputs.pred.num_channels, got None."
+            )
+        return node
+
+    def _design(self, cases: Sequence[Case]) -> Design:
+        if self.checkpoint is None:
+            return Design.randomised(cases, self.shadows, self.seed)
+        assert self.members is not None and self.nonmembers is not None
+        return Design.observational(
+            cases, read_ids(self.members), read_ids(self.nonmembers), self.shadows, self.seed
+        )
+
+    def _identify(self, design: Design, examination: Examination) -> None:
+        """Refuse to mix two studies in one folder."""
+        prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
+        identity = {
+            "cohort": files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in design.cases]),
+            "seed": self.seed,
+            "design": design.kind,
+            "target": files.sha256(self.checkpoint) if self.checkpoint and Path(self.checkpoint).is_file() else None,
+            "training": self._train_config().fingerprint(),
+        }
+        path = self._path("study.json")
+        study = files.read_json(path)
+        other = [name for name, value in study.get("identity", {}).items() if identity[name] != value]
+        if other:
+            raise InputError(
+                f"output_dir must be empty or hold this study, got {str(self.output_dir)!r} of a study with another "
+                f"{', another '.join(other)}. Choose another --output_dir."
+            )
+        files.write_json(path, {**study, "identity": identity}, private=False)
+
+    def _train(self, design: Design, examination: Examination) -> dict[str, str]:
+        """Train what is not trained; give each model's key."""
+        prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
+        bundle = self._train_config()
+        keys, jobs = {}, []
+        for model in design.model_ids:
+            if model == TARGET and self.checkpoint is not None:
+                if not Path(self.checkpoint).is_file():
+                    raise InputError(f"checkpoint must be a file, got {self.checkpoint!r}, which does not exist.")
+                keys[model] = files.sha256(self.checkpoint)
+                continue
+            members = design.members(model)
+            seed = int(files.digest([self.seed, model])[:8], 16)
+            trained_on = [[case["case_id"], prints[case["case_id"]]] for case in members]
+            keys[model] = files.digest([__version__, bundle.fingerprint(), trained_on, seed, self.threads])
+            folder = self._path(f"private/models/{model}")
+            job = Training(
+                bundle=bundle,
+                cohort=[dict(case) for case in design.cases],
+                members=[dict(case) for case in members],
+                model_id=model,
+                seed=seed,
+                folder=str(folder),
+                progress=str(folder / "progress.json"),
+                key=keys[model],
+                checkpoint_interval=self.checkpoint_interval,
+                threads=self.threads,
+            )
+            if not files.is_current(job.path, job.key):
+                jobs.append(job)
+        if self.checkpoint is None and len(design.model_ids) - len(jobs):
+            logger.info("%d of %d models are trained already.", len(design.model_ids) - len(jobs), len(design.model_ids))
+        executors.run_jobs(jobs, "training", self.n_jobs)
+        return keys
+
+    def _checkpoint(self, model: str) -> str:
+        if model == TARGET and self.checkpoint is not None:
+            return self.checkpoint
+        return str(self._path(f"private/models/{model}/model.pt"))
+
+    def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
+        bundle = self._inference_config()
+        recorder = {"kind": self.release, "activation": self.activation, "n_classes": self._n_labels()}
+        jobs = []
+        for model in design.model_ids:
+            cohort = design.queries(model)
+            asked = [[case["case_id"], case["member"]] for case in cohort]
+            key = files.digest(
+                [__version__, BAND, keys[model], bundle.fingerprint(), asked, examination.fingerprints, recorder]
+            )
+            path = self._path(f"private/signals/{model}.csv")
+            if not files.is_current(path, key):
+                progress = str(self._path(f"private/models/{model}/queried.json"))
+                jobs.append(
+                    Query(
+                        bundle, cohort, model, self._checkpoint(model), str(path), progress, key, recorder,
+                        self.cache_rate, self.threads,
+                    )
+                )  # fmt: skip
+        executors.run_jobs(jobs, "querying", self.n_jobs)
+
+    def _write_scores(self, result: AuditResult, table: SignalTable, examination: Examination) -> None:
+        """The scores and the exposure of every patient; private."""
+        rows = [["unit_id", "member", "exposure", *(attack.name for attack in result.attacks)]]
+        for n, unit in enumerate(result.unit_ids):
+            scores = [repr(float(attack.scores[n])) for attack in result.attacks]
+            rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
+        files.write(self._path("private/scores.csv"), _csv(rows))
+        member, features = table.members(TARGET), examination.of(table.case_ids)
+        rows = [["case_id", "patient_id", "member", *examination.names]]
+        for n, case in enumerate(table.case_ids):
+            rows.append([case, table.patient_ids[n], str(int(member[n])), *(repr(float(v)) for v in features[n])])
+        files.write(self._path("private/cases.csv"), _csv(rows))
+
+    def _about(self, design: Design, seconds: float) -> dict[str, Any]:
+        """What was run, for study.json and the report; nothing of it names a patient or a path."""
+        meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
+        member = design.member[TARGET]
+        patients = np.array(design.patient_ids)
+        trainings = [
+            files.read_json(self._path(f"private/models/{model}/model.json")).get("seconds") for model in design.model_ids
+        ]
+        queries = [
+            files.read_json(self._path(f"private/signals/{model}.json")).get("seconds") for model in design.model_ids
+        ]
+        return {
+            "versions": _versions(),
+            "design": {
+                "kind": design.kind,
+                "seed": design.seed,
+                "n_shadow": len(design.model_ids) - 1,
+                "n_member": len(set(patients[member])),
+                "n_nonmember": len(set(patients[~member])),
+                "n_member_cases": int(member.sum()),
+                "n_nonmember_cases": int((~member).sum()),
+            },
+            "target": {
+                "checkpoint_sha256": files.sha256(self._checkpoint(TARGET)),
+                "bundle": str(meta.get("name") or Path(self.bundle_root).resolve().name),
+                "bundle_version": str(meta.get("version", "")),
+                "epochs": files.read_json(self._path(f"private/models/{TARGET}/model.json")).get("epochs"),
+            },
+            "settings": {
+                "release": self.release,
+                "activation": self.activation,
+                "train_files": list(self.train_files),
+                "inference_files": list(self.inference_files),
+                "train_overrides": dict(self.train_overrides),
+                "inference_overrides": dict(self.inference_overrides),
+                "training_config_sha256": self._train_config().fingerprint(),
+                "inference_config_sha256": self._inference_config().fingerprint(),
+            },
+            "cost": {
+                "training_s": sum(s for s in trainings if s),
+                "n_trained": sum(s is not None for s in trainings),
+                "query_s": sum(s for s in queries if s),
+                "wall_s": seconds,
+            },
+        }
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _versions() -> dict[str, str]:
+    names = ("monai", "torch", "pytorch-ignite", "numpy", "scipy", "scikit-learn", "nibabel")
+    return {"monai_mia": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in names}}
