@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_mia import epsilon, statistics
-from monai_mia.attacks import Attack, GlobalLoss, EverySignal
+from monai_mia.attacks import Attack, EverySignal, GlobalLoss
 from monai_mia.attacks.attack import require_shadows
 from monai_mia.controls import blind_baseline
 from monai_mia.errors import InputError
@@ -200,7 +200,7 @@ class Audit:
         for fpr in self.fprs:
             if not 0 < fpr < 1:
                 raise InputError(f"fprs must be in (0, 1), got {fpr}.")
-        names = Counter(attack.name for attack in self.attacks if not isinstance(attack, EverySignal))
+        names = Counter("EverySignal" if isinstance(attack, EverySignal) else attack.name for attack in self.attacks)
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise InputError(f"attacks must have different names, got {', '.join(map(repr, twice))} more than once.")
@@ -316,6 +316,8 @@ class Audit:
                     "Grant it, or take the attack off the list."
                 )
             attacks.append(attack)
+        if not attacks:
+            raise InputError(f"attacks must be at least one with access {self.access!r}, got no signal that it grants.")
         return attacks
 
     def _units(self, table: SignalTable, target: str) -> tuple[list[str], NDArray[np.bool_], list[str]]:
@@ -369,9 +371,7 @@ class Audit:
             rates[fpr] = value, self._tpr_interval(value, tpr_samples[:, column], member)
         accuracy, decision = statistics.balanced_accuracy(scores, member, groups, self.seed)
         correct = decision == member
-        accuracies = [
-            (weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)
-        ]
+        accuracies = [(weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
         bound = None
         if self.unit == "patient" and min(member.sum(), (~member).sum()) >= 4:
             bound = epsilon.epsilon_lower_bound(scores, member, "split", 0.0, self.confidence, self.seed)
@@ -444,46 +444,38 @@ def judge(
 ) -> Verdict:
     """The verdict; see docs/report_format.md for the rules in words."""
     best = attacks[0]
-    groups_ = np.asarray(groups)
-    sides = [len(set(groups_[member])), len(set(groups_[~member]))]
+    sides = [len(set(np.asarray(groups)[side])) for side in (member, ~member)]
     if min(sides) < rules.min_patients:
-        return Verdict(
-            "inconclusive",
-            (f"Only {sides[0]} member and {sides[1]} non-member patients: too few to tell anything (at least "
-             f"{rules.min_patients} on each side are needed).",),
-        )  # fmt: skip
+        few = (
+            f"Only {sides[0]} member and {sides[1]} non-member patients: too few to tell anything (at least "
+            f"{rules.min_patients} on each side are needed)."
+        )
+        return Verdict("inconclusive", (few,))
     evidence = f"The best of {len(attacks)} attacks, “{best.name}”, has an AUC of {_with_ci(best.auc, best.auc_ci)}"
     if best.p_value >= rules.significance:
-        return Verdict(
-            "low",
-            (f"{evidence}. Chance alone gives the best attack as much in {best.p_value:.0%} of cases, so nothing "
-             "was shown.",
-             "This is no proof of privacy: other attacks, more shadows or more patients could find more."),
-        )  # fmt: skip
+        chance = f"Chance alone gives the best attack as much in {best.p_value:.0%} of cases, so nothing was shown."
+        limits = "This is no proof of privacy: other attacks, more shadows or more patients could find more."
+        return Verdict("low", (f"{evidence}. {chance}", limits))
     reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
     if blind is not None and attack_minus_blind is not None and blind.p_value < rules.significance:
         told = f"membership can be told without the model (blind baseline, AUC {_with_ci(blind.auc, blind.auc_ci)})"
+        gain = _with_ci(*attack_minus_blind)
         if attack_minus_blind[1][0] <= 0:
-            return Verdict(
-                "inconclusive",
-                (*reasons,
-                 f"But {told}, and the attack is not clearly better ({_with_ci(*attack_minus_blind)} more): members and "
-                 "non-members differ as images, so that the attack may have found that difference and no memory.",
-                 "Take members and non-members from one source, or let the tool train the target (a randomised design)."),
-            )  # fmt: skip
-        reasons.append(f"Although {told}, the attack is clearly better ({_with_ci(*attack_minus_blind)} more).")
-    lifts = [
-        (value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None
-    ]
+            reasons += [
+                f"But {told}, and the attack is not clearly better ({gain} more): members and non-members differ as "
+                "images, so that the attack may have found that difference and no memory.",
+                "Take both from one source, or let the tool train the target (a randomised design).",
+            ]
+            return Verdict("inconclusive", tuple(reasons))
+        reasons.append(f"Although {told}, the attack is clearly better ({gain} more).")
+    lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]
     lift, fpr, value = max(lifts, default=(0.0, 0.0, (0.0, (0.0, 0.0))))
     if best.auc_ci[0] > rules.high_auc:
         reasons.append(f"The whole interval of the AUC lies above {rules.high_auc:g}: membership is told with ease.")
         return Verdict("high", tuple(reasons))
     if lift > rules.high_lift:
-        reasons.append(
-            f"While falsely accusing {fpr:.1%} of the others, it finds {_with_ci(*value)} of the members: some patients "
-            "stand out."
-        )
+        found = _with_ci(*value)
+        reasons.append(f"While it falsely accuses {fpr:.1%} of the others, it finds {found} of the members.")
         return Verdict("high", tuple(reasons))
     reasons.append(
         f"The evidence about an average patient is limited (AUC not clearly above {rules.high_auc:g}); "

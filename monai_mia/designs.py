@@ -54,7 +54,9 @@ class Design:
         ids = Counter(str(case["case_id"]) for case in self.cases)
         duplicate = [name for name, count in ids.items() if count > 1]
         if duplicate:
-            raise InputError(f"case_id must be unique in the cohort, got {', '.join(map(repr, duplicate))} more than once.")
+            raise InputError(
+                f"case_id must be unique in the cohort, got {', '.join(map(repr, duplicate))} more than once."
+            )
         patients = np.array([str(case["patient_id"]) for case in self.cases])
         for model, row in self.member.items():
             split = sorted(set(patients[row]) & set(patients[~row]))
@@ -135,9 +137,7 @@ class Design:
 
     def queries(self, model_id: str) -> list[dict[str, Any]]:
         """The datalist that ``model_id`` is asked about: every case, with its ``member`` flag (0 or 1)."""
-        return [
-            {**case, "member": int(chosen)} for case, chosen in zip(self.cases, self.member[model_id], strict=True)
-        ]
+        return [{**case, "member": int(chosen)} for case, chosen in zip(self.cases, self.member[model_id], strict=True)]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the design as CSV, one row a case and one column of 0 and 1 a model; private, it is the secret."""
@@ -155,7 +155,7 @@ class Design:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"design must be a CSV file written by a study, got {path}, which does not exist.")
-        with path.open(newline="") as stream:
+        with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream)
             header = next(reader, [])
             if tuple(header[:4]) != _COLUMNS:

@@ -176,8 +176,8 @@ class Training:
             trainer.run()
             if trainer.state.epoch < trainer.state.max_epochs or not all(map(_finite, losses)):
                 raise InputError(
-                    f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, got "
-                    f"{losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
+                    f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, "
+                    f"got {losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
                 )
             network = trainer.network
             network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
@@ -211,7 +211,7 @@ class Training:
             "dataset": "$mia_cohort",
             "data": [dict(case) for case in self.members],
         }
-        handlers = parser["train#handlers"] if "train#handlers" in parser else []
+        handlers = parser.get("train#handlers", [])
         if handlers:  # taken out, not disabled: a disabled handler's validation set would still be built
             parser["train#handlers"] = [handler for handler in handlers if _name(handler) not in _LEFT_OUT]
         for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
@@ -263,7 +263,10 @@ class Query:
             network = _instantiated(parser, "network_def", self.bundle)
             load_weights(network, self.checkpoint, self.bundle.root)
             recorder = SignalRecorder(
-                self.path, self.model_id, about={"key": self.key, "checkpoint": files.sha256(self.checkpoint)}, **self.recorder
+                self.path,
+                self.model_id,
+                about={"key": self.key, "checkpoint": files.sha256(self.checkpoint)},
+                **self.recorder,
             )
             cases = [{key: value for key, value in case.items() if key != "member"} for case in self.cohort]
             shared = _share(
@@ -323,7 +326,11 @@ def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     expected = network.state_dict()
-    given = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)} if isinstance(state, dict) else {}
+    given = (
+        {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     shapes = sorted(name for name in expected.keys() & given.keys() if expected[name].shape != given[name].shape)
     if missing or unknown or shapes:

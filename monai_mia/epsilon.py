@@ -13,7 +13,7 @@ from math import inf, log
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from monai_mia.errors import InputError
@@ -55,7 +55,13 @@ def epsilon_from_rates(tpr: float, fpr: float, delta: float = 0.0) -> float:
 
 
 def epsilon_from_counts(
-    tp: int, n_member: int, fp: int, n_nonmember: int, delta: float = 0.0, confidence: float = 0.95, n_thresholds: int = 1
+    tp: int,
+    n_member: int,
+    fp: int,
+    n_nonmember: int,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+    n_thresholds: int = 1,
 ) -> float:
     """Lower bound from the counts at a threshold that was fixed before looking, or at the best of ``n_thresholds``.
 
@@ -115,12 +121,20 @@ def epsilon_lower_bound(
         raise InputError(f"method must be 'split' or 'bonferroni', got {method!r}.")
     value = max(_at(t, scores[count], member[count], delta, confidence, len(thresholds)) for t in thresholds)
     ceiling = epsilon_from_counts(
-        int(member[count].sum()), int(member[count].sum()), 0, int((~member[count]).sum()), delta, confidence, len(thresholds)
+        int(member[count].sum()),
+        int(member[count].sum()),
+        0,
+        int((~member[count]).sum()),
+        delta,
+        confidence,
+        len(thresholds),
     )
     return EpsilonBound(value, delta, confidence, method, ceiling)
 
 
-def _at(threshold: float, scores: np.ndarray, member: np.ndarray, delta: float, confidence: float, n: int) -> float:  # type: ignore[type-arg]
+def _at(
+    threshold: float, scores: NDArray[np.float64], member: NDArray[np.bool_], delta: float, confidence: float, n: int
+) -> float:
     said = scores >= threshold
     counts = int((said & member).sum()), int(member.sum()), int((said & ~member).sum()), int((~member).sum())
     return epsilon_from_counts(*counts, delta, confidence, n)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -87,7 +88,7 @@ def _watched(jobs: Sequence[Job], description: str) -> Iterator[None]:
     stop = threading.Event()
     for job in jobs:
         with contextlib.suppress(OSError):
-            os.unlink(job.progress)
+            Path(job.progress).unlink()
 
     def watch(bar: tqdm[None]) -> None:
         while True:

@@ -41,8 +41,8 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
         if not private:
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+            Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -57,7 +57,7 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], private
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON object; a missing or torn file reads as empty, which makes its step run again."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

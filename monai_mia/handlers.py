@@ -7,16 +7,15 @@ Attacks are never imported here; a config hands them over.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import decollate_batch
 from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 from monai.utils import evenly_divisible_all_gather, set_determinism, string_list_all_gather
@@ -39,8 +38,8 @@ class SignalRecorder:
     """Record the signals of every case that an evaluation sees, one row a case.
 
     Works in any evaluator, whatever its postprocessing: it reads the stitched prediction when the forward pass is
-    complete, before anything else touches it. Under ``torchrun`` the ranks' rows are gathered and the first rank writes;
-    give the sampler ``even_divisible=False``, or the cases that it repeats to fill the last round are refused.
+    complete, before anything else touches it. Under ``torchrun`` the ranks' rows are gathered and the first rank
+    writes; give the sampler ``even_divisible=False``, or the cases that it repeats to fill the last round are refused.
 
     Args:
         path: the ``<model_id>.csv`` to write when the evaluation ends.
@@ -268,7 +267,7 @@ class Checkpointer:
         """Load the checkpoint, if there is one of this very training."""
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError):  # none, or torn by a crash of the file system
+        except (OSError, RuntimeError, EOFError, UnpicklingError):  # none, or torn by a crash of the file system
             return
         if checkpoint.get("key") != self.key:
             return

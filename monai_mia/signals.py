@@ -411,12 +411,10 @@ def _finish(sums: Tensor, release: Release, labelled: bool) -> dict[str, float]:
         names += [("negative_entropy", 1), ("maximum_probability", 1), ("margin", 1)]
         if labelled:
             names += [("log_likelihood", 1), ("log_odds", 1), ("soft", n), ("soft_overlap", n)]
-    parts = dict(zip([name for name, _ in names], sums.split([size for _, size in names]), strict=True))
+    parts = dict(zip([name for name, _ in names], torch.split(sums, [size for _, size in names]), strict=True))
     regions = _REGIONS if labelled else _REGIONS[:2]
     # An empty region has no mean: the whole volume stands for it.
-    column = {
-        region: g if float(parts["voxels"][0, g]) > 0 else 0 for g, region in enumerate(regions)
-    }
+    column = {region: g if float(parts["voxels"][0, g]) > 0 else 0 for g, region in enumerate(regions)}
     suffix = {region: "" if region == "whole" else f"_{region}" for region in regions}
 
     signals: dict[str, float] = {}

@@ -113,9 +113,7 @@ def _rates(counts: Array, last: NDArray[np.intp]) -> Array:
     return np.concatenate([np.zeros((len(sums), 1)), sums / sums[:, -1:]], axis=1)
 
 
-def weights_by_group(
-    member: ArrayLike, groups: Sequence[str], n_resamples: int, seed: int
-) -> NDArray[np.float64]:
+def weights_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int, seed: int) -> NDArray[np.float64]:
     """Bootstrap weights: groups (patients) are drawn with replacement, members and non-members apart.
 
     The same seed gives the same weights, so that attacks on one cohort are compared on the same resamples.
@@ -189,12 +187,13 @@ def balanced_accuracy(
         The balanced accuracy, and the decision for each unit, shape (N,), bool.
     """
     scores, member = _checked(scores, member)
-    groups = np.asarray(groups)
-    n_folds = min(n_folds, *(len(set(groups[member == side])) for side in (True, False)))
+    patients = np.asarray(groups)
+    n_folds = min(n_folds, *(len(set(patients[member == side])) for side in (True, False)))
     if n_folds < 2:
         raise InputError(f"groups must be at least 2 on each side, got {n_folds}.")
     decision = np.zeros(len(scores), dtype=bool)
-    for fit, held_out in StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(scores, member, groups):
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    for fit, held_out in folds.split(scores, member, patients):
         curve = roc(scores[fit], member[fit])
         threshold = curve.thresholds[int(np.argmax(curve.tpr - curve.fpr))]
         decision[held_out] = scores[held_out] >= threshold

@@ -27,7 +27,7 @@ from monai_mia.audit import Audit, AuditResult
 from monai_mia.data import Examination, examine, read_cohort
 from monai_mia.data.cohorts import read_ids
 from monai_mia.designs import TARGET, Case, Design
-from monai_mia.engines import BundleConfig, Query, Training
+from monai_mia.engines import QUERY_IDS, TRAINING_IDS, BundleConfig, Query, Training
 from monai_mia.errors import InputError
 from monai_mia.signals import BAND
 from monai_mia.table import SignalTable
@@ -97,8 +97,8 @@ class Study:
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
             raise SystemExit(
-                f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free some "
-                "space or choose another --output_dir; what was finished is kept, run the command again to resume."
+                f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
+                "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
             ) from error
         tqdm.write(report.summary(result))
         tqdm.write(f"Report: {self._path('report/index.html')}")
@@ -147,15 +147,12 @@ class Study:
         given = [name for name in ("checkpoint", "members", "nonmembers") if getattr(self, name) is not None]
         if given and len(given) < 3:
             raise InputError(
-                f"checkpoint, members and nonmembers must be given together for a released target, got {', '.join(given)}."
+                f"checkpoint, members and nonmembers must be given together for a released target, "
+                f"got {', '.join(given)}."
             )
         self.audit.check(self.shadows)
         if self.checkpoint is None or self.shadows:
-            from monai_mia.engines import TRAINING_IDS
-
             self._train_config().parser(TRAINING_IDS)
-        from monai_mia.engines import QUERY_IDS
-
         self._inference_config().parser(QUERY_IDS)
 
     def _open(self) -> None:
@@ -194,16 +191,16 @@ class Study:
     def _design(self, cases: Sequence[Case]) -> Design:
         if self.checkpoint is None:
             return Design.randomised(cases, self.shadows, self.seed)
-        assert self.members is not None and self.nonmembers is not None
-        return Design.observational(
-            cases, read_ids(self.members), read_ids(self.nonmembers), self.shadows, self.seed
-        )
+        members, nonmembers = read_ids(self.members or ()), read_ids(self.nonmembers or ())
+        return Design.observational(cases, members, nonmembers, self.shadows, self.seed)
 
     def _identify(self, design: Design, examination: Examination) -> None:
         """Refuse to mix two studies in one folder."""
         prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
         identity = {
-            "cohort": files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in design.cases]),
+            "cohort": files.digest(
+                [[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in design.cases]
+            ),
             "seed": self.seed,
             "design": design.kind,
             "target": files.sha256(self.checkpoint) if self.checkpoint and Path(self.checkpoint).is_file() else None,
@@ -250,7 +247,9 @@ class Study:
             if not files.is_current(job.path, job.key):
                 jobs.append(job)
         if self.checkpoint is None and len(design.model_ids) - len(jobs):
-            logger.info("%d of %d models are trained already.", len(design.model_ids) - len(jobs), len(design.model_ids))
+            logger.info(
+                "%d of %d models are trained already.", len(design.model_ids) - len(jobs), len(design.model_ids)
+            )
         executors.run_jobs(jobs, "training", self.n_jobs)
         return keys
 
@@ -299,7 +298,8 @@ class Study:
         member = design.member[TARGET]
         patients = np.array(design.patient_ids)
         trainings = [
-            files.read_json(self._path(f"private/models/{model}/model.json")).get("seconds") for model in design.model_ids
+            files.read_json(self._path(f"private/models/{model}/model.json")).get("seconds")
+            for model in design.model_ids
         ]
         queries = [
             files.read_json(self._path(f"private/signals/{model}.json")).get("seconds") for model in design.model_ids
@@ -348,4 +348,8 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 
 def _versions() -> dict[str, str]:
     names = ("monai", "torch", "pytorch-ignite", "numpy", "scipy", "scikit-learn", "nibabel")
-    return {"monai_mia": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    return {
+        "monai_mia": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }

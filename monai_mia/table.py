@@ -107,7 +107,7 @@ class SignalTable:
             m, n, s = bad[0]
             raise InputError(
                 f"signal {self.signals[s]!r} of case {self.case_ids[n]!r} must be finite in {self.model_ids[m]!r}, "
-                f"got {self.values[m, n, s]} ({len(bad)} such values). Delete the model's signals file to record it again."
+                f"got {self.values[m, n, s]} ({len(bad)} such values). Delete its signals file to record it again."
             )
         patients = np.asarray(self.patient_ids)
         for m, row in enumerate(self.member):
@@ -133,7 +133,9 @@ class SignalTable:
         if models is None:
             models = sorted(path.stem for path in folder.glob("*.csv"))
         if not models:
-            raise InputError(f"signals must be in {folder}/<model_id>.csv, got an empty folder. Query the models first.")
+            raise InputError(
+                f"signals must be in {folder}/<model_id>.csv, got an empty folder. Query the models first."
+            )
         rows = {model: _read_model(folder / f"{model}.csv", model) for model in models}
         first = rows[models[0]]
         case_ids = tuple(sorted(first.patient))
@@ -145,9 +147,9 @@ class SignalTable:
                     "Record both with the same settings."
                 )
             if other.patient != first.patient:
-                odd = sorted(set(other.patient.items()) ^ set(first.patient.items()))[0][0]
+                case = sorted(set(other.patient.items()) ^ set(first.patient.items()))[0][0]
                 raise InputError(
-                    f"cases of {model!r} must be those of {models[0]!r}, they differ in {odd!r}. "
+                    f"cases of {model!r} must be those of {models[0]!r}, they differ in {case!r}. "
                     "Delete the incomplete file to record it again."
                 )
         member = np.stack([[rows[model].member[case] for case in case_ids] for model in models])
@@ -163,6 +165,8 @@ class SignalTable:
                 raise InputError(f"model must be one of {', '.join(self.model_ids)}, got {name!r}.")
         if shadows is None:
             shadows = [model for model in self.model_ids if model != target]
+        if target in shadows:
+            raise InputError(f"shadows must not hold the target, got {target!r} among them. Its membership is the secret.")
         index = [self.model_ids.index(model) for model in shadows]
         return Knowledge(
             signals=self.signals,
@@ -195,7 +199,7 @@ class _ModelRows:
 def _read_model(path: Path, model: str) -> _ModelRows:
     if not path.is_file():
         raise InputError(f"signals of {model!r} must be in {path}, got no such file. Query that model first.")
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.reader(stream)
         header = tuple(next(reader, ()))
         if header[:4] != _COLUMNS or len(header) == 4:

@@ -8,15 +8,15 @@ Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the 
 from monai_mia.attacks.attack import Attack, without_offsets
 from monai_mia.attacks.calibration import DifficultyCalibration
 from monai_mia.attacks.lira import LiRA, offline_lira, online_lira
-from monai_mia.attacks.threshold import GlobalLoss, Threshold, EverySignal
+from monai_mia.attacks.threshold import EverySignal, GlobalLoss, Threshold
 
 __all__ = [
     "Attack",
     "DifficultyCalibration",
+    "EverySignal",
     "GlobalLoss",
     "LiRA",
     "Threshold",
-    "EverySignal",
     "offline_lira",
     "online_lira",
     "without_offsets",

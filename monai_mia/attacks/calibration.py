@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from monai_mia.attacks.attack import Array, require_shadows, require_sides, without_offsets
 from monai_mia.table import Knowledge
 
@@ -47,4 +49,4 @@ class DifficultyCalibration:
         if self.remove_offsets:
             target, shadow = without_offsets(target, shadow)
         out = ~knowledge.shadow_member
-        return target - (shadow * out).sum(axis=0) / out.sum(axis=0)
+        return np.asarray(target - (shadow * out).sum(axis=0) / out.sum(axis=0))

@@ -36,9 +36,7 @@ def online_lira(target: Array, shadow: Array, member: NDArray[np.bool_], varianc
     mean_in, var_in = _moments(shadow, member, variance)
     mean_out, var_out = _moments(shadow, ~member, variance)
     scores: Array = (
-        (target - mean_out) ** 2 / (2 * var_out)
-        - (target - mean_in) ** 2 / (2 * var_in)
-        + np.log(var_out / var_in) / 2
+        (target - mean_out) ** 2 / (2 * var_out) - (target - mean_in) ** 2 / (2 * var_in) + np.log(var_out / var_in) / 2
     )
     return scores
 
@@ -67,10 +65,9 @@ def _moments(shadow: Array, chosen: NDArray[np.bool_], variance: Variance) -> tu
     residual = np.where(chosen, shadow - mean, 0.0)
     squares = np.einsum("mn,mn->n", residual, residual)
     freedom = count - 1
-    if variance == "pooled":  # residuals, never raw values: those hold how much cases differ
-        var = np.full_like(mean, squares.sum() / max(1, freedom.sum()))
-    else:
-        var = squares / freedom
+    # Residuals are pooled, never raw values: those hold how much cases differ.
+    pooled = np.full_like(mean, squares.sum() / max(1, freedom.sum()))
+    var = pooled if variance == "pooled" else squares / freedom
     # A signal that no training changes (an empty reference) has no variance; it must not divide by zero.
     tiny = np.finfo(np.float64).eps * max(1.0, float(np.abs(shadow).max(initial=0.0))) ** 2
     return mean, np.maximum(var, tiny)

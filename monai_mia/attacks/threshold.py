@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from monai_mia.attacks.attack import Array
 from monai_mia.table import Knowledge
 
-__all__ = ["GlobalLoss", "Threshold", "EverySignal"]
+__all__ = ["EverySignal", "GlobalLoss", "Threshold"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.apps import DecathlonDataset, download_and_extract
+
 from monai_mia.errors import InputError
 
 __all__ = ["case_name", "read_cohort", "read_ids"]
@@ -27,6 +29,7 @@ def read_cohort(
     path: str | os.PathLike[str],
     section: str = "training",
     patient_id: Callable[[Mapping[str, Any]], str] | None = None,
+    download: str | None = None,
 ) -> list[dict[str, Any]]:
     """Read the cases of a cohort.
 
@@ -42,6 +45,8 @@ def read_cohort(
               names.
         section: the list of the JSON file to read.
         patient_id: gives the patient of a case that does not name one, for instance from its file's name.
+        download: task of the Decathlon (``Task04_Hippocampus``) to fetch first if ``path`` does not exist; ``path``
+            must then be a folder of that name.
 
     Returns:
         One mapping a case, with ``case_id`` (by default the image's file name), ``patient_id`` (by default the
@@ -51,6 +56,8 @@ def read_cohort(
         InputError: the path holds no cohort.
     """
     path = Path(path).expanduser()
+    if download and not path.exists():
+        _download(path, download)
     if path.is_dir() and (path / "dataset.json").is_file():
         path = path / "dataset.json"
     if path.suffix == ".json" and path.is_file():
@@ -68,11 +75,18 @@ def read_cohort(
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")
     if patient_id is None and not all(case.get("patient_id") for case in cases):
         logger.warning(
-            "No patient_id in %s: every such case is taken for a patient of its own. If some patients have several cases, "
+            "No patient_id in %s: each such case is taken for a patient of its own. If some patients have several cases, "
             "add patient_id, or the audit's intervals will be too narrow.", path,
         )  # fmt: skip
     root = (path if path.is_dir() else path.parent).resolve()
     return [_completed(case, root, patient_id or (lambda case: str(case["case_id"]))) for case in cases]
+
+
+def _download(path: Path, task: str) -> None:
+    if path.name != task:
+        raise InputError(f"dataset_dir must end in {task!r} to download it there, got {str(path)!r}.")
+    resource, md5 = DecathlonDataset.resource[task], DecathlonDataset.md5[task]
+    download_and_extract(resource, path.with_suffix(".tar"), path.parent, hash_val=md5, hash_type="md5")
 
 
 def case_name(path: str) -> str:
@@ -145,5 +159,7 @@ def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
     if not isinstance(path, (str, os.PathLike)):
         return [str(name) for name in path]
     if not Path(path).is_file():
-        raise InputError(f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist.")
+        raise InputError(
+            f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist."
+        )
     return [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]

@@ -72,7 +72,11 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
     )
     rows = {str(case["case_id"]): known.get(str(case["case_id"]), {}) for case in cases}
     problems = []
-    for n, (row, problem) in zip(new, tqdm(found, "examining cases", len(new), disable=not new, mininterval=0.5 if sys.stderr.isatty() else 20.0), strict=True):
+    for n, (row, problem) in zip(
+        new,
+        tqdm(found, "examining cases", len(new), disable=not new, mininterval=0.5 if sys.stderr.isatty() else 20.0),
+        strict=True,
+    ):
         case = str(cases[n]["case_id"])
         if problem:
             problems.append(f"{case}: {problem}")
@@ -97,7 +101,7 @@ def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
     stats = []
     for key in ("image", "label"):
         try:
-            stat = os.stat(case[key])
+            stat = Path(case[key]).stat()
         except OSError:
             continue
         stats.append([case[key], stat.st_size, stat.st_mtime_ns])

@@ -48,8 +48,7 @@ def phantom_cohort(
     key = files.digest([n_patients, size, seed])
     if not files.is_current(folder / "cohort.csv", key):
         for case in cases:
-            _, number, visit = case["case_id"].split("_")
-            image, label = phantom(size, seed, int(number), int(visit))
+            image, label = phantom(size, seed, *map(int, case["case_id"].split("_")[1:]))
             for name, values in (("image", image.astype(np.float32)), ("label", label)):
                 volume = nib.Nifti1Image(values, np.diag([1.0, 1.0, 1.0, 1.0]))
                 data = volume.to_bytes()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
     found = result.exposure[result.member]
     return {
         "schema": SCHEMA,
-        **{key: about[key] for key in ("versions", "design", "target", "settings") if key in about},
+        **{key: about[key] for key in ("versions", "design", "target") if key in about},
+        **({"settings": _shareable(about["settings"])} if "settings" in about else {}),
         "unit": result.unit,
         "confidence": result.confidence,
         "verdict": {"level": result.verdict.level, "reasons": list(result.verdict.reasons)},
@@ -41,13 +43,27 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
             "n_patients": int(result.member.sum()),
             "quantiles": {f"{q:g}": float(np.quantile(found, q)) for q in _EXPOSURE_QUANTILES},
             "share_exposed_at_fpr": {
-                f"{fpr:g}": float((found <= fpr).mean())
+                f"{fpr:g}": float((found <= fpr + 1e-12).mean())  # as the TPR allows for rounding
                 for fpr, value in result.best.tpr_at_fpr.items()
                 if value is not None
             },
         },
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
+
+
+def _shareable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, less what could hold a path or a name: folders of files, and texts and lists of overrides."""
+    shown: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key.endswith("_files"):
+            shown[key] = [name if PurePath(name).parts[0] == "configs" else PurePath(name).name for name in value]
+        elif key.endswith("_overrides"):
+            numbers = (bool, int, float, type(None))
+            shown[key] = {name: item if isinstance(item, numbers) else "not shown" for name, item in value.items()}
+        else:
+            shown[key] = value
+    return shown
 
 
 def _flat_utility(result: AuditResult) -> dict[str, Any]:

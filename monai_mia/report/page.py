@@ -1,24 +1,269 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The report's files."""
+"""The report's files: for a person, for a machine, and the pictures of both."""
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
 from monai_mia import files
-from monai_mia.audit import AuditResult
+from monai_mia.attacks import GlobalLoss
+from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.designs import TARGET
+from monai_mia.errors import InputError
+from monai_mia.report import figures
 from monai_mia.report.content import as_json
-from monai_mia.table import SignalTable
+from monai_mia.report.figures import Curve, Picture
+from monai_mia.statistics import group_means, resolution
+from monai_mia.table import ACCESS_LEVELS, SignalTable
+
+__all__ = ["write_report"]
+
+Array = NDArray[np.float64]
+
+#: Attacks whose rows are always seen.
+_N_ROWS = 10
+
+_HEADLINES = {
+    "low": "No attack that was tried tells members from non-members better than chance does.",
+    "moderate": "Members can be told from non-members better than by chance, though not with ease.",
+    "high": "Members can be told from non-members: all of them to a good degree, or some of them almost surely.",
+    "inconclusive": "This evidence does not answer the question.",
+}
+
+_ADVICE = {
+    "low": "The audit gives no reason against sharing the model. It does not prove that there is none: see the limits.",
+    "moderate": "Weigh who will be able to query the model, what they may know of the patients already, and how sensitive "
+    "membership itself is (it is, where all members have one disease).",
+    "high": "Treat the model as one that can disclose who took part in its training: share it only where that is "
+    "acceptable, or defend it and audit it again.",
+    "inconclusive": "Take it neither as an all-clear nor as an alarm; mend what the reasons name and audit again.",
+}
+
+_TITLES = {
+    "signal_loss": "Signal of the global loss",
+    "signal_dice": "Signal",
+    "signal_best_threshold": "Best other signal by itself",
+}
+
+_ACCESS = {
+    "mask": "the segmentation that the model predicts",
+    "mask+label": "the segmentation that the model predicts, and a reference segmentation of the scan",
+    "probabilities": "the model’s probability of every class at every voxel",
+    "probabilities+label": "the model’s probability of every class at every voxel, and a reference segmentation of the scan",
+    "white-box": "the model’s weights",
+}
 
 
 def write_report(
     result: AuditResult, table: SignalTable, folder: str | os.PathLike[str], about: Mapping[str, Any]
 ) -> None:
-    """Write ``index.html``, ``report.json`` and ``figures/*.png``."""
+    """Write ``index.html``, ``report.json`` and ``figures/*.png``; the same arguments give the same bytes.
+
+    Args:
+        result: what the audit found.
+        table: the signals it was found in.
+        folder: the folder to write to; what it holds may be shared.
+        about: versions, design, target, settings and cost, as :class:`monai_mia.study.Study` gives them.
+    """
     folder = Path(folder)
     content = as_json(result, about)
+    facts = _Facts(result, table)
+    roc = figures.roc(result, facts.curves())
+    panels = facts.panels()
+    exposure = figures.exposure(result)
+    for name in figures.NAMES:  # of an earlier report
+        if name not in {picture.name for picture in (roc, *panels, exposure)}:
+            (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for picture in (roc, *panels, exposure):
+        files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
+    files.write(folder / "index.html", _page(result, content, facts, roc, panels, exposure), private=False)
     files.write_json(folder / "report.json", content, private=False)
+
+
+class _Facts:
+    """What the page needs to know beyond ``report.json``: the target's signals, in the audit's unit."""
+
+    def __init__(self, result: AuditResult, table: SignalTable) -> None:
+        self.result = result
+        self.table = table
+        self.target = self._target()
+        self.signals = {name: self._pool(table.signal(name, self.target)) for name in table.signals}
+
+    def _pool(self, values: Array) -> Array:
+        return values if self.result.unit == "case" else group_means(values, self.table.patient_ids)[1]
+
+    def _target(self) -> str:
+        """The audited model: the one whose membership the result holds."""
+        for model in sorted(self.table.model_ids, key=lambda model: model != TARGET):
+            member = self._pool(self.table.members(model).astype(np.float64)) > 0.5
+            if np.array_equal(member, self.result.member):
+                return model
+        raise InputError(
+            f"table must be the one that was audited, got {len(self.table.model_ids)} models none of which has the "
+            "membership of the result."
+        )
+
+    def plain(self, attack: AttackResult) -> bool:
+        """Whether an attack is a signal of the target and nothing else, so that it needs no shadow."""
+        return len(attack.signals) == 1 and np.array_equal(attack.scores, self.signals[attack.signals[0]])
+
+    def n_shadow(self, attack: AttackResult) -> int:
+        """How many shadows an attack used."""
+        return 0 if self.plain(attack) else attack.n_shadow
+
+    def curves(self) -> list[Curve]:
+        """A handful of attacks: the best, the best that needs no shadow, the baseline, and the blind one."""
+        best = self.result.best
+        curves = [Curve("best", f"best attack: {best.name}", best, True)]
+        cheap = next((attack for attack in self.result.attacks if not self.n_shadow(attack)), None)
+        loss = self.loss
+        if cheap is not None and cheap is not best and cheap is not loss:
+            curves.append(Curve("no shadow", f"best without shadows: {cheap.name}", cheap, False))
+        if loss is not None and loss is not best:
+            words = f"{loss.name} (the best without shadows)" if loss is cheap else loss.name
+            curves.append(Curve("global loss", words, loss, True))
+        if self.result.blind is not None:
+            curves.append(Curve("blind", "blind baseline: the images alone", self.result.blind, False))
+        return curves
+
+    @property
+    def loss(self) -> AttackResult | None:
+        """The baseline of all attacks, if it was tried."""
+        return next((attack for attack in self.result.attacks if attack.name == GlobalLoss().name), None)
+
+    def panels(self) -> list[Picture]:
+        """Distributions of the best attack's score and of up to three signals, none shown twice."""
+        best, member, unit = self.result.best, self.result.member, self.result.unit
+        drawn = [
+            figures.distribution(
+                "score_best_attack", f"Score of the best attack: {best.name}", "score of the best attack",
+                best.scores, member, unit,
+            )  # fmt: skip
+        ]
+        shown = set(best.signals) if self.plain(best) else set()
+        wanted = [("signal_loss", GlobalLoss().signal), ("signal_dice", "dice")]
+        fixed = {signal for _, signal in wanted}
+        thresholds = [a.signals[0] for a in self.result.attacks if self.plain(a) and a.signals[0] not in fixed | shown]
+        wanted += [("signal_best_threshold", signal) for signal in thresholds[:1]]
+        for name, signal in wanted:
+            if signal in self.signals and signal not in shown:
+                label = figures.signal_label(signal)
+                title = f"{_TITLES[name]}: {signal}"
+                drawn.append(figures.distribution(name, title, label, self.signals[signal], member, unit))
+        return drawn
+
+
+def _page(
+    result: AuditResult,
+    content: Mapping[str, Any],
+    facts: _Facts,
+    roc: Picture,
+    panels: Sequence[Picture],
+    exposure: Picture,
+) -> str:
+    rows = [{**row, "n_shadow": facts.n_shadow(a)} for row, a in zip(content["attacks"], result.attacks, strict=True)]
+    top = [row for k, row in enumerate(rows) if k < _N_ROWS or row["name"] == GlobalLoss().name]
+    rates = result.best.tpr_at_fpr
+    levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in rows)]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            content=content,
+            design=content.get("design", {}),
+            target=content.get("target", {}),
+            settings=content.get("settings", {}),
+            versions=content.get("versions", {}),
+            sides=_sides(result, facts.table),
+            unit=result.unit,
+            level=result.verdict.level,
+            headline=_HEADLINES[result.verdict.level],
+            advice=_ADVICE[result.verdict.level],
+            confidence=figures.percent(result.confidence),
+            attacks=rows,
+            top=top,
+            rest=[row for row in rows if row not in top],
+            best=rows[0],
+            loss_tried=facts.loss is not None,
+            resolved=[fpr for fpr, value in rates.items() if value is not None],
+            unresolved=[fpr for fpr, value in rates.items() if value is None],
+            resolution=resolution(result.member),
+            access=levels,
+            access_words=_ACCESS,
+            blind=content["controls"]["blind_baseline"],
+            beyond_blind=content["controls"]["attack_minus_blind"],
+            null=content["controls"]["null"],
+            n_exposed=figures.exposure_bins(result)[0].count,
+            roc=roc,
+            panels=panels,
+            exposure=exposure,
+        )
+    )
+
+
+def _sides(result: AuditResult, table: SignalTable) -> dict[str, dict[str, int]]:
+    """Patients, cases and units of members and non-members."""
+    case_of_unit = np.asarray(table.patient_ids if result.unit == "patient" else table.case_ids)
+    sides = {}
+    for key, side in (("member", result.member), ("nonmember", ~result.member)):
+        inside = np.isin(case_of_unit, np.asarray(result.unit_ids)[side])
+        sides[key] = {
+            "patients": len(set(np.asarray(table.patient_ids)[inside])),
+            "cases": int(inside.sum()),
+            "units": int(side.sum()),
+        }
+    return sides
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("monai_mia.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "breaks": lambda text: Markup(re.sub("([_+])", r"\1<wbr>", str(escape(text)))),
+        "ci": _ci,
+        "count": _count,
+        "data": lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
+        "duration": _duration,
+        "number": _number,
+        "percent": figures.percent,
+        "percent_ci": lambda pair: f"[{', '.join(figures.percent(rate)[:-2] for rate in pair)}]",
+        "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "signed": lambda value: ("+" if value > 0 else "") + _number(value),
+    }
+    return environment
+
+
+def _number(value: float, digits: int = 3) -> str:
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _ci(pair: Sequence[float], digits: int = 3) -> str:
+    return f"[{', '.join(_number(value, digits) for value in pair)}]"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

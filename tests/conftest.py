@@ -1,0 +1,90 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What several test files share: the shipped bundles, a small cohort, a small study."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_mia import attacks
+from monai_mia.audit import Audit
+from monai_mia.data import phantom_cohort
+from monai_mia.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLES = ROOT / "bundles"
+PHANTOM = BUNDLES / "phantom_unet3d"
+HIPPOCAMPUS = BUNDLES / "hippocampus_unet3d"
+
+#: Overrides that make the phantom bundle's network small enough for a test.
+SMALL = {"network_def#channels": [4, 8, 8]}
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Nine patients, twelve cases of 16 voxels an edge."""
+    return phantom_cohort(tmp_path_factory.mktemp("cohort"), n_patients=9, size=16, seed=0)
+
+
+def small_study(cohort: Any, output_dir: Path, **options: Any) -> Study:
+    """A study that takes seconds: two epochs, two shadows, one process."""
+    defaults: dict[str, Any] = {
+        "bundle_root": str(PHANTOM),
+        "cohort": cohort,
+        "output_dir": str(output_dir),
+        "audit": Audit(
+            [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
+            n_resamples=200,
+            n_permutations=200,
+        ),
+        "shadows": 2,
+        "n_jobs": 1,
+        "train_overrides": {**SMALL, "train#trainer#max_epochs": 2},
+        "inference_overrides": SMALL,
+    }
+    return Study(**{**defaults, **options})
+
+
+@pytest.fixture(scope="session")
+def study(cohort: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished small study; treat its folder as read-only."""
+    finished = small_study(cohort, tmp_path_factory.mktemp("study") / "out")
+    finished.run()
+    return finished
+
+
+def run_bundle(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle`` as a user would call it."""
+    command = [sys.executable, "-m", "monai.bundle", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
+    if check:
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+def environment() -> dict[str, str]:
+    """The environment of a subprocess: this checkout first, one thread."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def hashes() -> Callable[[Path], dict[str, str]]:
+    """SHA-256 of every file below a folder."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+    return of

@@ -1,0 +1,251 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers, each alone in a plain MONAI engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import environment
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import MeanDice, MetricsSaver, from_engine
+from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import UNet
+from monai.transforms import Activationsd, AsDiscreted, Compose, Lambdad, RandGaussianNoised
+from monai.utils import set_determinism
+
+from monai_mia import attacks
+from monai_mia.audit import Audit
+from monai_mia.errors import InputError
+from monai_mia.handlers import AttackRunner, Checkpointer, EpochSeeder, SignalRecorder
+from monai_mia.signals import Release, segmentation_signals
+from monai_mia.table import SignalTable
+
+
+def items(n: int = 12) -> list[dict[str, Any]]:
+    """Cases of eight voxels an edge, two a patient."""
+    rng = torch.Generator().manual_seed(0)
+    return [
+        {
+            "image": torch.randn(1, 8, 8, 8, generator=rng),
+            "label": torch.randint(0, 2, (1, 8, 8, 8), generator=rng).float(),
+            "case_id": f"case_{k}",
+            "patient_id": f"patient_{k // 2}",
+            "member": (k // 2) % 2,
+        }
+        for k in range(n)
+    ]
+
+
+def network(seed: int = 0) -> UNet:
+    set_determinism(seed)
+    return UNet(3, 1, 2, channels=(4, 8), strides=(2,), norm="INSTANCE")
+
+
+def evaluate(handlers: list[Any], net: UNet | None = None, batch_size: int = 1, **options: Any) -> SupervisedEvaluator:
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(items()), batch_size=batch_size),
+        network=net or network(),
+        inferer=SlidingWindowInferer((8, 8, 8)),
+        val_handlers=handlers,
+        **options,
+    )
+    evaluator.run()
+    return evaluator
+
+
+def test_recorder_writes_the_signals_of_the_raw_output(tmp_path: Path) -> None:
+    net = network()
+    evaluate([SignalRecorder(tmp_path / "target.csv")], net)
+    table = SignalTable.read(tmp_path)
+    assert table.model_ids == ("target",)
+    net.eval()
+    for item in items():
+        with torch.no_grad():
+            logits = net(item["image"][None])[0]
+        expected = segmentation_signals(Release(logits), item["label"])
+        row = table.values[0, table.case_ids.index(item["case_id"])]
+        assert dict(zip(table.signals, row, strict=True)) == pytest.approx(expected, rel=1e-5)
+    assert table.access["dice"] == "mask+label"
+
+
+def test_recorder_is_not_disturbed_by_postprocessing_nor_disturbs_it(tmp_path: Path) -> None:
+    """In a bundle's own evaluator, which argmaxes and decollates, Dice and signals are what they are alone."""
+    post = Compose(
+        [
+            Activationsd("pred", softmax=True),
+            AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2),
+        ]
+    )
+    metric = {"dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))}
+    evaluate([SignalRecorder(tmp_path / "plain" / "target.csv")])
+    without = evaluate([], postprocessing=post, key_val_metric=metric)
+    metric = {"dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))}
+    both = evaluate(
+        [SignalRecorder(tmp_path / "post" / "target.csv")], postprocessing=post, key_val_metric=metric, batch_size=4
+    )
+    plain, post_table = SignalTable.read(tmp_path / "plain"), SignalTable.read(tmp_path / "post")
+    assert torch.allclose(torch.tensor(plain.values), torch.tensor(post_table.values), rtol=1e-5)
+    assert both.state.metrics["dice"] == pytest.approx(without.state.metrics["dice"], abs=1e-6)
+    assert plain.signal("dice", "target").mean() == pytest.approx(without.state.metrics["dice"], abs=1e-6)
+
+
+def test_release_is_what_leaves_the_model(tmp_path: Path) -> None:
+    """A mask-only release has no signal of probabilities."""
+    release = AsDiscreted("pred", argmax=True)
+    evaluate([SignalRecorder(tmp_path / "target.csv", release=release, kind="mask", n_classes=2)])
+    assert all(signal.startswith(("dice", "volume_ratio")) for signal in SignalTable.read(tmp_path).signals)
+
+
+def test_own_signal(tmp_path: Path) -> None:
+    def brightness(release: Release, label: torch.Tensor | None) -> dict[str, float]:
+        return {"brightness": float(release.values.mean())}
+
+    brightness.access = "probabilities"  # type: ignore[attr-defined]
+    evaluate([SignalRecorder(tmp_path / "target.csv", signals=[brightness])])
+    table = SignalTable.read(tmp_path)
+    assert table.signals == ("brightness",)
+    assert table.access == {"brightness": "probabilities"}
+
+
+def test_recorder_names_what_the_datalist_lacks(tmp_path: Path) -> None:
+    data = [{"image": torch.zeros(1, 8, 8, 8)}]
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"), val_data_loader=DataLoader(Dataset(data)), network=network(),
+        val_handlers=[SignalRecorder(tmp_path / "target.csv")],
+    )  # fmt: skip
+    with pytest.raises(InputError, match="must have case_id, patient_id, member"):
+        evaluator.run()
+    assert not list(tmp_path.iterdir())
+
+
+def test_recorder_names_the_case_it_cannot_score(tmp_path: Path) -> None:
+    broken = network()
+    broken.register_forward_hook(lambda *_: torch.full((1, 2, 8, 8, 8), torch.nan))
+    with pytest.raises(InputError, match="case 'case_0': prediction must be finite"):
+        evaluate([SignalRecorder(tmp_path / "target.csv")], broken)
+
+
+def test_attacks_at_the_end_of_an_evaluation(tmp_path: Path) -> None:
+    """Their AUC and TPR stand in ``engine.state.metrics``, and MetricsSaver writes them beside Dice."""
+    for shadow in range(2):
+        evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
+    audit = Audit([attacks.GlobalLoss(), attacks.EverySignal()], fprs=(0.5,), n_resamples=50, n_permutations=50)
+    post = Compose([Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2)])
+    metric = {"dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))}
+    evaluator = evaluate(
+        [
+            SignalRecorder(tmp_path / "signals/target.csv"),
+            AttackRunner(audit, tmp_path / "signals", prefix="attack: "),
+            MetricsSaver(str(tmp_path / "metrics"), metrics="*"),
+        ],
+        postprocessing=post,
+        key_val_metric=metric,
+    )
+    expected = audit.run(SignalTable.read(tmp_path / "signals")).attack("global loss")
+    assert evaluator.state.metrics["attack: global loss AUC"] == expected.auc
+    assert evaluator.state.metrics["attack: global loss TPR@0.5"] == expected.tpr_at_fpr[0.5][0]
+    saved = (tmp_path / "metrics" / "metrics.csv").read_text()
+    assert "dice" in saved
+    assert "attack: global loss AUC" in saved
+
+
+class TestTraining:
+    """A resumed training is the undisturbed one, bit for bit."""
+
+    def trainer(self, path: Path | None, epochs: int, key: str = "k") -> SupervisedTrainer:
+        set_determinism(7)
+        net = network(7)
+        data = Dataset(items(), Compose([RandGaussianNoised("image", prob=0.5), Lambdad("image", lambda x: x)]))
+        optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+        trainer = SupervisedTrainer(
+            device=torch.device("cpu"), max_epochs=epochs, train_data_loader=DataLoader(data, batch_size=4, shuffle=True),
+            network=net, optimizer=optimizer, loss_function=lambda x, y: torch.nn.functional.cross_entropy(x, y[:, 0].long()),
+        )  # fmt: skip
+        if path:
+            Checkpointer(path, {"network": net, "optimizer": optimizer}, key).attach(trainer)
+        EpochSeeder(3, data).attach(trainer)
+        return trainer
+
+    def test_resumed_is_undisturbed(self, tmp_path: Path) -> None:
+        whole = self.trainer(None, 4)
+        whole.run()
+        self.trainer(tmp_path / "checkpoint.pt", 2).run()
+        torch.rand(17)  # whatever happened in between
+        resumed = self.trainer(tmp_path / "checkpoint.pt", 4)
+        resumed.run()
+        assert resumed.state.iteration == whole.state.iteration
+        for name, value in whole.network.state_dict().items():
+            assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+    def test_checkpoint_of_another_training_is_not_resumed(self, tmp_path: Path) -> None:
+        self.trainer(tmp_path / "checkpoint.pt", 2).run()
+        other = self.trainer(tmp_path / "checkpoint.pt", 2, key="other")
+        other.run()
+        assert other.state.iteration == 6  # trained again, from the first epoch
+
+    def test_torn_checkpoint_is_not_resumed(self, tmp_path: Path) -> None:
+        self.trainer(tmp_path / "checkpoint.pt", 2).run()
+        whole = (tmp_path / "checkpoint.pt").read_bytes()
+        for torn in (whole[: len(whole) // 2], b"PK torn", b""):
+            (tmp_path / "checkpoint.pt").write_bytes(torn)
+            trainer = self.trainer(tmp_path / "checkpoint.pt", 1)
+            trainer.run()
+            assert trainer.state.iteration == 3
+
+    def test_epochs_differ(self) -> None:
+        """The seed depends on the epoch: no two epochs draw the same noise."""
+        seen: list[torch.Tensor] = []
+        trainer = self.trainer(None, 2)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(torch.rand(1)))
+        trainer.run()
+        assert seen[0] != seen[3]
+
+
+DISTRIBUTED = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+import test_handlers as t
+from monai.data import DistributedSampler
+torch.distributed.init_process_group("gloo")
+data = t.Dataset(t.items(11))
+evaluator = t.SupervisedEvaluator(
+    device=torch.device("cpu"), network=t.network(),
+    val_data_loader=t.DataLoader(data, sampler=DistributedSampler(data, even_divisible={even}, shuffle=False)),
+    val_handlers=[t.SignalRecorder({path!r})])
+evaluator.run()
+torch.distributed.destroy_process_group()
+"""
+
+
+def distributed(path: Path, even: bool) -> subprocess.CompletedProcess[str]:
+    script = path.parent / "run.py"
+    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parent), path=str(path), even=even))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
+    result = distributed(tmp_path / "target.csv", even=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"), val_data_loader=DataLoader(Dataset(items(11))), network=network(),
+        val_handlers=[SignalRecorder(tmp_path / "one" / "target.csv")],
+    )  # fmt: skip
+    evaluator.run()
+    assert (tmp_path / "target.csv").read_bytes() == (tmp_path / "one" / "target.csv").read_bytes()
+
+
+def test_repeated_cases_of_a_sampler_are_refused(tmp_path: Path) -> None:
+    result = distributed(tmp_path / "target.csv", even=True)
+    assert result.returncode != 0
+    assert "even_divisible=False" in result.stderr
+    assert not (tmp_path / "target.csv").exists()
