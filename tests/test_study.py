@@ -215,8 +215,8 @@ class TestRefusals:
             ({"seed": -3}, ["seed must be"]),
             ({"bundle_root": "nowhere"}, ["bundle_root", "configs/train.json", "--bundle_root"]),
             ({"inference_files": ["configs/logging.conf"]}, ["must be configs of a bundle"]),
-            ({"inference_files": ["configs/metadata.json"]}, ["must define network_def, inferer, preprocessing"]),
-            ({"train_files": ["configs/inference.json"]}, ["must define train#dataset#data"]),
+            ({"inference_files": ["configs/metadata.json"], "inference_overrides": {}}, ["must define network_def, inferer, preprocessing"]),
+            ({"train_files": ["configs/inference.json"], "train_overrides": {}}, ["must define train#dataset#data"]),
             ({"train_overrides": {"train#no#such": 1}}, ["override 'train#no#such'"]),
             ({"cohort": "nowhere"}, ["dataset_dir", "'nowhere'", "does not exist"]),
             ({"checkpoint": "x.pt"}, ["checkpoint, members and nonmembers", "together"]),
@@ -227,7 +227,7 @@ class TestRefusals:
         ],
     )
     def test_settings(self, cohort: Any, tmp_path: Path, options: dict[str, Any], parts: list[str]) -> None:
-        message = stop(small_study(cohort, tmp_path / "out", **options))
+        message = stop(replace(small_study(cohort, tmp_path / "out"), **options))
         for part in parts:
             assert part in message
         assert not (tmp_path / "out" / "report").exists()

@@ -57,7 +57,7 @@ def _shareable(settings: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for key, value in settings.items():
         if key.endswith("_files"):
-            shown[key] = [name if PurePath(name).parts[0] == "configs" else PurePath(name).name for name in value]
+            shown[key] = [PurePath(name).name for name in value]
         elif key.endswith("_overrides"):
             numbers = (bool, int, float, type(None))
             shown[key] = {name: item if isinstance(item, numbers) else "not shown" for name, item in value.items()}

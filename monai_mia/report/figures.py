@@ -117,7 +117,7 @@ def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
     """TPR over FPR on logarithmic axes, from the resolution of the cohort upwards."""
     finest = resolution(result.member)
     floor = min(finest, 1 / int(result.member.sum())) / 2
-    figure, axes = _figure(6.4, 5.6)
+    figure, axes = _figure(5.2, 5.3)
     axes.set(xscale="log", yscale="log", xlim=(finest / 2, 1.0), ylim=(floor, 1.18))
     axes.axvspan(finest / 2, finest, color=_GREY, linewidth=0, zorder=0)
     axes.axvline(finest, color=_MUTED, linewidth=1, zorder=1)
@@ -137,7 +137,7 @@ def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
         fpr, tpr = _steps(drawn, finest)
         axes.plot(
             fpr, np.maximum(tpr, hidden), color=colour, linestyle=dashes, linewidth=width, drawstyle="steps-post",
-            label=f"AUC {curve.attack.auc:.3f} · {curve.label}", zorder=10 - order,
+            label=textwrap.fill(f"AUC {curve.attack.auc:.3f} · {curve.label}", 54, subsequent_indent="    "), zorder=10 - order,
         )  # fmt: skip
     for axis, low in ((axes.xaxis, finest / 2), (axes.yaxis, floor)):
         axis.set_major_locator(FixedLocator(_rate_ticks(low)))
@@ -269,7 +269,7 @@ def exposure(result: AuditResult) -> Picture:
     """How many members stand out, and how far."""
     bins = exposure_bins(result)
     total = int(result.member.sum())
-    figure, axes = _figure(6.4, 0.42 * len(bins) + 1.25)
+    figure, axes = _figure(5.2, 0.4 * len(bins) + 1.2)
     places = np.arange(len(bins))
     counts = [b.count for b in bins]
     bars = axes.barh(places, counts, 0.66, color=_MEMBER, alpha=0.88, zorder=2)
@@ -283,7 +283,7 @@ def exposure(result: AuditResult) -> Picture:
         axes.text(max(b.count, b.expected) + 0.015 * room, place, words, va="center", color=_INK, fontsize=9, zorder=4)
     axes.set_yticks(places, [b.label.replace(", ", ",\n") for b in bins])
     axes.set_ylim(len(bins) - 0.4, -0.6)
-    axes.set_xlim(0, 1.2 * room)
+    axes.set_xlim(0, 1.3 * room)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="x", color=_RULE, linewidth=0.6)
     axes.tick_params(axis="y", length=0)

@@ -1,0 +1,201 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Slow, obvious twins of the statistics, and simulated games whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from numpy.typing import NDArray
+from scipy import stats
+
+from monai_mia.table import Knowledge, SignalTable
+
+Array = NDArray[np.float64]
+Members = NDArray[np.bool_]
+
+SIGNALS = ("log_likelihood", "log_odds_foreground", "dice")
+
+#: The same examples in every run, however long one takes.
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+# Twins
+
+
+def mann_whitney(scores: Sequence[float], member: Sequence[bool]) -> float:
+    """Share of (member, non-member) pairs that are in order; a tie is half in order."""
+    ins = [score for score, inside in zip(scores, member, strict=True) if inside]
+    outs = [score for score, inside in zip(scores, member, strict=True) if not inside]
+    wins = 0.0
+    for high in ins:
+        for low in outs:
+            wins += 1.0 if high > low else 0.5 if high == low else 0.0
+    return wins / (len(ins) * len(outs))
+
+
+def tpr_at(scores: Sequence[float], member: Sequence[bool], fpr: float) -> float:
+    """Largest TPR of any decision ``score >= threshold`` whose FPR is at most ``fpr``."""
+    ins = [score for score, inside in zip(scores, member, strict=True) if inside]
+    outs = [score for score, inside in zip(scores, member, strict=True) if not inside]
+    best = 0.0
+    for threshold in set(scores):
+        if sum(score >= threshold for score in outs) <= fpr * len(outs) + 1e-9:
+            best = max(best, sum(score >= threshold for score in ins) / len(ins))
+    return best
+
+
+def lira(target: Array, shadow: Array, member: Members, variance: str, online: bool) -> list[float]:
+    """LiRA case by case, as its paper writes it: Gaussians fitted with numpy, densities from scipy."""
+    deviation = {}
+    for side in (True, False):
+        residuals, freedom = [], 0
+        for case in range(len(target)):
+            values = shadow[member[:, case] == side, case]
+            residuals += list(values - values.mean())
+            freedom += len(values) - 1
+        deviation[side] = float(np.sqrt(np.sum(np.square(residuals)) / freedom))
+    scores = []
+    for case, value in enumerate(target):
+        fits = {}
+        for side in (True, False):
+            values = shadow[member[:, case] == side, case]
+            sd = deviation[side] if variance == "pooled" else float(values.std(ddof=1))
+            fits[side] = stats.norm(values.mean(), sd)
+        if online:
+            scores.append(float(fits[True].logpdf(value) - fits[False].logpdf(value)))
+        else:
+            scores.append(float(fits[False].isf(fits[False].sf(value)) - fits[False].mean()) / float(fits[False].std()))
+    return scores
+
+
+def all_deals(scores: Array, member: Members, groups: Sequence[str]) -> Iterator[tuple[float, ...]]:
+    """AUCs of every way to deal as many memberships as there are among the groups."""
+    names = sorted(set(groups))
+    inside = {name: bool(np.asarray(member)[list(groups).index(name)]) for name in names}
+    for chosen in combinations(names, sum(inside.values())):
+        dealt = [group in chosen for group in groups]
+        yield tuple(mann_whitney(list(row), dealt) for row in scores)
+
+
+def repeated(values: Array, weights: Sequence[float]) -> Array:
+    """Every value as often as its integer weight says."""
+    copies = []
+    for value, weight in zip(values, weights, strict=True):
+        copies += [value] * int(weight)
+    return np.asarray(copies)
+
+
+# Games
+
+
+@dataclass(frozen=True)
+class Game:
+    """A simulated audit: ``signal = mu + delta * in + sigma * noise``, of section 7 of the notes on peers.
+
+    Attributes:
+        table: the signals of the target and its shadows.
+        mu: difficulty of a case, shape (N,).
+        delta: effect of membership on a case, shape (N,).
+        sigma: noise of a case, shape (N,).
+    """
+
+    table: SignalTable
+    mu: Array
+    delta: Array
+    sigma: Array
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the attacks see."""
+        return self.table.knowledge()
+
+    @property
+    def member(self) -> Members:
+        """The target's members."""
+        return self.table.members("target")
+
+    @property
+    def log_likelihood_ratio(self) -> Array:
+        """The exact score of the first signal: no attack can do better."""
+        excess = self.table.values[0, :, 0] - self.mu
+        return np.asarray((excess * self.delta - self.delta**2 / 2) / self.sigma**2)
+
+
+def game(
+    n: int = 400,
+    shadows: int = 8,
+    delta: float = 1.0,
+    seed: int = 0,
+    heteroscedastic: bool = False,
+    spread: float = 1.5,
+    noise: float = 1.0,
+    offsets: float = 0.0,
+    cases_per_patient: int = 1,
+    signals: Sequence[str] = SIGNALS,
+    access: dict[str, str] | None = None,
+) -> Game:
+    """Play a game.
+
+    Args:
+        n: cases, an even number of patients.
+        shadows: in complementary pairs, like a randomised design.
+        delta: mean effect of membership.
+        seed: seed of everything.
+        heteroscedastic: whether effect and noise differ between cases.
+        spread: how much the cases' difficulty differs.
+        noise: scale of the noise.
+        offsets: how much whole models differ.
+        cases_per_patient: consecutive cases of one patient.
+        signals: independent repetitions of the noise, one a signal.
+        access: the access that each signal needs.
+    """
+    rng = np.random.default_rng(seed)
+    patients = n // cases_per_patient
+    rows = [_half(patients, rng)]
+    for _ in range((shadows + 1) // 2):
+        half = _half(patients, rng)
+        rows += [half, ~half]
+    member = np.repeat(np.stack(rows[: shadows + 1]), cases_per_patient, axis=1)
+    mu = rng.normal(1.0, spread, n)
+    effect = rng.gamma(2.0, delta / 2, n) if heteroscedastic else np.full(n, delta)
+    sigma = noise * (rng.uniform(0.6, 1.4, n) if heteroscedastic else np.ones(n))
+    values = rng.standard_normal((shadows + 1, n, len(signals))) * sigma[:, None]
+    values += (mu + effect * member)[..., None]
+    values += offsets * rng.standard_normal((shadows + 1, 1, 1))
+    table = SignalTable(
+        model_ids=("target", *(f"shadow_{number:02d}" for number in range(shadows))),
+        case_ids=tuple(f"case_{number:05d}" for number in range(n)),
+        patient_ids=tuple(f"patient_{number // cases_per_patient:05d}" for number in range(n)),
+        signals=tuple(signals),
+        member=member,
+        values=values,
+        access=access or {},
+    )
+    return Game(table, mu, effect, sigma)
+
+
+def _half(patients: int, rng: np.random.Generator) -> Members:
+    return np.asarray(rng.permutation(patients) < patients // 2)
+
+
+def binormal(n: int, separation: float) -> tuple[Array, Members]:
+    """Scores at the quantiles of N(separation, 1) for n members and of N(0, 1) for n non-members: no randomness."""
+    quantiles = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    return np.concatenate([separation + quantiles, quantiles]), np.repeat([True, False], n)
+
+
+def plain(value: Any) -> Any:
+    """A result without its times, in plain types, to be compared."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__ if name != "seconds"}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
