@@ -59,7 +59,7 @@ class Design:
             )
         patients = np.array([str(case["patient_id"]) for case in self.cases])
         for model, row in self.member.items():
-            split = sorted(set(patients[row]) & set(patients[~row]))
+            split = sorted(map(str, set(patients[row]) & set(patients[~row])))
             if split:
                 raise InputError(
                     f"patient must be a member or a non-member of {model!r}, got {', '.join(map(repr, split))} on both "

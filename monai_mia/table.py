@@ -114,7 +114,7 @@ class SignalTable:
             split = set(patients[row]) & set(patients[~row])
             if split:
                 raise InputError(
-                    f"patient must be on one side of a model, got {sorted(split)[0]!r} on both sides of "
+                    f"patient must be on one side of a model, got {str(min(split))!r} on both sides of "
                     f"{self.model_ids[m]!r}."
                 )
 

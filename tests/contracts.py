@@ -11,13 +11,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from oracles import SIGNALS, game
 
 from monai_mia import attacks
 from monai_mia.attacks import Attack
 from monai_mia.errors import InputError
 from monai_mia.statistics import roc
 from monai_mia.table import Knowledge, SignalTable
-from oracles import SIGNALS, game
 
 #: Every attack with every option that changes what it computes.
 VARIANTS: dict[type, Sequence[Attack]] = {
@@ -56,16 +56,10 @@ def without_shadows(knowledge: Knowledge, keep: int) -> Knowledge:
 
 
 class AttackContract:
-    """Subclass it and parametrize ``attack``.
-
-    - Scores are finite float64 numbers of shape (N,), one per case, higher = more likely a member.
-    - A signal that separates members perfectly is told apart perfectly; a leaky one better than by chance.
-    - The order of cases is the order of scores; the order of shadows is of no matter.
-    - Inputs are neither changed nor aliased. The target's membership cannot be known.
-    - What cannot be done is refused by an error that names it.
-    """
+    """The specification of an attack. Subclass it and parametrize ``attack``."""
 
     def test_is_an_attack(self, attack: Attack) -> None:
+        """It has a name for the report, the signals it reads and the shadows it needs."""
         assert isinstance(attack, Attack)
         assert attack.name
         assert "\n" not in attack.name
@@ -73,6 +67,7 @@ class AttackContract:
         assert attack.min_shadows >= 0
 
     def test_scores_are_one_finite_number_per_case(self, attack: Attack) -> None:
+        """Shape (N,), float64."""
         played = game(n=30, shadows=6)
         scores = attack(played.knowledge)
         assert scores.shape == (30,)
@@ -80,6 +75,7 @@ class AttackContract:
         assert np.isfinite(scores).all()
 
     def test_as_few_shadows_as_it_says_are_enough(self, attack: Attack) -> None:
+        """`min_shadows` is a promise: real scores, no constant."""
         scores = attack(without_shadows(game(n=30, shadows=8).knowledge, attack.min_shadows))
         assert np.isfinite(scores).all()
         assert len(set(scores)) == 30
@@ -98,11 +94,13 @@ class AttackContract:
         assert np.ptp(scores) == 0
 
     def test_separable_members_are_told_perfectly(self, attack: Attack) -> None:
+        """Twenty standard deviations apart: AUC 1."""
         played = game(n=60, shadows=8, delta=20.0, spread=0.5)
         assert roc(attack(played.knowledge), played.member).auc == 1.0
 
     @pytest.mark.parametrize("seed", [0, 1])
     def test_leaky_members_score_higher(self, attack: Attack, seed: int) -> None:
+        """One standard deviation apart: better than chance by four standard errors."""
         played = game(n=2000, shadows=8, delta=1.0, seed=seed)
         auc = float(roc(attack(played.knowledge), played.member).auc)
         # Standard error of an AUC of one half: sqrt((2000 + 1) / (12 * 1000 * 1000)) = 0.013.
@@ -115,18 +113,21 @@ class AttackContract:
         assert (auc > 0.5 + 4 * 0.013) if "online" in attack.name else (auc < 0.5 - 4 * 0.013)
 
     def test_follows_the_order_of_cases(self, attack: Attack) -> None:
+        """Cases in another order: the same scores in that order."""
         knowledge = game(n=40, shadows=6).knowledge
         order = np.random.default_rng(1).permutation(40)
         moved = attack(reordered(knowledge, order, np.arange(6)))
         np.testing.assert_allclose(moved, attack(knowledge)[order], rtol=1e-9, atol=1e-9)
 
     def test_ignores_the_order_of_shadows(self, attack: Attack) -> None:
+        """Shadows are exchangeable."""
         knowledge = game(n=40, shadows=6).knowledge
         order = np.random.default_rng(2).permutation(6)
         moved = attack(reordered(knowledge, np.arange(40), order))
         np.testing.assert_allclose(moved, attack(knowledge), rtol=1e-9, atol=1e-9)
 
     def test_leaves_its_inputs_alone(self, attack: Attack) -> None:
+        """Neither changed nor aliased."""
         knowledge = game(n=20, shadows=6).knowledge
         arrays = {name: getattr(knowledge, name) for name in ("target", "shadow", "shadow_member")}
         before = {name: array.copy() for name, array in arrays.items()}
@@ -136,11 +137,13 @@ class AttackContract:
             np.testing.assert_array_equal(array, before[name], err_msg=name)
 
     def test_gives_the_same_scores_again(self, attack: Attack) -> None:
+        """No hidden randomness."""
         knowledge = game(n=20, shadows=6).knowledge
         np.testing.assert_array_equal(attack(knowledge), attack(knowledge))
 
     @pytest.mark.parametrize("model", ["target", "shadow"])
     def test_how_well_a_whole_model_fits_is_no_evidence(self, attack: Attack, model: str) -> None:
+        """A constant on all signals of one model moves no score, if offsets are removed; else it does."""
         knowledge = game(n=40, shadows=6).knowledge
         shift = np.zeros(6)
         shift[2] = 5.0
@@ -155,6 +158,7 @@ class AttackContract:
         assert same == (bool(removes) or (model == "shadow" and not reads_shadows))
 
     def test_too_few_shadows_are_refused_by_name(self, attack: Attack) -> None:
+        """The error says which attack, how many it needs, how many there are."""
         knowledge = game(n=20, shadows=8).knowledge
         for count in range(attack.min_shadows):
             with pytest.raises(InputError) as error:
@@ -164,6 +168,7 @@ class AttackContract:
             assert f"got {count}" in str(error.value)
 
     def test_shadows_that_all_trained_on_a_case_are_refused_by_name(self, attack: Attack) -> None:
+        """No shadow is without case 3: nothing to compare it with."""
         knowledge = game(n=20, shadows=8).knowledge
         member = knowledge.shadow_member.copy()
         member[:, 3] = True
@@ -176,6 +181,7 @@ class AttackContract:
             assert repr(attack.name) in str(error.value)
 
     def test_an_unknown_signal_is_refused_by_name(self, attack: Attack) -> None:
+        """The error lists the signals that there are."""
         knowledge = replace(game(n=20, shadows=8).knowledge, signals=("a", "b", "c"))
         with pytest.raises(InputError, match=r"signal must be one of a, b, c, got '\w+'"):
             attack(knowledge)

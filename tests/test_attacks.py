@@ -151,6 +151,13 @@ def test_offline_lira_is_the_excess_in_standard_deviations():
     assert stats.norm.ppf(ranks) == pytest.approx(offline_lira(np.array([2.5]), shadow, member, "case"))
 
 
+def test_offline_lira_with_a_pooled_variance_ranks_as_difficulty_calibration_does():
+    """One standard deviation for all cases changes the unit of the scores, and no rank."""
+    knowledge = game(n=50, shadows=8, heteroscedastic=True).knowledge
+    ratio = LiRA(SIGNAL, "offline")(knowledge) / DifficultyCalibration(SIGNAL)(knowledge)
+    np.testing.assert_allclose(ratio, ratio[0])
+
+
 def test_offline_lira_does_not_saturate():
     """A tail probability is 1.0 in floating point beyond 8.3 standard deviations; the score still ranks."""
     shadow = np.array([[-1.0], [0.0], [1.0]])
@@ -278,6 +285,6 @@ def test_lira_with_a_variance_per_case_needs_two_shadows_a_side():
     member = knowledge.shadow_member.copy()
     member[:, 0] = [True, True, True, False]
     lopsided = replace(knowledge, shadow_member=member)
-    with pytest.raises(InputError, match="out of the training of at least 2 shadows .* got 1 for 1 cases"):
+    with pytest.raises(InputError, match=r"out of the training of at least 2 shadows .* got 1 for 1 cases"):
         LiRA(SIGNAL, variance="case")(lopsided)
     assert np.isfinite(LiRA(SIGNAL, variance="pooled")(lopsided)).all()

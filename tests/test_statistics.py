@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import oracles
@@ -32,8 +33,9 @@ from monai_mia.statistics import (
 
 
 @st.composite
-def scored(draw, values=st.integers(-5, 5)):
+def scored(draw):
     """Scores with many ties, and both members and non-members."""
+    values = st.integers(-5, 5)
     pairs = draw(st.lists(st.tuples(values, st.booleans()), min_size=1, max_size=30))
     pairs += [(draw(values), True), (draw(values), False)]
     pairs = draw(st.permutations(pairs))
@@ -161,7 +163,7 @@ def test_tpr_equals_the_loop_over_thresholds(data, fpr):
 def test_tpr_is_monotone_in_fpr(data, fprs):
     curve = roc(*data)
     rates = [curve.tpr_at(fpr) for fpr in sorted(fprs)]
-    assert all(low <= high for low, high in zip(rates, rates[1:], strict=False))
+    assert all(low <= high for low, high in pairwise(rates))
 
 
 @PROPERTY
@@ -374,12 +376,13 @@ def test_balanced_accuracy_is_not_optimistic():
     member = np.repeat([True, False], 15)
     groups = [str(n) for n in range(30)]
     honest, optimistic = [], []
-    for seed in range(40):
+    for seed in range(100):
         scores = np.random.default_rng(seed).normal(size=30)
         honest.append(balanced_accuracy(scores, member, groups, seed)[0])
         optimistic.append((1 + roc(scores, member).advantage) / 2)
     assert np.mean(optimistic) > 0.6
-    assert np.mean(honest) < 0.53
+    # Standard error of one: sqrt(.25 / 30) = .091, of the mean of 100: .009.
+    assert np.mean(honest) == pytest.approx(0.5, abs=4 * 0.009)
 
 
 def test_balanced_accuracy_known_answer():
@@ -476,7 +479,7 @@ def test_group_means_known_answer():
 
 
 @PROPERTY
-@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.integers(-99, 99))))
+@given(st.lists(st.tuples(st.text("abc ,é漢", max_size=2), st.integers(-99, 99))))
 def test_group_means_equal_the_loop(pairs):
     pairs = [*pairs, ("last", 1)]
     names, means = group_means([value for _, value in pairs], [name for name, _ in pairs])

@@ -8,6 +8,7 @@ Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the 
 from monai_mia.attacks.attack import Attack, without_offsets
 from monai_mia.attacks.calibration import DifficultyCalibration
 from monai_mia.attacks.lira import LiRA, offline_lira, online_lira
+from monai_mia.attacks.standard import standard_attacks
 from monai_mia.attacks.threshold import EverySignal, GlobalLoss, Threshold
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Threshold",
     "offline_lira",
     "online_lira",
+    "standard_attacks",
     "without_offsets",
 ]

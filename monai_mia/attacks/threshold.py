@@ -61,6 +61,8 @@ class GlobalLoss(Threshold):
 class EverySignal:
     """Stands in a list of attacks for one :class:`Threshold` per recorded signal that no other threshold covers."""
 
+    name = "every signal"
+
     def attacks(self, knowledge: Knowledge, others: tuple[object, ...]) -> tuple[Threshold, ...]:
         """The thresholds it stands for."""
         covered = {other.signal for other in others if isinstance(other, Threshold)}

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report's pictures: PNGs that hold distributions and rates, and nothing by which a patient could be named.
 
-They are drawn on white with matplotlib's objects, not with pyplot, so that no global state is read or left behind.
+They are drawn on white with matplotlib's objects, not with pyplot, so that no global figure is made or left behind.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,11 +90,11 @@ class Curve:
 
 
 def percent(rate: float) -> str:
-    """A rate in words.
+    r"""A rate in words.
 
     Example:
         >>> percent(0.025)
-        '2.5 %'
+        '2.5\xa0%'
     """
     return f"{100 * rate:.3g}\N{NO-BREAK SPACE}%"
 
@@ -116,30 +117,35 @@ def signal_label(signal: str) -> str:
 def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
     """TPR over FPR on logarithmic axes, from the resolution of the cohort upwards."""
     finest = resolution(result.member)
-    floor = min(finest, 1 / int(result.member.sum())) / 2
+    bottom = min(finest, 1 / int(result.member.sum())) / 2
     figure, axes = _figure(5.2, 5.3)
-    axes.set(xscale="log", yscale="log", xlim=(finest / 2, 1.0), ylim=(floor, 1.18))
+    axes.set(xscale="log", yscale="log", xlim=(finest / 2, 1.0), ylim=(bottom, 1.18))
     axes.axvspan(finest / 2, finest, color=_GREY, linewidth=0, zorder=0)
     axes.axvline(finest, color=_MUTED, linewidth=1, zorder=1)
     axes.text(
-        finest / np.sqrt(2), np.sqrt(floor), f"below the resolution ({percent(finest)})",
+        finest / np.sqrt(2), np.sqrt(bottom), f"below the resolution ({percent(finest)})",
         rotation=90, ha="center", va="center", color=_MUTED, fontsize=9,
     )  # fmt: skip
-    hidden = floor / 100  # a TPR of 0 has no logarithm: it is drawn outside
+    hidden = bottom / 100  # a TPR of 0 has no logarithm: it is drawn outside
     diagonal = np.geomspace(finest, 1.0, 50)
-    axes.plot(diagonal, diagonal, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="AUC 0.500 · chance", zorder=2)
+    axes.plot(
+        diagonal, diagonal, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="AUC 0.500 · chance", zorder=2
+    )
     for order, curve in enumerate(curves):
         colour, dashes, width = _LOOKS[curve.role]
         drawn = curve.attack.roc
         if curve.band:
             low, high = (np.maximum(drawn[key], hidden) for key in ("band_low", "band_high"))
-            axes.fill_between(drawn["band_fpr"], low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=3)
+            axes.fill_between(
+                drawn["band_fpr"], low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=3
+            )
         fpr, tpr = _steps(drawn, finest)
         axes.plot(
             fpr, np.maximum(tpr, hidden), color=colour, linestyle=dashes, linewidth=width, drawstyle="steps-post",
-            label=textwrap.fill(f"AUC {curve.attack.auc:.3f} · {curve.label}", 54, subsequent_indent="    "), zorder=10 - order,
+            label=textwrap.fill(f"AUC {curve.attack.auc:.3f} · {curve.label}", 54, subsequent_indent="    "),
+            zorder=10 - order,
         )  # fmt: skip
-    for axis, low in ((axes.xaxis, finest / 2), (axes.yaxis, floor)):
+    for axis, low in ((axes.xaxis, finest / 2), (axes.yaxis, bottom)):
         axis.set_major_locator(FixedLocator(_rate_ticks(low)))
         axis.set_major_formatter(FuncFormatter(lambda rate, _: percent(rate)))
         axis.set_minor_formatter(NullFormatter())
@@ -170,9 +176,9 @@ def _steps(drawn: Mapping[str, list[float]], finest: float) -> tuple[Array, Arra
 
 
 def _rate_ticks(low: float) -> list[float]:
-    decades = np.arange(np.floor(np.log10(low)), 1)
+    decades = range(floor(log10(low)), 1)
     within = (1, 2, 5) if low > 2e-3 else (1,)
-    return [m * 10**d for d in decades for m in within if low <= m * 10**d <= 1.0]
+    return [m * 10.0**d for d in decades for m in within if low <= m * 10.0**d <= 1.0]
 
 
 def distribution(name: str, title: str, label: str, values: Array, member: NDArray[np.bool_], unit: str) -> Picture:
@@ -190,7 +196,9 @@ def distribution(name: str, title: str, label: str, values: Array, member: NDArr
         axes.bar(centres, sign * share, widths, color=colour, alpha=0.82, edgecolor="white", linewidth=0.8, zorder=2)
     axes.set_ylim(-1.42 * tallest, 1.42 * tallest)
     axes.set_xlim(edges[0] - 0.3 * widths[0], edges[-1] + 0.3 * widths[-1])
-    for median, words, sign, colour in zip(medians, ("members", "non-members"), (1, -1), (_MEMBER, _OTHER), strict=True):
+    for median, words, sign, colour in zip(
+        medians, ("members", "non-members"), (1, -1), (_MEMBER, _OTHER), strict=True
+    ):
         axes.plot([median, median], [0, sign * 1.12 * tallest], color=_INK, linewidth=1.2, zorder=3)
         axes.text(
             0.015, 0.5 + sign * 0.48, f"{words}, median {_number(median)}", transform=axes.transAxes,
@@ -206,8 +214,8 @@ def distribution(name: str, title: str, label: str, values: Array, member: NDArr
     return Picture(
         name,
         title,
-        f"Histograms of {label} for {int(member.sum())} members, median {_number(medians[0])}, and {int((~member).sum())} "
-        f"non-members, median {_number(medians[1])}.",
+        f"Histograms of {label} for {int(member.sum())} members, median {_number(medians[0])}, and "
+        f"{int((~member).sum())} non-members, median {_number(medians[1])}.",
         _png(figure),
     )
 
@@ -270,11 +278,11 @@ def exposure(result: AuditResult) -> Picture:
     bins = exposure_bins(result)
     total = int(result.member.sum())
     figure, axes = _figure(5.2, 0.4 * len(bins) + 1.2)
-    places = np.arange(len(bins))
+    places = list(range(len(bins)))
     counts = [b.count for b in bins]
     bars = axes.barh(places, counts, 0.66, color=_MEMBER, alpha=0.88, zorder=2)
     marks = axes.vlines(
-        [b.expected for b in bins], places - 0.42, places + 0.42,
+        [b.expected for b in bins], [k - 0.42 for k in places], [k + 0.42 for k in places],
         color=_OTHER, linewidth=2, zorder=3,
     )  # fmt: skip
     room = max(*counts, *(b.expected for b in bins), 1.0)
@@ -290,15 +298,15 @@ def exposure(result: AuditResult) -> Picture:
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"member {result.unit}s")
     figure.legend(
-        [bars, marks], ["found by the best attack", "expected by chance"],
+        [bars.patches[0], marks], ["found by the best attack", "expected by chance"],
         loc="outside lower left", frameon=False, fontsize=9, ncols=2, labelcolor=_INK,
     )  # fmt: skip
     listed = "; ".join(f"{b.label}: {b.count}, by chance {b.expected:.1f}" for b in bins)
     return Picture(
         "exposure",
         f"Member {result.unit}s by the smallest rate of false accusations at which they are found",
-        f"Bars: number of {total} member {result.unit}s for ranges of the smallest false positive rate at which the best "
-        f"attack finds them. {listed}.",
+        f"Bars: number of {total} member {result.unit}s for ranges of the smallest false positive rate at which the "
+        f"best attack finds them. {listed}.",
         _png(figure),
     )
 
@@ -321,8 +329,9 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 def _png(figure: Figure) -> bytes:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        text.set_fontfamily("DejaVu Sans")  # comes with matplotlib: the same picture on every machine
-        text.set_parse_math(False)
+        text.set_fontfamily("DejaVu Sans")  # comes with matplotlib, whatever fonts a machine has
+        text.set_usetex(False)
+        text.set_parse_math(False)  # a name may hold a dollar sign
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,8 @@ _HEADLINES = {
 
 _ADVICE = {
     "low": "The audit gives no reason against sharing the model. It does not prove that there is none: see the limits.",
-    "moderate": "Weigh who will be able to query the model, what they may know of the patients already, and how sensitive "
-    "membership itself is (it is, where all members have one disease).",
+    "moderate": "Weigh who will be able to query the model, what they may know of the patients already, and how "
+    "sensitive membership itself is (it is, where all members have one disease).",
     "high": "Treat the model as one that can disclose who took part in its training: share it only where that is "
     "acceptable, or defend it and audit it again.",
     "inconclusive": "Take it neither as an all-clear nor as an alarm; mend what the reasons name and audit again.",
@@ -58,9 +57,9 @@ _TITLES = {
 
 _ACCESS = {
     "mask": "the segmentation that the model predicts",
-    "mask+label": "the segmentation that the model predicts, and a reference segmentation of the scan",
+    "mask+label": "the segmentation that the model predicts, and a reference segmentation",
     "probabilities": "the model’s probability of every class at every voxel",
-    "probabilities+label": "the model’s probability of every class at every voxel, and a reference segmentation of the scan",
+    "probabilities+label": "the model’s probability of every class at every voxel, and a reference segmentation",
     "white-box": "the model’s weights",
 }
 
@@ -145,12 +144,8 @@ class _Facts:
     def panels(self) -> list[Picture]:
         """Distributions of the best attack's score and of up to three signals, none shown twice."""
         best, member, unit = self.result.best, self.result.member, self.result.unit
-        drawn = [
-            figures.distribution(
-                "score_best_attack", f"Score of the best attack: {best.name}", "score of the best attack",
-                best.scores, member, unit,
-            )  # fmt: skip
-        ]
+        title, label = f"Score of the best attack: {best.name}", "score of the best attack"
+        drawn = [figures.distribution("score_best_attack", title, label, best.scores, member, unit)]
         shown = set(best.signals) if self.plain(best) else set()
         wanted = [("signal_loss", GlobalLoss().signal), ("signal_dice", "dice")]
         fixed = {signal for _, signal in wanted}
@@ -181,8 +176,8 @@ def _page(
         .get_template("page.html")
         .render(
             content=content,
-            design=content.get("design", {}),
-            target=content.get("target", {}),
+            design={"kind": None, "n_shadow": None, "seed": None, **content.get("design", {})},
+            target={"bundle": None, "bundle_version": None, **content.get("target", {})},
             settings=content.get("settings", {}),
             versions=content.get("versions", {}),
             sides=_sides(result, facts.table),
@@ -235,7 +230,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "breaks": lambda text: Markup(re.sub("([_+])", r"\1<wbr>", str(escape(text)))),
+        "breaks": lambda text: escape(text).replace("_", Markup("_<wbr>")).replace("+", Markup("+<wbr>")),
         "ci": _ci,
         "count": _count,
         "data": lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",

@@ -1,0 +1,457 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The audit: what it joins, what it refuses, and when a verdict is what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import oracles
+import pytest
+from oracles import SIGNALS, game, plain
+from scipy import stats
+from sklearn.ensemble import RandomForestClassifier
+
+from monai_mia import controls, epsilon, statistics
+from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA, Threshold
+from monai_mia.audit import Audit, AuditResult, VerdictRules
+from monai_mia.errors import InputError
+from monai_mia.table import SignalTable
+
+ATTACKS = (GlobalLoss(), Threshold("dice"), DifficultyCalibration(), LiRA(), LiRA(mode="offline"))
+QUICK = {"n_resamples": 200, "n_permutations": 199}
+
+
+@pytest.fixture(scope="module")
+def played():
+    return game(n=120, shadows=8, delta=1.5, cases_per_patient=2)
+
+
+@pytest.fixture(scope="module")
+def result(played) -> AuditResult:
+    return Audit(ATTACKS, fprs=(0.5, 0.1, 1 / 30, 0.01), **QUICK).run(played.table)
+
+
+@pytest.fixture
+def few_trees(monkeypatch):
+    monkeypatch.setattr(controls, "RandomForestClassifier", lambda _, **options: RandomForestClassifier(20, **options))
+
+
+def pooled(played, values):
+    """Mean of each patient's two cases."""
+    return values.reshape(-1, 2).mean(axis=1)
+
+
+# What is reported
+
+
+def test_every_attack_is_reported_best_first(result):
+    assert sorted(attack.name for attack in result.attacks) == sorted(attack.name for attack in ATTACKS)
+    aucs = [attack.auc for attack in result.attacks]
+    assert aucs == sorted(aucs, reverse=True)
+    assert result.best is result.attacks[0]
+    assert result.attack("global loss").name == "global loss"
+
+
+def test_an_unknown_attack_is_named(result):
+    with pytest.raises(InputError, match=r"attack must be one of .*global loss.*, got 'best guess'"):
+        result.attack("best guess")
+
+
+def test_units_are_patients(result, played):
+    assert result.unit == "patient"
+    assert result.unit_ids == tuple(f"patient_{n:05d}" for n in range(60))
+    np.testing.assert_array_equal(result.member, played.member[::2])
+    loss = result.attack("global loss")
+    np.testing.assert_allclose(loss.scores, pooled(played, played.table.signal("log_likelihood", "target")))
+    np.testing.assert_allclose(result.attack(LiRA().name).scores, pooled(played, LiRA()(played.knowledge)))
+
+
+def test_rates_are_those_of_the_slow_twins(result):
+    member = result.member.tolist()
+    for attack in result.attacks:
+        scores = attack.scores.tolist()
+        assert attack.auc == pytest.approx(oracles.mann_whitney(scores, member))
+        for fpr, value in attack.tpr_at_fpr.items():
+            if value is not None:
+                assert value[0] == pytest.approx(oracles.tpr_at(scores, member, fpr))
+        assert attack.advantage == pytest.approx(statistics.roc(scores, member).advantage)
+        assert attack.epsilon_lower_bound == epsilon.epsilon_lower_bound(scores, member)
+
+
+def test_every_rate_lies_in_its_interval(result):
+    for attack in result.attacks:
+        pairs = [(attack.auc, attack.auc_ci), (attack.advantage, attack.advantage_ci)]
+        pairs += [(attack.balanced_accuracy, attack.balanced_accuracy_ci), attack.auc_gain]
+        pairs += [value for value in attack.tpr_at_fpr.values() if value is not None]
+        for value, (low, high) in pairs:
+            assert low <= value <= high
+            assert low < high or attack.name == "global loss"
+
+
+def test_nothing_is_reported_below_the_resolution(result):
+    """30 non-members: 1/30 is one false alarm, and less than one cannot be seen."""
+    for attack in result.attacks:
+        assert set(attack.tpr_at_fpr) == {0.5, 0.1, 1 / 30, 0.01}
+        assert attack.tpr_at_fpr[0.01] is None
+        assert attack.tpr_at_fpr[1 / 30] is not None
+        assert min(attack.roc["band_fpr"]) == pytest.approx(1 / 30)
+
+
+def test_a_tpr_of_one_is_not_certain():
+    """30 of 30: the bootstrap has no width, Clopper and Pearson give [.884, 1]."""
+    strong = game(n=60, shadows=0, delta=40.0)
+    audited = Audit([GlobalLoss()], fprs=(0.1,), **QUICK).run(strong.table)
+    value, interval = audited.best.tpr_at_fpr[0.1]
+    assert value == 1
+    assert interval == pytest.approx(stats.binomtest(30, 30).proportion_ci(method="exact"))
+    assert interval[0] == pytest.approx(0.025 ** (1 / 30))
+
+
+def test_p_values_are_those_of_the_best_attack_by_chance(result, played):
+    scores = np.stack([attack.scores for attack in result.attacks])
+    groups = list(result.unit_ids)
+    best = statistics.permuted_aucs(scores, result.member, groups, 199, seed=0).max(axis=1)
+    for attack in result.attacks:
+        assert attack.p_value == pytest.approx((1 + (best >= attack.auc - 1e-12).sum()) / 200)
+    assert result.best.p_value == 1 / 200
+    assert result.null["auc_median"] == pytest.approx(np.median(best))
+    assert result.null["auc_95"] == pytest.approx(np.quantile(best, 0.95))
+    assert result.null["n_permutations"] == 199
+
+
+def test_trying_more_attacks_costs_significance():
+    """AUC .65 of 30 + 30: 2.0 standard deviations above chance, but not above the best of 41 chances."""
+    names = [f"noise_{n}" for n in range(40)]
+    noise = game(n=60, shadows=0, delta=0.0, signals=["log_likelihood", *names], seed=5).table
+    values = noise.values.copy()
+    values[0, :, 0], member = oracles.binormal(30, 0.55)
+    table = replace(noise, values=values, member=member[None])
+    alone = Audit([GlobalLoss()], utility=(), **QUICK).run(table).attack("global loss")
+    among = Audit([GlobalLoss(), EverySignal()], utility=(), **QUICK).run(table).attack("global loss")
+    assert alone.auc == among.auc
+    assert alone.p_value < 0.05 < among.p_value
+
+
+def test_gain_over_the_global_loss_is_paired(result, played):
+    loss = result.attack("global loss")
+    assert loss.auc_gain == (0.0, (0.0, 0.0))
+    for attack in result.attacks:
+        assert attack.auc_gain[0] == pytest.approx(attack.auc - loss.auc)
+    weights = statistics.weights_by_group(result.member, result.unit_ids, 200, 0)
+    curves = [next(statistics.resampled_rocs(a.scores, result.member, weights)) for a in (result.best, loss)]
+    expected = np.quantile(curves[0].auc - curves[1].auc, [0.025, 0.975])
+    assert result.best.auc_gain[1] == pytest.approx(tuple(expected))
+    assert Audit([LiRA()], **QUICK).run(played.table).best.auc_gain is None
+
+
+def test_exposure_is_the_fpr_at_which_a_patient_is_found(result):
+    scores, member = result.best.scores, result.member
+    for exposure, score in zip(result.exposure, scores, strict=True):
+        assert exposure == pytest.approx((scores[~member] >= score).mean())
+    fpr = 0.1
+    found = (result.exposure[member] <= fpr).mean()
+    assert found == pytest.approx(statistics.roc(scores, member).tpr_at(fpr))
+
+
+def test_utility_is_the_mean_on_each_side(result, played):
+    dice = pooled(played, played.table.signal("dice", "target"))
+    sides = result.utility["dice"]
+    assert sides["members"]["value"] == pytest.approx(dice[result.member].mean())
+    assert sides["nonmembers"]["value"] == pytest.approx(dice[~result.member].mean())
+    assert sides["gap"]["value"] == pytest.approx(dice[result.member].mean() - dice[~result.member].mean())
+    for side in sides.values():
+        assert side["ci"][0] < side["value"] < side["ci"][1]
+    # The normal interval of a mean of 30: the bootstrap's is about as wide.
+    width = 2 * 1.96 * dice[result.member].std() / np.sqrt(30)
+    assert sides["members"]["ci"][1] - sides["members"]["ci"][0] == pytest.approx(width, rel=0.25)
+
+
+def test_metrics_are_flat_and_finite(result):
+    flat = result.metrics()
+    expected = {f"{a.name} AUC" for a in ATTACKS} | {
+        f"{a.name} TPR@{fpr}" for a in ATTACKS for fpr in ("0.5", "0.1", "0.0333333")
+    }
+    assert set(flat) == expected
+    assert flat["global loss AUC"] == result.attack("global loss").auc
+    assert flat["global loss TPR@0.1"] == result.attack("global loss").tpr_at_fpr[0.1][0]
+    assert all(np.isfinite(value) for value in flat.values())
+
+
+def test_curve_and_band_are_lists_for_a_plot(result):
+    for attack in result.attacks:
+        curve = attack.roc
+        assert (curve["fpr"][0], curve["tpr"][0], curve["fpr"][-1], curve["tpr"][-1]) == (0, 0, 1, 1)
+        assert len(curve["band_fpr"]) == len(curve["band_low"]) == len(curve["band_high"])
+        assert all(low <= high for low, high in zip(curve["band_low"], curve["band_high"], strict=True))
+        assert all(isinstance(values, list) for values in curve.values())
+
+
+def test_the_same_seed_gives_the_same_result(result, played):
+    audit = Audit(ATTACKS, fprs=(0.5, 0.1, 1 / 30, 0.01), **QUICK)
+    assert plain(audit.run(played.table)) == plain(result)
+    other = replace(audit, seed=1).run(played.table)
+    assert plain(other) != plain(result)
+    assert [attack.auc for attack in other.attacks] == [attack.auc for attack in result.attacks]
+
+
+def test_the_order_of_attacks_decides_nothing(result, played):
+    backwards = Audit(ATTACKS[::-1], fprs=(0.5, 0.1, 1 / 30, 0.01), **QUICK).run(played.table)
+    for attack in ATTACKS:
+        assert plain(backwards.attack(attack.name)) == plain(result.attack(attack.name))
+    assert backwards.null == result.null
+    assert backwards.verdict.level == result.verdict.level
+
+
+def test_audited_models_can_be_chosen(played):
+    """Any model can be the target; a shadow's members were drawn like the target's."""
+    audited = Audit([LiRA()], **QUICK).run(
+        played.table, target="shadow_03", shadows=["target", "shadow_00", "shadow_01"]
+    )
+    np.testing.assert_array_equal(audited.member, played.table.members("shadow_03")[::2])
+    assert audited.best.n_shadow == 3
+
+
+# The unit
+
+
+def test_cases_as_units(played):
+    audited = Audit(ATTACKS, unit="case", **QUICK).run(played.table)
+    assert audited.unit_ids == played.table.case_ids
+    np.testing.assert_array_equal(audited.member, played.member)
+    for attack in audited.attacks:
+        assert attack.scores.shape == (120,)
+        assert attack.epsilon_lower_bound is None, "cases of a patient are not independent"
+
+
+def test_more_cases_of_a_patient_are_no_more_evidence():
+    """Every case three times: the same rates, the same intervals, the same p-value as once."""
+    once = game(n=60, shadows=4, delta=1.0)
+    table = once.table
+    copies = SignalTable(
+        table.model_ids,
+        tuple(f"{case}_{k}" for case in table.case_ids for k in range(3)),
+        tuple(np.repeat(table.patient_ids, 3).tolist()),
+        table.signals,
+        np.repeat(table.member, 3, axis=1),
+        np.repeat(table.values, 3, axis=1),
+    )
+    audit = Audit([GlobalLoss()], **QUICK)
+    expected = audit.run(table).best
+    for unit in ("patient", "case"):
+        found = replace(audit, unit=unit).run(copies).best
+        assert found.auc == pytest.approx(expected.auc)
+        assert found.auc_ci == pytest.approx(expected.auc_ci)
+        assert found.p_value == expected.p_value
+        assert found.advantage_ci == pytest.approx(expected.advantage_ci)
+    assert replace(audit, unit="patient").run(copies).best.epsilon_lower_bound == expected.epsilon_lower_bound
+
+
+# Refusals
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Returns what it is told to."""
+
+    scores: tuple[float, ...]
+    name: str = "broken"
+    signals: tuple[str, ...] = ()
+    min_shadows: int = 0
+
+    def __call__(self, knowledge):
+        """Not one finite score per case."""
+        return np.array(self.scores)
+
+
+@pytest.mark.parametrize("scores", [(1.0, 2.0), (np.nan,) * 40, (np.inf, *range(39))], ids=["shape", "NaN", "infinite"])
+def test_an_attack_that_breaks_its_contract_is_named(scores):
+    with pytest.raises(InputError, match=r"scores of attack 'broken' must be 40 finite numbers"):
+        Audit([Broken(scores)], **QUICK).run(game(n=40, shadows=0).table)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attacks": []}, "attacks must be a list of at least one attack"),
+        ({"unit": "slice"}, "unit must be 'patient' or 'case', got 'slice'"),
+        ({"access": "logits"}, "access must be one of mask, .*, got 'logits'"),
+        ({"confidence": 95}, r"confidence must be in \(0, 1\), got 95"),
+        ({"fprs": (0.1, 0.0)}, r"fprs must be in \(0, 1\), got 0.0"),
+        ({"fprs": (1,)}, r"fprs must be in \(0, 1\), got 1"),
+        ({"attacks": [LiRA(), LiRA()]}, "different names, got 'LiRA online, pooled variance: .*' more than once"),
+        ({"attacks": [EverySignal(), EverySignal()]}, "different names, got 'EverySignal' more than once"),
+        ({"attacks": [LiRA(variance="case")]}, "at least 4 for attack 'LiRA online, case variance: .*', got 3"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(options, message):
+    audit = Audit(**{"attacks": [GlobalLoss()], **options})
+    with pytest.raises(InputError, match=message):
+        audit.check(3)
+    with pytest.raises(InputError, match=message):
+        audit.run(game(n=40, shadows=3).table)
+
+
+def test_check_lets_pass_what_can_be_done():
+    Audit([GlobalLoss(), EverySignal(), LiRA(), LiRA("dice"), LiRA(mode="offline")]).check(3)
+
+
+def test_signals_that_are_missing_are_named():
+    table = game(n=40, shadows=4, signals=["dice"]).table
+    with pytest.raises(InputError, match="signal must be one of dice, got 'log_odds_foreground'"):
+        Audit([LiRA()], **QUICK).run(table)
+    with pytest.raises(InputError, match="signal must be one of dice, got 'iou'"):
+        Audit([Threshold("dice")], utility=("iou",), **QUICK).run(table)
+
+
+ACCESS = {"log_likelihood": "probabilities+label", "log_odds_foreground": "probabilities", "dice": "mask+label"}
+
+
+@pytest.mark.parametrize(
+    ("granted", "refused"),
+    [
+        ("mask", {"log_likelihood", "log_odds_foreground", "dice"}),
+        ("mask+label", {"log_likelihood", "log_odds_foreground"}),
+        ("probabilities", {"log_likelihood", "dice"}),
+        ("probabilities+label", set()),
+        ("white-box", set()),
+    ],
+)
+def test_access_that_is_not_granted_is_refused_by_name(granted, refused):
+    """Probabilities alone do not come with a reference segmentation, so that they do not grant Dice."""
+    table = game(n=40, shadows=0, access=ACCESS).table
+    for signal in SIGNALS:
+        audit = Audit([Threshold(signal)], access=granted, **QUICK)
+        if signal not in refused:
+            assert audit.run(table).best.access == ACCESS[signal]
+            continue
+        with pytest.raises(InputError) as error:
+            audit.run(table)
+        for part in (f"'threshold: {signal}'", repr(ACCESS[signal]), f"got {granted!r}"):
+            assert part in str(error.value)
+    audit = Audit([EverySignal()], access=granted, **QUICK)
+    if refused == set(SIGNALS):
+        with pytest.raises(InputError, match=f"attacks must be at least one with access '{granted}'"):
+            audit.run(table)
+    else:
+        names = {attack.name for attack in audit.run(table).attacks}
+        assert names == {f"threshold: {signal}" for signal in set(SIGNALS) - refused}
+
+
+def test_access_of_an_undeclared_signal_is_that_of_everything_released():
+    table = game(n=40, shadows=0).table
+    assert Audit([Threshold("dice")], **QUICK).run(table).best.access == "probabilities+label"
+
+
+# The verdict
+
+
+def driven_by_images(seed, n=100, n_features=6, shift=0.7):
+    """Members' images differ; the signal follows the images and remembers nothing."""
+    rng = np.random.default_rng(seed)
+    played = game(n=n, shadows=0, signals=["log_likelihood"], seed=seed)
+    features = rng.normal(size=(n, n_features)) + shift * played.member[:, None]
+    values = features.mean(axis=1) + 0.2 * rng.normal(size=n)
+    return replace(played.table, values=values[None, :, None]), features
+
+
+def audit_of(table, features=None, **options) -> AuditResult:
+    options = {"attacks": [GlobalLoss()], "utility": (), **QUICK, **options}
+    return Audit(**options).run(table, features=features)
+
+
+def test_no_leak_is_low():
+    null = game(n=100, shadows=8, delta=0.0, seed=1)
+    verdict = audit_of(null.table, attacks=ATTACKS).verdict
+    assert verdict.level == "low"
+    assert "nothing was shown" in verdict.reasons[0]
+    assert "no proof of privacy" in verdict.reasons[1]
+
+
+def test_a_strong_leak_is_high():
+    leak = game(n=100, shadows=8, delta=3.0)
+    result = audit_of(leak.table, attacks=ATTACKS)
+    assert result.verdict.level == "high"
+    assert result.best.name in result.verdict.reasons[0]
+    assert "0.7" in result.verdict.reasons[1]
+
+
+def test_a_small_leak_is_moderate():
+    """AUC Phi(.55 / sqrt 2) = .65 with 400 patients: clearly more than chance, clearly not above .7."""
+    leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
+    verdict = audit_of(leak.table, fprs=(0.1,)).verdict
+    assert verdict.level == "moderate"
+    assert "single patients may still stand out" in verdict.reasons[-1]
+
+
+def test_a_few_patients_who_stand_out_are_high():
+    """One member in seven gives itself away without a false alarm; the AUC is about .57, far below .7."""
+    quiet = game(n=400, shadows=0, delta=0.0, spread=0.0, seed=2)
+    values = quiet.table.values.copy()
+    values[0, np.flatnonzero(quiet.member)[:28]] += 50
+    result = audit_of(replace(quiet.table, values=values), fprs=(0.1, 0.01))
+    assert result.best.auc < 0.62
+    assert result.verdict.level == "high"
+    assert "1.0% of the others" in result.verdict.reasons[-1]
+
+
+def test_few_patients_are_inconclusive():
+    leak = game(n=36, shadows=4, delta=10.0, cases_per_patient=2)
+    verdict = audit_of(leak.table).verdict
+    assert verdict.level == "inconclusive"
+    assert "9 member and 9 non-member patients" in verdict.reasons[0]
+    enough = audit_of(leak.table, rules=VerdictRules(min_patients=9)).verdict
+    assert enough.level == "high"
+
+
+def test_few_patients_with_many_cases_are_few_patients():
+    leak = game(n=180, shadows=4, delta=10.0, cases_per_patient=10)
+    assert audit_of(leak.table, unit="case").verdict.level == "inconclusive"
+
+
+@pytest.mark.usefixtures("few_trees")
+def test_what_images_explain_is_inconclusive():
+    table, features = driven_by_images(1)
+    result = audit_of(table, features)
+    assert result.best.p_value < 0.05
+    assert result.blind.auc > 0.7
+    assert result.blind.access == "none"
+    assert result.attack_minus_blind[1][0] <= 0
+    assert result.verdict.level == "inconclusive"
+    assert any("blind baseline" in reason for reason in result.verdict.reasons)
+    assert audit_of(table).verdict.level == "high", "without image statistics it could not have been known"
+
+
+@pytest.mark.usefixtures("few_trees")
+def test_memory_beyond_the_images_is_high():
+    table, features = driven_by_images(1, shift=0.45)
+    result = audit_of(replace(table, values=table.values + 4.0 * table.member[..., None]), features)
+    assert result.attack_minus_blind[1][0] > 0
+    assert result.verdict.level == "high"
+    if result.blind.p_value < 0.05:
+        assert any("clearly better" in reason for reason in result.verdict.reasons)
+
+
+@pytest.mark.usefixtures("few_trees")
+def test_the_blind_baseline_is_paired_with_the_best_attack():
+    table, features = driven_by_images(3)
+    result = audit_of(table, features, attacks=[GlobalLoss(), Broken(tuple(range(100)))])
+    assert result.attack_minus_blind[0] == pytest.approx(result.best.auc - result.blind.auc)
+    low, high = result.attack_minus_blind[1]
+    assert low <= result.attack_minus_blind[0] <= high
+    again = audit_of(table, features, attacks=[GlobalLoss(), Broken(tuple(range(100)))])
+    assert plain(again) == plain(result)
+
+
+def test_without_image_statistics_there_is_no_blind_baseline(result):
+    assert result.blind is None
+    assert result.attack_minus_blind is None
+
+
+def test_rules_are_the_users():
+    leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
+    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_auc=0.55)).verdict.level == "high"
+    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_lift=1.2)).verdict.level == "high"
+    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(significance=0.001)).verdict.level == "low"
+    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(min_patients=201)).verdict.level == "inconclusive"
