@@ -40,7 +40,7 @@ class AttackResult:
         name: the attack's name.
         access: what the adversary needs.
         signals: what it reads.
-        n_shadow: how many shadows it had.
+        n_shadow: how many shadows it used.
         scores: one per unit, shape (U,), higher = more likely a member.
         auc: area under the ROC, and its interval.
         auc_ci: interval of the AUC.
@@ -110,6 +110,7 @@ class AuditResult:
     """What an audit found; :func:`monai_mia.report.write_report` prints it.
 
     Attributes:
+        target: id of the audited model in the table.
         unit: ``patient`` or ``case``.
         unit_ids: names of the U units; private.
         member: whether the target trained on a unit, shape (U,).
@@ -123,6 +124,7 @@ class AuditResult:
         seconds: time of the audit.
     """
 
+    target: str
     unit: str
     unit_ids: tuple[str, ...]
     member: NDArray[np.bool_]
@@ -157,6 +159,16 @@ class AuditResult:
                 if value is not None:
                     flat[f"{result.name} TPR@{fpr:g}"] = value[0]
         return flat
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What is scored and resampled: U units, the patient of each, and how often each occurs in B resamples."""
+
+    ids: tuple[str, ...]
+    member: NDArray[np.bool_]
+    groups: tuple[str, ...]
+    weights: Array
 
 
 @dataclass(frozen=True)
@@ -230,8 +242,8 @@ class Audit:
         knowledge = table.knowledge(target, shadows)
         self.check(len(knowledge.shadow))
         attacks = self._expanded(knowledge)
-        ids, member, groups = self._units(table, target)
-        weights = statistics.weights_by_group(member, groups, self.n_resamples, self.seed)
+        units = self._units(table, target)
+        member, groups = units.member, units.groups
 
         names, access, scores, seconds = [], [], [], []
         for attack in attacks:
@@ -254,13 +266,13 @@ class Audit:
         baseline = None
         if GlobalLoss().name in names:
             loss = stacked[names.index(GlobalLoss().name)]
-            baseline = float(statistics.roc(loss, member).auc), self._resampled_aucs(loss, member, weights)
+            baseline = float(statistics.roc(loss, member).auc), self._resampled_aucs(loss, units)
         results = []
         for k, attack in enumerate(attacks):
             results.append(
                 self._result(
-                    attack.name, access[k], attack.signals, len(knowledge.shadow), stacked[k], member, groups, weights,
-                    best_by_chance, baseline, seconds[k],
+                    attack.name, access[k], attack.signals, len(knowledge.shadow) if attack.min_shadows else 0,
+                    stacked[k], units, best_by_chance, baseline, seconds[k],
                 )
             )  # fmt: skip
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
@@ -273,14 +285,13 @@ class Audit:
                 blind_baseline(features, table.members(target), table.patient_ids, self.seed), table
             )
             chance = statistics.permuted_aucs(blind_scores[None], member, groups, self.n_permutations, self.seed)[:, 0]
-            blind = self._result(
-                "blind baseline", "none", (), 0, blind_scores, member, groups, weights, chance, None, 0.0
-            )
-            samples = [self._resampled_aucs(scored, member, weights) for scored in (best.scores, blind_scores)]
+            blind = self._result("blind baseline", "none", (), 0, blind_scores, units, chance, None, 0.0)
+            samples = [self._resampled_aucs(scored, units) for scored in (best.scores, blind_scores)]
             difference = best.auc - blind.auc, self._quantiles(samples[0] - samples[1])
         return AuditResult(
+            target=target,
             unit=self.unit,
-            unit_ids=tuple(ids),
+            unit_ids=units.ids,
             member=member,
             attacks=tuple(results),
             blind=blind,
@@ -291,7 +302,7 @@ class Audit:
                 "n_permutations": float(self.n_permutations),
             },
             exposure=_exposure(best.scores, member),
-            utility=self._utilities(table, target, member, groups, weights),
+            utility=self._utilities(table, target, units),
             verdict=judge(self.rules, results, blind, difference, member, groups),
             confidence=self.confidence,
             seconds=time.perf_counter() - start,
@@ -320,18 +331,21 @@ class Audit:
             raise InputError(f"attacks must be at least one with access {self.access!r}, got no signal that it grants.")
         return attacks
 
-    def _units(self, table: SignalTable, target: str) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-        members = table.members(target)
-        if self.unit == "case":
-            return list(table.case_ids), members, list(table.patient_ids)
-        names, share = statistics.group_means(members, table.patient_ids)
-        return [str(name) for name in names], share > 0.5, [str(name) for name in names]
+    def _units(self, table: SignalTable, target: str) -> _Units:
+        members, patients = table.members(target), list(table.patient_ids)
+        ids = list(table.case_ids)
+        if self.unit == "patient":
+            names, share = statistics.group_means(members, patients)
+            members, ids = share > 0.5, [str(name) for name in names]
+            patients = ids
+        weights = statistics.weights_by_group(members, patients, self.n_resamples, self.seed)
+        return _Units(tuple(ids), members, tuple(patients), weights)
 
     def _pool(self, values: Array, table: SignalTable) -> Array:
         return values if self.unit == "case" else statistics.group_means(values, table.patient_ids)[1]
 
-    def _resampled_aucs(self, scores: Array, member: NDArray[np.bool_], weights: Array) -> Array:
-        return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, member, weights)])
+    def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
+        return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
 
     def _quantiles(self, values: Array) -> Interval:
         low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
@@ -344,13 +358,12 @@ class Audit:
         signals: tuple[str, ...],
         n_shadow: int,
         scores: Array,
-        member: NDArray[np.bool_],
-        groups: Sequence[str],
-        weights: Array,
+        units: _Units,
         chance: Array,
         baseline: tuple[float, Array] | None,
         seconds: float,
     ) -> AttackResult:
+        member, groups, weights = units.member, units.groups, units.weights
         curve = statistics.roc(scores, member)
         grid = np.geomspace(statistics.resolution(member), 1.0, _BAND_POINTS)
         aucs, advantages, tprs, band = [], [], [], []
@@ -414,9 +427,8 @@ class Audit:
             low, high = min(low, exact[0]), max(high, exact[1])
         return low, high
 
-    def _utilities(
-        self, table: SignalTable, target: str, member: NDArray[np.bool_], groups: Sequence[str], weights: Array
-    ) -> dict[str, dict[str, Any]]:
+    def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Any]]:
+        member, weights = units.member, units.weights
         result: dict[str, dict[str, Any]] = {}
         for name in self.utility:
             values = self._pool(table.signal(name, target), table)

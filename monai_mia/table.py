@@ -166,7 +166,9 @@ class SignalTable:
         if shadows is None:
             shadows = [model for model in self.model_ids if model != target]
         if target in shadows:
-            raise InputError(f"shadows must not hold the target, got {target!r} among them. Its membership is the secret.")
+            raise InputError(
+                f"shadows must not hold the target, got {target!r} among them. Its membership is the secret."
+            )
         index = [self.model_ids.index(model) for model in shadows]
         return Knowledge(
             signals=self.signals,

@@ -22,6 +22,7 @@ from monai_mia.attacks import (
     Threshold,
     offline_lira,
     online_lira,
+    standard_attacks,
     without_offsets,
 )
 from monai_mia.errors import InputError
@@ -86,6 +87,40 @@ def test_every_signal_stands_for_the_thresholds_that_are_missing():
     assert EverySignal().attacks(knowledge, ()) == tuple(Threshold(name) for name in oracles.SIGNALS)
     others = (GlobalLoss(), LiRA("dice"), EverySignal(), Threshold("log_odds_foreground"))
     assert EverySignal().attacks(knowledge, others) == (Threshold("dice"),)
+
+
+# Standard attacks
+
+
+@pytest.mark.parametrize("shadows", [0, 1, 2, 3, 4, 5, 8])
+def test_standard_attacks_can_be_carried_out_with_as_many_shadows(shadows):
+    knowledge = game(n=20, shadows=shadows).knowledge
+    attacks = standard_attacks(shadows)
+    names = [attack.name for attack in attacks]
+    assert len(set(names)) == len(names)
+    assert names[0] == "global loss"
+    for attack in attacks:
+        if isinstance(attack, EverySignal):
+            assert [threshold.signal for threshold in attack.attacks(knowledge, tuple(attacks))] == [
+                "log_odds_foreground",
+                "dice",
+            ]
+        else:
+            assert np.isfinite(attack(knowledge)).all()
+
+
+def test_more_shadows_allow_more_standard_attacks():
+    before = {type(attack) for attack in standard_attacks(1)}
+    two, four = ({attack.name for attack in standard_attacks(n)} for n in (2, 4))
+    assert before == {GlobalLoss, EverySignal}
+    assert {DifficultyCalibration(name).name for name in ("log_likelihood", SIGNAL)} <= two < four
+    assert {LiRA(SIGNAL).name, LiRA("log_likelihood", "offline").name} <= four - two
+
+
+@pytest.mark.parametrize("shadows", [-1, 2.0, "4", None])
+def test_standard_attacks_refuse_what_is_no_number_of_shadows(shadows):
+    with pytest.raises(InputError, match="n_shadow must be a whole number, at least 0, got"):
+        standard_attacks(shadows)
 
 
 # Difficulty calibration

@@ -79,15 +79,15 @@ def test_standard_properties(bundle: Path, config: str, kind: str) -> None:
     )
     workflow.parser.parse(True)
     missing = [
-        name
-        for name, prop in workflow.properties.items()
-        if prop["required"] and prop["id"] not in workflow.parser
+        name for name, prop in workflow.properties.items() if prop["required"] and prop["id"] not in workflow.parser
     ]
     assert not missing
 
 
 def test_train_and_inference_agree(bundle: Path) -> None:
-    train, inference = (json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in ("train", "inference"))
+    train, inference = (
+        json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in ("train", "inference")
+    )
     assert train["network_def"] == inference["network_def"]
 
 
@@ -106,8 +106,8 @@ def test_it_trains_on_several_devices(copy: Path) -> None:
     """Two processes on a CPU; on GPUs the same config uses nccl."""
     configs = f"['{copy / 'configs/train.json'}','{copy / 'configs/multi_gpu_train.json'}']"
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
-        "--config_file", configs, "--bundle_root", str(copy), "--ckpt_dir", str(copy / "several"),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "monai.bundle", "run", "--config_file", configs, "--bundle_root", str(copy), "--ckpt_dir", str(copy / "several"),
         "--train#trainer#max_epochs", "1", "--val_interval", "1",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
@@ -121,7 +121,8 @@ def test_phantom_audit_as_a_command(tmp_path: Path, hashes: Hashes) -> None:
     before = hashes(BUNDLES)
     result = run_bundle(
         "run", "--config_file", str(PHANTOM / "configs/audit.yaml"), "--output_dir", str(tmp_path / "out"),
-        "--patients", "6", "--shadows", "2", "--n_jobs", "1", "--study#train_overrides", "{'train#trainer#max_epochs': 1}",
+        "--patients", "6", "--shadows", "2", "--n_jobs", "1",
+        "--study#train_overrides", "{'train#trainer#max_epochs': 1}",
     )  # fmt: skip
     assert "AUC [95% interval]" in result.stderr + result.stdout
     assert "Verdict: INCONCLUSIVE" in result.stderr + result.stdout

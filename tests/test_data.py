@@ -89,7 +89,10 @@ class TestReading:
             (lambda p: (p / "dataset.json").write_text("{"), "must be JSON"),
             (lambda p: (p / "dataset.json").write_text("{}"), "must have a list 'training'"),
             (lambda p: (p / "dataset.json").write_text('{"training": []}'), "at least one case"),
-            (lambda p: (p / "dataset.json").write_text('{"training": [{"image": "x"}]}'), "item 0 .* must have 'label'"),
+            (
+                lambda p: (p / "dataset.json").write_text('{"training": [{"image": "x"}]}'),
+                "item 0 .* must have 'label'",
+            ),
             (lambda p: [(p / d).mkdir() for d in ("images", "labels")], "at least one case"),
         ],
     )
@@ -183,7 +186,9 @@ class TestExamination:
         from monai_mia.data import examination
 
         examine_case = examination._examine_case
-        monkeypatch.setattr(examination, "_examine_case", lambda c, n: (read.append(c["case_id"]), examine_case(c, n))[1])
+        monkeypatch.setattr(
+            examination, "_examine_case", lambda c, n: (read.append(c["case_id"]), examine_case(c, n))[1]
+        )
         second = examine(cases, 3, tmp_path / "examination.csv")
         assert read == ["b"]
         assert first.fingerprints[0] == second.fingerprints[0]

@@ -139,7 +139,9 @@ def test_attacks_at_the_end_of_an_evaluation(tmp_path: Path) -> None:
     for shadow in range(2):
         evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
     audit = Audit([attacks.GlobalLoss(), attacks.EverySignal()], fprs=(0.5,), n_resamples=50, n_permutations=50)
-    post = Compose([Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2)])
+    post = Compose(
+        [Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2)]
+    )
     metric = {"dice": MeanDice(include_background=False, output_transform=from_engine(["pred", "label"]))}
     evaluator = evaluate(
         [
@@ -167,9 +169,13 @@ class TestTraining:
         data = Dataset(items(), Compose([RandGaussianNoised("image", prob=0.5), Lambdad("image", lambda x: x)]))
         optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
         trainer = SupervisedTrainer(
-            device=torch.device("cpu"), max_epochs=epochs, train_data_loader=DataLoader(data, batch_size=4, shuffle=True),
-            network=net, optimizer=optimizer, loss_function=lambda x, y: torch.nn.functional.cross_entropy(x, y[:, 0].long()),
-        )  # fmt: skip
+            device=torch.device("cpu"),
+            max_epochs=epochs,
+            train_data_loader=DataLoader(data, batch_size=4, shuffle=True),
+            network=net,
+            optimizer=optimizer,
+            loss_function=lambda x, y: torch.nn.functional.cross_entropy(x, y[:, 0].long()),
+        )
         if path:
             Checkpointer(path, {"network": net, "optimizer": optimizer}, key).attach(trainer)
         EpochSeeder(3, data).attach(trainer)

@@ -179,9 +179,7 @@ class TestContract:
             better = 0.2 * release.values + 0.8 * one_hot
         else:
             better = label.clone()
-        perfect = segmentation_signals(
-            Release(better, release.kind, release.activation, release.n_classes), label
-        )
+        perfect = segmentation_signals(Release(better, release.kind, release.activation, release.n_classes), label)
         for signal, value in segmentation_signals(release, label).items():
             assert perfect[signal] >= value - 1e-9, signal
 

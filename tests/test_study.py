@@ -215,7 +215,10 @@ class TestRefusals:
             ({"seed": -3}, ["seed must be"]),
             ({"bundle_root": "nowhere"}, ["bundle_root", "configs/train.json", "--bundle_root"]),
             ({"inference_files": ["configs/logging.conf"]}, ["must be configs of a bundle"]),
-            ({"inference_files": ["configs/metadata.json"], "inference_overrides": {}}, ["must define network_def, inferer, preprocessing"]),
+            (
+                {"inference_files": ["configs/metadata.json"], "inference_overrides": {}},
+                ["must define network_def, inferer, preprocessing"],
+            ),
             ({"train_files": ["configs/inference.json"], "train_overrides": {}}, ["must define train#dataset#data"]),
             ({"train_overrides": {"train#no#such": 1}}, ["override 'train#no#such'"]),
             ({"cohort": "nowhere"}, ["dataset_dir", "'nowhere'", "does not exist"]),
@@ -274,12 +277,10 @@ class TestRefusals:
     def test_checkpoint_of_another_network(self, study: Study, cohort: Any, tmp_path: Path) -> None:
         checkpoint = Path(study.output_dir) / "private/models/target/model.pt"
         ids = sorted({case["patient_id"] for case in cohort})
-        message = stop(
-            small_study(
-                cohort, tmp_path, checkpoint=str(checkpoint), members=ids[:4], nonmembers=ids[4:],
-                shadows=0, audit=Audit([attacks.GlobalLoss()]), inference_overrides={"network_def#channels": [4, 8, 16]},
-            )  # fmt: skip
-        )
+        options = {"checkpoint": str(checkpoint), "members": ids[:4], "nonmembers": ids[4:], "shadows": 0}
+        wider = {"network_def#channels": [4, 8, 16]}
+        audit = Audit([attacks.GlobalLoss()])
+        message = stop(small_study(cohort, tmp_path, audit=audit, inference_overrides=wider, **options))
         assert "must hold the weights of network_def" in message
         assert "misshapen" in message
 

@@ -75,9 +75,10 @@ def read_cohort(
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")
     if patient_id is None and not all(case.get("patient_id") for case in cases):
         logger.warning(
-            "No patient_id in %s: each such case is taken for a patient of its own. If some patients have several cases, "
-            "add patient_id, or the audit's intervals will be too narrow.", path,
-        )  # fmt: skip
+            "No patient_id in %s: each such case is taken for a patient of its own. If a patient has several cases, add "
+            "patient_id, or the audit's intervals will be too narrow.",
+            path,
+        )
     root = (path if path.is_dir() else path.parent).resolve()
     return [_completed(case, root, patient_id or (lambda case: str(case["case_id"]))) for case in cases]
 

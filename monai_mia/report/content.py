@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.statistics import resolution
 
 __all__ = ["SCHEMA", "as_json", "summary"]
 
@@ -40,7 +41,8 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
         "exposure": {
             "attack": result.best.name,
             "definition": "share of non-members that score at least as high as the member",
-            "n_patients": int(result.member.sum()),
+            f"n_{result.unit}s": int(result.member.sum()),
+            "resolution": resolution(result.member),
             "quantiles": {f"{q:g}": float(np.quantile(found, q)) for q in _EXPOSURE_QUANTILES},
             "share_exposed_at_fpr": {
                 f"{fpr:g}": float((found <= fpr + 1e-12).mean())  # as the TPR allows for rounding

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit import AttackResult, AuditResult
-from monai_mia.designs import TARGET
-from monai_mia.errors import InputError
 from monai_mia.report import figures
 from monai_mia.report.content import as_json
 from monai_mia.report.figures import Curve, Picture
@@ -96,36 +94,20 @@ class _Facts:
     def __init__(self, result: AuditResult, table: SignalTable) -> None:
         self.result = result
         self.table = table
-        self.target = self._target()
-        self.signals = {name: self._pool(table.signal(name, self.target)) for name in table.signals}
+        self.signals = {name: self._pool(table.signal(name, result.target)) for name in table.signals}
 
     def _pool(self, values: Array) -> Array:
         return values if self.result.unit == "case" else group_means(values, self.table.patient_ids)[1]
 
-    def _target(self) -> str:
-        """The audited model: the one whose membership the result holds."""
-        for model in sorted(self.table.model_ids, key=lambda model: model != TARGET):
-            member = self._pool(self.table.members(model).astype(np.float64)) > 0.5
-            if np.array_equal(member, self.result.member):
-                return model
-        raise InputError(
-            f"table must be the one that was audited, got {len(self.table.model_ids)} models none of which has the "
-            "membership of the result."
-        )
-
     def plain(self, attack: AttackResult) -> bool:
-        """Whether an attack is a signal of the target and nothing else, so that it needs no shadow."""
+        """Whether an attack is a signal of the target and nothing else."""
         return len(attack.signals) == 1 and np.array_equal(attack.scores, self.signals[attack.signals[0]])
-
-    def n_shadow(self, attack: AttackResult) -> int:
-        """How many shadows an attack used."""
-        return 0 if self.plain(attack) else attack.n_shadow
 
     def curves(self) -> list[Curve]:
         """A handful of attacks: the best, the best that needs no shadow, the baseline, and the blind one."""
         best = self.result.best
         curves = [Curve("best", f"best attack: {best.name}", best, True)]
-        cheap = next((attack for attack in self.result.attacks if not self.n_shadow(attack)), None)
+        cheap = next((attack for attack in self.result.attacks if not attack.n_shadow), None)
         loss = self.loss
         if cheap is not None and cheap is not best and cheap is not loss:
             curves.append(Curve("no shadow", f"best without shadows: {cheap.name}", cheap, False))
@@ -167,7 +149,7 @@ def _page(
     panels: Sequence[Picture],
     exposure: Picture,
 ) -> str:
-    rows = [{**row, "n_shadow": facts.n_shadow(a)} for row, a in zip(content["attacks"], result.attacks, strict=True)]
+    rows = content["attacks"]
     top = [row for k, row in enumerate(rows) if k < _N_ROWS or row["name"] == GlobalLoss().name]
     rates = result.best.tpr_at_fpr
     levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in rows)]
