@@ -347,6 +347,16 @@ def test_access_of_an_undeclared_signal_is_that_of_everything_released():
 # The verdict
 
 
+def test_a_constant_score_shows_nothing():
+    """Chance always reaches an AUC of one half: p is 1, however membership is dealt."""
+    result = audit_of(game(n=40, shadows=0).table, attacks=[Broken((7.0,) * 40)])
+    best = result.best
+    assert (best.auc, best.auc_ci, best.p_value, best.advantage) == (0.5, (0.5, 0.5), 1.0, 0.0)
+    assert best.epsilon_lower_bound.value == 0
+    assert best.tpr_at_fpr[0.1][0] == 0
+    assert result.verdict.level == "low"
+
+
 def driven_by_images(seed, n=100, n_features=6, shift=0.7):
     """Members' images differ; the signal follows the images and remembers nothing."""
     rng = np.random.default_rng(seed)

@@ -107,8 +107,8 @@ def test_it_trains_on_several_devices(copy: Path) -> None:
     configs = f"['{copy / 'configs/train.json'}','{copy / 'configs/multi_gpu_train.json'}']"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-        "-m", "monai.bundle", "run", "--config_file", configs, "--bundle_root", str(copy), "--ckpt_dir", str(copy / "several"),
-        "--train#trainer#max_epochs", "1", "--val_interval", "1",
+        "-m", "monai.bundle", "run", "--config_file", configs, "--bundle_root", str(copy),
+        "--ckpt_dir", str(copy / "several"), "--train#trainer#max_epochs", "1", "--val_interval", "1",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]

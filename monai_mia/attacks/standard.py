@@ -33,5 +33,6 @@ def standard_attacks(n_shadow: int) -> list[Attack | EverySignal]:
         if n_shadow >= 2:
             attacks.append(DifficultyCalibration(signal))
         if n_shadow >= 4:
-            attacks += [LiRA(signal), LiRA(signal, variance="case"), LiRA(signal, mode="offline")]
+            # Offline LiRA with a pooled variance would rank cases as difficulty calibration does.
+            attacks += [LiRA(signal), LiRA(signal, variance="case"), LiRA(signal, mode="offline", variance="case")]
     return attacks

@@ -75,8 +75,8 @@ def read_cohort(
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")
     if patient_id is None and not all(case.get("patient_id") for case in cases):
         logger.warning(
-            "No patient_id in %s: each such case is taken for a patient of its own. If a patient has several cases, add "
-            "patient_id, or the audit's intervals will be too narrow.",
+            "No patient_id in %s: each such case is taken for a patient of its own. If a patient has several cases, "
+            "add patient_id, or the audit's intervals will be too narrow.",
             path,
         )
     root = (path if path.is_dir() else path.parent).resolve()
