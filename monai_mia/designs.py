@@ -110,15 +110,15 @@ class Design:
                     f"{' and more' if len(unknown) > 5 else ''}."
                 )
 
-        def named(case: Case, side: Sequence[str]) -> bool:
+        def named(case: Case, side: set[str]) -> bool:
             return str(case["case_id"]) in side or str(case["patient_id"]) in side
 
         ins, outs = set(members), set(nonmembers)
-        both = [str(case["case_id"]) for case in cases if named(case, list(ins)) and named(case, list(outs))]
+        both = [str(case["case_id"]) for case in cases if named(case, ins) and named(case, outs)]
         if both:
             raise InputError(f"members and nonmembers must not overlap, got case {', '.join(map(repr, both))} in both.")
-        kept = [case for case in cases if named(case, list(ins | outs))]
-        target = np.array([named(case, list(ins)) for case in kept], dtype=bool)
+        kept = [case for case in cases if named(case, ins | outs)]
+        target = np.array([named(case, ins) for case in kept], dtype=bool)
         return cls(tuple(kept), {TARGET: target, **_shadows(kept, shadows, seed)}, "observational", seed)
 
     @property

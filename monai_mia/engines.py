@@ -30,7 +30,7 @@ from torch import nn
 from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.errors import InputError
-from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile, SignalRecorder, save_tensors
+from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile, SignalRecorder, tensor_bytes
 
 __all__ = ["BundleConfig", "Query", "Training", "load_weights"]
 
@@ -181,17 +181,17 @@ class Training:
                 )
             network = trainer.network
             network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-            save_tensors(self.path, {name: value.cpu() for name, value in network.state_dict().items()})
-            about = {
-                "key": self.key,
-                "model_id": self.model_id,
-                "seed": self.seed,
-                "epochs": trainer.state.epoch,
-                "n_cases": len(self.members),
-                "final_loss": sum(losses) / len(losses) if losses else None,
-                "seconds": time.perf_counter() - start,
-            }
-            files.write_json(self.path.with_suffix(".json"), about)
+            files.write_artefact(
+                self.path,
+                tensor_bytes({name: value.cpu() for name, value in network.state_dict().items()}),
+                key=self.key,
+                model_id=self.model_id,
+                seed=self.seed,
+                epochs=trainer.state.epoch,
+                n_cases=len(self.members),
+                final_loss=sum(losses) / len(losses) if losses else None,
+                seconds=time.perf_counter() - start,
+            )
             checkpointer.path.unlink(missing_ok=True)
 
     def _trainer(self) -> tuple[Any, Any, dict[str, Any]]:

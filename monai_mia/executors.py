@@ -16,9 +16,11 @@ from typing import Protocol
 
 import torch
 from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from monai_mia import files
+from monai_mia.errors import InputError
 
 __all__ = ["Job", "run_jobs"]
 
@@ -48,6 +50,9 @@ def run_jobs(jobs: Sequence[Job], description: str, n_jobs: int | None = None) -
         description: what the bar says.
         n_jobs: processes; by default one a CPU core, or one alone where there is a GPU. One runs in this process.
             Any backend of joblib can be chosen around the call with ``joblib.parallel_config``.
+
+    Raises:
+        InputError: a process was killed, most likely for memory.
     """
     if not jobs:
         return
@@ -55,7 +60,13 @@ def run_jobs(jobs: Sequence[Job], description: str, n_jobs: int | None = None) -
         n_jobs = 1 if torch.cuda.is_available() else cpu_count()
     n_jobs = max(1, min(n_jobs, len(jobs)))
     with _watched(jobs, description):
-        Parallel(n_jobs=n_jobs)(delayed(_run)(job, os.getpid()) for job in jobs)
+        try:
+            Parallel(n_jobs=n_jobs)(delayed(_run)(job, os.getpid()) for job in jobs)
+        except TerminatedWorkerError as error:
+            raise InputError(
+                f"n_jobs must be small enough for the machine's memory, got {n_jobs}: a process was killed while "
+                f"{description}. Lower --n_jobs; what was finished is kept, run the command again to resume."
+            ) from error
 
 
 def _run(job: Job, parent: int) -> None:

@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "is_current", "private_folder", "read_json", "sha256", "write", "write_json"]
+__all__ = [
+    "digest",
+    "is_current",
+    "private_folder",
+    "read_json",
+    "sha256",
+    "write",
+    "write_artefact",
+    "write_json",
+]
 
 
 def write(path: str | os.PathLike[str], content: str | bytes, private: bool = True) -> Path:
@@ -63,13 +72,22 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def is_current(path: str | os.PathLike[str], key: str) -> bool:
-    """Whether a finished artefact is there and was made from exactly what ``key`` hashes.
+def write_artefact(path: str | os.PathLike[str], content: str | bytes, **about: Any) -> None:
+    """Write what a step makes, ``x.csv``, and then ``x.json`` beside it: its SHA-256, its key and what else is known.
 
-    An artefact ``x.csv`` is accompanied by ``x.json``, written after it, which holds its key.
+    An older ``x.json`` goes first, so that it never vouches for a newer artefact.
     """
     path = Path(path)
-    return path.is_file() and read_json(path.with_suffix(".json")).get("key") == key
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write(path, content)
+    write_json(path.with_suffix(".json"), {"sha256": sha256(path), **about})
+
+
+def is_current(path: str | os.PathLike[str], key: str) -> bool:
+    """Whether an artefact is there, is whole, and was made from exactly what ``key`` hashes."""
+    path = Path(path)
+    about = read_json(path.with_suffix(".json"))
+    return path.is_file() and about.get("key") == key and about.get("sha256") == sha256(path)
 
 
 def private_folder(path: str | os.PathLike[str]) -> Path:

@@ -261,7 +261,7 @@ class Checkpointer:
     def save(self, engine: Engine) -> None:
         """Write the checkpoint."""
         state = {name: item.state_dict() for name, item in self.objects.items()}
-        save_tensors(self.path, {"key": self.key, "epoch": engine.state.epoch, **state})
+        files.write(self.path, tensor_bytes({"key": self.key, "epoch": engine.state.epoch, **state}))
 
     def load(self, engine: Engine) -> None:
         """Load the checkpoint, if there is one of this very training."""
@@ -277,11 +277,11 @@ class Checkpointer:
         engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
 
 
-def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """``torch.save``, atomically."""
+def tensor_bytes(content: Mapping[str, Any]) -> bytes:
+    """What ``torch.save`` would write; in memory first, so that it is written whole or not at all."""
     buffer = BytesIO()
     torch.save(dict(content), buffer)
-    files.write(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 class ProgressFile:

@@ -8,6 +8,7 @@ Files are the state. Every step is keyed by a hash of what it depends on, and is
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import logging
 import os
@@ -35,6 +36,9 @@ from monai_mia.table import SignalTable
 __all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
+
+# What a full or forbidden disk says; any other OSError is a bug of ours.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 #: Version of study.json.
 SCHEMA = "1"
@@ -95,6 +99,8 @@ class Study:
         except InputError as error:
             raise SystemExit(f"monai_mia: {error}") from error
         except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
             where = f" {error.filename}" if error.filename else ""
             raise SystemExit(
                 f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "

@@ -249,5 +249,4 @@ def write_signals(
     for n in sorted(range(len(case_ids)), key=lambda n: case_ids[n]):
         values = [repr(float(column[n])) for column in signals.values()]
         writer.writerow([model_id, case_ids[n], patient_ids[n], int(member[n]), *values])
-    files.write(path, buffer.getvalue())
-    files.write_json(Path(path).with_suffix(".json"), {"model_id": model_id, "access": dict(access), **about})
+    files.write_artefact(path, buffer.getvalue(), model_id=model_id, access=dict(access), **about)

@@ -127,16 +127,33 @@ def test_a_missing_or_torn_file_reads_as_empty(tmp_path, content):
     assert files.read_json(tmp_path / "x.json") == {}
 
 
-def test_an_artefact_is_current_with_its_key_alone(tmp_path):
+def test_an_artefact_is_current_if_it_is_whole_and_of_that_key(tmp_path):
     path = tmp_path / "x.csv"
     assert not files.is_current(path, "k")
-    files.write(path, "1")
-    assert not files.is_current(path, "k"), "the key is written after the artefact: it may be torn"
-    files.write_json(tmp_path / "x.json", {"key": "k"})
+    files.write_artefact(path, "abc", key="k", seconds=1)
     assert files.is_current(path, "k")
+    assert files.read_json(tmp_path / "x.json")["seconds"] == 1
     assert not files.is_current(path, "other")
+    path.write_text("ab")
+    assert not files.is_current(path, "k"), "a torn artefact"
     path.unlink()
     assert not files.is_current(path, "k")
+
+
+def test_an_older_key_never_vouches_for_a_newer_artefact(tmp_path, monkeypatch):
+    """Killed between the artefact and its key: neither key holds."""
+    path = tmp_path / "x.csv"
+    files.write_artefact(path, "old", key="old")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_artefact(path, "new", key="new")
+    assert path.read_text() == "new"
+    assert not files.is_current(path, "old")
+    assert not files.is_current(path, "new")
 
 
 # Hashes

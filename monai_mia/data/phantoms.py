@@ -54,8 +54,7 @@ def phantom_cohort(
                 data = volume.to_bytes()
                 files.write(case[name], _gzip(data))
         lines = [f"{case['case_id']},{case['patient_id']}" for case in cases]
-        files.write(folder / "cohort.csv", "\n".join(["case_id,patient_id", *lines]) + "\n")
-        files.write_json(folder / "cohort.json", {"key": key})
+        files.write_artefact(folder / "cohort.csv", "\n".join(["case_id,patient_id", *lines]) + "\n", key=key)
     return cases
 
 

@@ -25,7 +25,8 @@ from monai_mia.signals import Release, segmentation_signals
 signals, device = sys.argv[1] == "both", sys.argv[2]
 torch.manual_seed(0)
 torch.set_num_threads(2)
-net = UNet(3, 1, 3, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2, norm="BATCH").eval().to(device)
+net = UNet(3, 1, 3, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2, norm="BATCH")
+net = net.eval().to(device)
 image = torch.randn(1, 1, 256, 256, 128, device=device)
 label = torch.randint(0, 3, (1, 32, 32, 16), device=device)
 for dim in (1, 2, 3):
