@@ -114,7 +114,7 @@ def test_more_shadows_allow_more_standard_attacks():
     two, four = ({attack.name for attack in standard_attacks(n)} for n in (2, 4))
     assert before == {GlobalLoss, EverySignal}
     assert {DifficultyCalibration(name).name for name in ("log_likelihood", SIGNAL)} <= two < four
-    assert {LiRA(SIGNAL).name, LiRA("log_likelihood", "offline").name} <= four - two
+    assert {LiRA(SIGNAL).name, LiRA("log_likelihood", variance="case").name} <= four - two
 
 
 @pytest.mark.parametrize("shadows", [-1, 2.0, "4", None])

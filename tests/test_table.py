@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROPERTY, game
 
+from monai_mia import files
 from monai_mia.errors import InputError
 from monai_mia.table import ACCESS_LEVELS, Knowledge, SignalTable, write_signals
 
@@ -35,8 +36,8 @@ def write_table(table: SignalTable, folder: Path) -> None:
         )
 
 
-def small(folder: Path, **files: dict) -> Path:
-    """A target and a shadow on four patients; ``files`` changes what is written for a model."""
+def small(folder: Path, **changes: dict) -> Path:
+    """A target and a shadow on four patients; ``changes`` replaces what is written for a model."""
     defaults = {
         "case_ids": ["c1", "c2", "c3", "c4"],
         "patient_ids": ["p1", "p2", "p3", "p4"],
@@ -45,7 +46,7 @@ def small(folder: Path, **files: dict) -> Path:
         "access": {"dice": "mask+label"},
     }
     for model in ("target", "shadow_00"):
-        write_signals(folder / f"{model}.csv", model, **{**defaults, **files.get(model, {})})
+        write_signals(folder / f"{model}.csv", model, **{**defaults, **changes.get(model, {})})
     return folder
 
 
@@ -128,17 +129,16 @@ def test_the_file_is_as_documented(tmp_path):
     assert lines[0] == "model_id,case_id,patient_id,member,dice,loss"
     assert lines[1] == "target,c1,p1,1,0.1,1.0"
     about = json.loads((tmp_path / "target.json").read_text())
-    assert about == {"model_id": "target", "access": {"dice": "mask+label"}}
+    hashed = files.sha256(tmp_path / "target.csv")
+    assert about == {"sha256": hashed, "model_id": "target", "access": {"dice": "mask+label"}}
 
 
 def test_what_the_rows_depend_on_is_kept_beside_them(tmp_path):
     write_signals(tmp_path / "m.csv", "m", ["c"], ["p"], [True], {"s": [1.0]}, {}, key="abc", release="mask")
-    assert json.loads((tmp_path / "m.json").read_text()) == {
-        "model_id": "m",
-        "access": {},
-        "key": "abc",
-        "release": "mask",
-    }
+    about = json.loads((tmp_path / "m.json").read_text())
+    assert about["key"] == "abc"
+    assert about["release"] == "mask"
+    assert files.is_current(tmp_path / "m.csv", "abc")
 
 
 def test_models_can_be_named(tmp_path):
