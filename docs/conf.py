@@ -11,7 +11,7 @@ from monai_mia import __version__
 
 project = "monai_mia"
 author = "The monai_mia contributors"
-copyright = f"2026, {author}"  # noqa: A001
+copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]

@@ -96,12 +96,15 @@ class VerdictRules:
         significance: an attack counts if chance gives its AUC less often than this, over all attacks tried.
         high_auc: the verdict is ``high`` if the best attack's interval of the AUC lies above this.
         high_lift: or if the interval of its TPR, at some reported FPR, lies above this many times the FPR.
+        min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
+            than this, or the audit is ``inconclusive``.
         min_patients: fewer patients than this on a side are ``inconclusive``.
     """
 
     significance: float = 0.05
     high_auc: float = 0.7
     high_lift: float = 4.0
+    min_gain_over_blind: float = 0.1
     min_patients: int = 10
 
 
@@ -281,10 +284,7 @@ class Audit:
 
         blind = difference = None
         if features is not None:
-            blind_scores = self._pool(
-                blind_baseline(features, table.members(target), table.patient_ids, self.seed), table
-            )
-            chance = statistics.permuted_aucs(blind_scores[None], member, groups, self.n_permutations, self.seed)[:, 0]
+            blind_scores, chance = self._blind(features, table, target)
             blind = self._result("blind baseline", "none", (), 0, blind_scores, units, chance, None, 0.0)
             samples = [self._resampled_aucs(scored, units) for scored in (best.scores, blind_scores)]
             difference = best.auc - blind.auc, self._quantiles(samples[0] - samples[1])
@@ -307,6 +307,16 @@ class Audit:
             confidence=self.confidence,
             seconds=time.perf_counter() - start,
         )
+
+    def _blind(self, features: Array, table: SignalTable, target: str) -> tuple[Array, Array]:
+        """The blind baseline's scores, shape (U,), and its AUCs when it is fitted to permuted memberships, (P,)."""
+        member, patients = table.members(target), table.patient_ids
+        dealt = statistics.permuted_members(member, patients, self.n_permutations, self.seed)
+        every = np.concatenate([member[None], dealt])
+        scores = blind_baseline(features, every, patients, self.seed)
+        pooled = np.stack([self._pool(row, table) for row in scores])
+        sides = np.stack([self._pool(row.astype(np.float64), table) > 0.5 for row in every])
+        return pooled[0], statistics.aucs(pooled, sides)[1:]
 
     def _expanded(self, knowledge: Knowledge) -> list[Attack]:
         attacks: list[Attack] = []
@@ -399,7 +409,7 @@ class Audit:
             n_shadow=n_shadow,
             scores=scores,
             auc=auc,
-            auc_ci=self._quantiles(resampled),
+            auc_ci=self._auc_interval(auc, resampled, member),
             p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
             tpr_at_fpr=rates,
             advantage=float(curve.advantage),
@@ -417,6 +427,14 @@ class Audit:
             },
             seconds=seconds,
         )
+
+    def _auc_interval(self, auc: float, samples: Array, member: NDArray[np.bool_]) -> Interval:
+        """The wider of bootstrap and, where units are independent, score interval: near 1 a bootstrap is too narrow."""
+        low, high = self._quantiles(samples)
+        if self.unit == "patient":
+            score = statistics.auc_interval(auc, int(member.sum()), int((~member).sum()), self.confidence)
+            low, high = min(low, score[0]), max(high, score[1])
+        return low, high
 
     def _tpr_interval(self, value: float, samples: Array, member: NDArray[np.bool_]) -> Interval:
         """The wider of bootstrap and, where units are independent, exact: a bootstrap of 0 or 1 has no width."""
@@ -472,7 +490,7 @@ def judge(
     if blind is not None and attack_minus_blind is not None and blind.p_value < rules.significance:
         told = f"membership can be told without the model (blind baseline, AUC {_with_ci(blind.auc, blind.auc_ci)})"
         gain = _with_ci(*attack_minus_blind)
-        if attack_minus_blind[1][0] <= 0:
+        if attack_minus_blind[1][0] <= rules.min_gain_over_blind:
             reasons += [
                 f"But {told}, and the attack is not clearly better ({gain} more): members and non-members differ as "
                 "images, so that the attack may have found that difference and no memory.",

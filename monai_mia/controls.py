@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedGroupKFold
+from scipy import stats
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
+from sklearn.model_selection import GroupKFold
 
 from monai_mia.errors import InputError
 
@@ -24,34 +26,49 @@ def blind_baseline(
     n_folds: int = 5,
     n_repeats: int = 3,
 ) -> NDArray[np.float64]:
-    """Membership scores from the images alone, by a random forest that never saw the case's patient.
+    """Membership scores from the images alone, by a classifier that never saw the case's patient.
 
     Where this works, members and non-members differ without any model, and what an attack finds is no evidence of
-    memorisation.
+    memorisation. The classifier is kernel ridge regression (linear and Gaussian) on the features' normal scores: it is
+    fitted to thousands of permuted memberships at the price of one, which a p-value of the control needs. Permuting
+    the membership of scores that were fitted to the true one would call chance significant.
 
     Args:
-        features: image statistics, shape (N, F); a missing value (NaN) is allowed.
-        member: shape (N,), bool, constant within a group.
+        features: image statistics, shape (N, F), finite.
+        member: shape (N,), bool, or several memberships to fit apart, shape (B, N); constant within a group.
         groups: the patient of each case, length N.
-        seed: seed of folds and forests.
-        n_folds: number of folds, lowered to the number of patients on the smaller side.
+        seed: seed of the folds, which do not depend on membership.
+        n_folds: number of folds, lowered to the number of patients.
         n_repeats: foldings that are averaged.
 
     Returns:
-        Out-of-fold probability of membership, shape (N,).
+        Out-of-fold scores of the same shape as ``member``, higher = more likely a member.
     """
     features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 2 or len(features) != len(member):
-        raise InputError(f"features must be of shape ({len(member)}, F), got {features.shape}.")
+    member = np.asarray(member, dtype=bool)
+    memberships = np.atleast_2d(member)
+    n = memberships.shape[1]
+    if features.ndim != 2 or len(features) != n or not np.isfinite(features).all():
+        raise InputError(f"features must be finite and of shape ({n}, F), got {features.shape}.")
     patients = np.asarray(groups)
-    n_folds = min(n_folds, *(len(set(patients[member == side])) for side in (True, False)))
+    n_folds = min(n_folds, len(set(patients)))
     if n_folds < 2:
-        raise InputError(f"patients must be at least 2 on each side for the blind baseline, got {n_folds}.")
-    scores = np.zeros(len(member))
+        raise InputError(f"patients must be at least 2 for the blind baseline, got {n_folds}.")
+    kernel = _kernel(features)
+    targets = (memberships - memberships.mean(axis=1, keepdims=True)).T
+    scores = np.zeros(targets.shape)
     for repeat in range(n_repeats):
-        folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed + repeat)
-        for fit, held_out in folds.split(features, member, patients):
-            forest = RandomForestClassifier(200, min_samples_leaf=3, random_state=seed + repeat)
-            forest.fit(features[fit], member[fit])
-            scores[held_out] += forest.predict_proba(features[held_out])[:, 1] / n_repeats
-    return scores
+        folds = GroupKFold(n_folds, shuffle=True, random_state=seed + repeat)
+        for fit, held_out in folds.split(features, groups=patients):
+            ridge = KernelRidge(alpha=1.0, kernel="precomputed").fit(kernel[np.ix_(fit, fit)], targets[fit])
+            scores[held_out] += ridge.predict(kernel[np.ix_(held_out, fit)]).reshape(len(held_out), -1) / n_repeats
+    return np.asarray(scores.T.reshape(member.shape))
+
+
+def _kernel(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    ranks = stats.rankdata(features, axis=0)
+    normal = stats.norm.ppf((ranks - 0.5) / len(features))
+    varied = normal[:, normal.std(axis=0) > 1e-9]
+    if not varied.shape[1]:
+        return np.zeros((len(features), len(features)))
+    return np.asarray(linear_kernel(varied) / varied.shape[1] + rbf_kernel(varied, gamma=1 / varied.shape[1]))

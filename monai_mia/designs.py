@@ -85,8 +85,9 @@ class Design:
             shadows: how many shadows, at least 0.
             seed: seed of the coin.
         """
+        shadow_members = _shadows(cases, shadows, seed)
         target = _half(_patients(cases), [seed, 0])
-        return cls(tuple(cases), {TARGET: _rows(cases, target), **_shadows(cases, shadows, seed)}, "randomised", seed)
+        return cls(tuple(cases), {TARGET: _rows(cases, target), **shadow_members}, "randomised", seed)
 
     @classmethod
     def observational(
@@ -108,6 +109,15 @@ class Design:
                 raise InputError(
                     f"{name} must be case or patient ids of the cohort, got {', '.join(map(repr, unknown[:5]))}"
                     f"{' and more' if len(unknown) > 5 else ''}."
+                )
+
+        for name in sorted({*members, *nonmembers}):
+            of_case = {str(case["patient_id"]) for case in cases if str(case["case_id"]) == name}
+            of_patient = {str(case["patient_id"]) for case in cases if str(case["patient_id"]) == name}
+            if of_case and of_patient and of_case != of_patient:
+                raise InputError(
+                    f"{name!r} must name a case or a patient, got the id of a case of one patient and of another "
+                    "patient. Give ids that differ."
                 )
 
         def named(case: Case, side: set[str]) -> bool:
@@ -161,6 +171,11 @@ class Design:
             if tuple(header[:4]) != _COLUMNS:
                 raise InputError(f"columns of {path} must begin with {', '.join(_COLUMNS)}, got {', '.join(header)}.")
             rows = list(reader)
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(header) or not {*row[4:]} <= {"0", "1"}:
+                raise InputError(
+                    f"line {number} of {path} must hold {len(header)} values, 0 or 1 for each model, got {row}."
+                )
         cases = tuple(dict(zip(_COLUMNS, row[:4], strict=True)) for row in rows)
         member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
         about = files.read_json(path.with_suffix(".json"))
@@ -181,6 +196,8 @@ def _half(patients: list[str], entropy: list[int]) -> set[str]:
 
 
 def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArray[np.bool_]]:
+    if seed < 0:
+        raise InputError(f"seed must be at least 0, got {seed}.")
     if shadows < 0:
         raise InputError(f"shadows must be at least 0, got {shadows}.")
     patients = _patients(cases)

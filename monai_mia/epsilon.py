@@ -3,7 +3,9 @@
 """Audited epsilon: what an attack proves about the privacy of a training, from below.
 
 Each bound is one-sided: with probability at least ``confidence`` over the audit, the training is not
-(epsilon', delta)-differentially private for any epsilon' below it, patients being added or removed.
+(epsilon', delta)-differentially private for any epsilon' below it, patients being added or removed. Assumption: the
+patients' scores are independent draws of members and non-members. The patients of one trained model share its training,
+so that on a single model the bound is indicative; it is exact over many trainings.
 """
 
 from __future__ import annotations
@@ -100,6 +102,8 @@ def epsilon_lower_bound(
         seed: seed of the split.
     """
     scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member, dtype=bool)
+    if not np.isfinite(scores).all():
+        raise InputError(f"scores must be finite, got {int((~np.isfinite(scores)).sum())} that are not.")
     if min(member.sum(), (~member).sum()) < 4:
         raise InputError(
             f"patients must be at least 4 on each side to bound epsilon, got {member.sum()} members "
@@ -108,7 +112,7 @@ def epsilon_lower_bound(
     if method == "bonferroni":
         count, thresholds = np.ones(len(scores), dtype=bool), np.unique(scores)
     elif method == "split":
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, 0, 0, 3])  # apart from designs and resamples
         choose = np.zeros(len(scores), dtype=bool)
         for side in (member, ~member):
             units = np.flatnonzero(side)

@@ -274,8 +274,13 @@ def _voxels(release: Release, label: Tensor | None = None) -> _Voxels:
         raise InputError("release must be logits or probabilities for this map, got a mask.")
     if label is not None:
         _check_label(release, label)
-        label = label.flatten(1)
-    return _Voxels(release.values.flatten(1), label, release.kind, release.activation)
+        label = label.to(release.values.device).flatten(1)
+    return _Voxels(_single(release.values).flatten(1), label, release.kind, release.activation)
+
+
+def _single(values: Tensor) -> Tensor:
+    """At least float32: probabilities and their logarithms do not fit in half precision."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _check_label(release: Release, label: Tensor) -> None:
@@ -327,8 +332,9 @@ def segmentation_signals(release: Release, label: Tensor | None) -> dict[str, fl
     of class 2 (with sigmoid, classes count from 1, too). The Dice of masks over ``_foreground`` is that over the whole
     volume, and is not repeated.
 
-    Empty regions and masks: a region without a voxel (an empty reference has no boundary) gives the value over
-    the whole volume, never a perfect one; Dice of a class absent from reference and prediction is 1, absent from one of
+    Empty regions and masks: where the reference is empty and has no boundary, ``_boundary`` and its shells give the value
+    over ``_foreground``, which is then what was wrongly predicted; where that is empty, too, the value over the whole
+    volume. Dice of a class absent from reference and prediction is 1, absent from one of
     them 0.
 
     Args:
@@ -340,6 +346,7 @@ def segmentation_signals(release: Release, label: Tensor | None) -> dict[str, fl
         Finite numbers; a higher one means a better fit. Which ones depends on the release and on the label.
     """
     if label is not None:
+        label = label.to(release.values.device)  # an inferer may stitch on the CPU what a GPU predicts
         if release.kind == "mask" and release.activation == "softmax":
             _check_label(Release(release.values, "mask", "softmax", release.classes), label)
         else:
@@ -362,7 +369,7 @@ def _reductions(release: Release, label: Tensor | None) -> Iterator[tuple[Tensor
     planes = max(1, chunk // values[0, 0].numel())
     for start in range(0, depth, planes):
         stop = min(depth, start + planes)
-        slab = values[:, start:stop].flatten(1)
+        slab = _single(values[:, start:stop]).flatten(1)
         reference = shells = None
         if label is not None:
             first = max(0, start - BAND)  # halo, so that slabs see the same boundaries as the whole
@@ -413,8 +420,12 @@ def _finish(sums: Tensor, release: Release, labelled: bool) -> dict[str, float]:
             names += [("log_likelihood", 1), ("log_odds", 1), ("soft", n), ("soft_overlap", n)]
     parts = dict(zip([name for name, _ in names], torch.split(sums, [size for _, size in names]), strict=True))
     regions = _REGIONS if labelled else _REGIONS[:2]
-    # An empty region has no mean: the whole volume stands for it.
-    column = {region: g if float(parts["voxels"][0, g]) > 0 else 0 for g, region in enumerate(regions)}
+    # An empty region has no mean. The foreground stands for a boundary that the reference lacks (then it is what was
+    # wrongly predicted), and the whole volume for an empty foreground.
+    column = dict.fromkeys(regions, 0)
+    for g, region in enumerate(regions):
+        filled = float(parts["voxels"][0, g]) > 0
+        column[region] = g if filled else column.get("foreground", 0)
     suffix = {region: "" if region == "whole" else f"_{region}" for region in regions}
 
     signals: dict[str, float] = {}

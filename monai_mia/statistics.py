@@ -15,17 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.optimize import brentq
 from sklearn.model_selection import StratifiedGroupKFold
 
 from monai_mia.errors import InputError
 
 __all__ = [
     "Roc",
+    "auc_interval",
+    "aucs",
     "balanced_accuracy",
     "clopper_pearson",
     "group_means",
     "interval",
     "permuted_aucs",
+    "permuted_members",
     "resampled_rocs",
     "resolution",
     "roc",
@@ -129,7 +133,7 @@ def weights_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int,
     """
     member = np.asarray(member, dtype=bool)
     names, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 0, 0, 1])  # apart from designs, which draw from [seed, k]
     counts = np.empty((n_resamples, len(names)))
     for side in (True, False):
         chosen = np.flatnonzero(member[first] == side)
@@ -152,6 +156,29 @@ def interval(
     values = np.concatenate([statistic(curve) for curve in resampled_rocs(scores, member, weights)])
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of the AUC of independent units, which has a width even at 1.
+
+    Method 5 of Newcombe (Statistics in Medicine 2006): the AUCs that would not be rejected at the observed one, with
+    the variance of Hanley and McNeil.
+
+    Example:
+        >>> low, high = auc_interval(1.0, 20, 20)
+        >>> round(low, 3), high
+        (0.854, 1.0)
+    """
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    half = (n_member + n_nonmember) / 2 - 1
+
+    def rejected(value: float) -> float:
+        spread = 1 + half * ((1 - value) / (2 - value) + value / (1 + value))
+        return (auc - value) ** 2 - z**2 * value * (1 - value) * spread / (n_member * n_nonmember)
+
+    low = 0.0 if auc <= 0 else float(brentq(rejected, 0.0, auc * (1 - 1e-9)))
+    high = 1.0 if auc >= 1 else float(brentq(rejected, 1 - (1 - auc) * (1 - 1e-9), 1.0))
+    return low, high
 
 
 def resolution(member: ArrayLike) -> float:
@@ -200,8 +227,26 @@ def balanced_accuracy(
     return float((decision[member].mean() + (~decision[~member]).mean()) / 2), decision
 
 
+def permuted_members(member: ArrayLike, groups: Sequence[str], n_permutations: int, seed: int) -> NDArray[np.bool_]:
+    """Memberships dealt out anew among the groups: the same number of member groups, other ones.
+
+    Args:
+        member: shape (N,), bool, constant within a group.
+        groups: the group (patient) of each unit, length N.
+        n_permutations: P.
+        seed: seed of the permutations.
+
+    Returns:
+        Shape (P, N), bool.
+    """
+    member = np.asarray(member, dtype=bool)
+    _, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    dealt = np.tile(member[first], (n_permutations, 1))
+    return np.asarray(np.random.default_rng([seed, 0, 0, 2]).permuted(dealt, axis=1)[:, inverse])
+
+
 def permuted_aucs(scores: Array, member: ArrayLike, groups: Sequence[str], n_permutations: int, seed: int) -> Array:
-    """AUCs of K attacks when membership is dealt out anew among the groups: what chance alone gives.
+    """AUCs of K attacks under permuted memberships: what chance alone gives.
 
     Exact under a randomised design, where any other half of the patients could have been drawn.
 
@@ -215,19 +260,21 @@ def permuted_aucs(scores: Array, member: ArrayLike, groups: Sequence[str], n_per
     Returns:
         Shape (P, K).
     """
-    member = np.asarray(member, dtype=bool)
-    _, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    rng = np.random.default_rng(seed)
     ranks = np.apply_along_axis(stats.rankdata, 1, np.atleast_2d(scores))
-    result = np.empty((n_permutations, len(ranks)))
-    block = max(1, _BLOCK // len(member))
-    for start in range(0, n_permutations, block):
-        size = min(block, n_permutations - start)
-        dealt = rng.permuted(np.tile(member[first], (size, 1)), axis=1)[:, inverse].astype(np.float64)
-        n_in = dealt.sum(axis=1, keepdims=True)
-        n_out = len(member) - n_in
-        result[start : start + size] = (dealt @ ranks.T - n_in * (n_in + 1) / 2) / (n_in * n_out)
-    return result
+    dealt = permuted_members(member, groups, n_permutations, seed)
+    return _auc_of_ranks(dealt.astype(np.float64) @ ranks.T, dealt)
+
+
+def aucs(scores: Array, members: NDArray[np.bool_]) -> Array:
+    """The AUC of each row of scores with its own row of memberships, both of shape (B, N); ties count one half."""
+    ranks = stats.rankdata(scores, axis=1)
+    return np.asarray(_auc_of_ranks((ranks * members).sum(axis=1, keepdims=True), members)[:, 0])
+
+
+def _auc_of_ranks(sums: Array, members: NDArray[np.bool_]) -> Array:
+    """AUCs from the members' rank sums, shape (B, K)."""
+    n_in = members.sum(axis=1, keepdims=True)
+    return np.asarray((sums - n_in * (n_in + 1) / 2) / (n_in * (members.shape[1] - n_in)))
 
 
 def group_means(values: ArrayLike, groups: Sequence[str]) -> tuple[NDArray[np.str_], Array]:

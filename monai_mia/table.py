@@ -64,7 +64,7 @@ class Knowledge:
         return self.target[:, index], self.shadow[:, :, index]
 
     def access_of(self, signals: Sequence[str]) -> str:
-        """The access level that an adversary needs for these signals; undeclared signals count as the highest."""
+        """The access level that these signals need; an undeclared signal counts as ``probabilities+label``."""
         levels = [self.access.get(name, "probabilities+label") for name in signals]
         highest = max(levels, key=ACCESS_LEVELS.index, default="mask")
         # A reference segmentation beside plain probabilities is the level that has both.
@@ -97,6 +97,9 @@ class SignalTable:
 
     def __post_init__(self) -> None:
         """Refuse what no attack could use."""
+        for name, level in self.access.items():
+            if level not in ACCESS_LEVELS:
+                raise InputError(f"access of {name!r} must be one of {', '.join(ACCESS_LEVELS)}, got {level!r}.")
         shape = (len(self.model_ids), len(self.case_ids), len(self.signals))
         if self.values.shape != shape:
             raise InputError(f"values must be of shape {shape} (models, cases, signals), got {self.values.shape}.")

@@ -20,6 +20,8 @@ from sklearn import metrics
 from monai_mia import statistics
 from monai_mia.errors import InputError
 from monai_mia.statistics import (
+    auc_interval,
+    aucs,
     balanced_accuracy,
     clopper_pearson,
     group_means,
@@ -486,3 +488,47 @@ def test_group_means_equal_the_loop(pairs):
     assert names.tolist() == sorted({name for name, _ in pairs})
     for name, mean in zip(names, means, strict=True):
         assert mean == pytest.approx(np.mean([value for other, value in pairs if other == name]), abs=1e-12)
+
+
+# Score interval of the AUC
+
+
+@pytest.mark.parametrize("auc", [0.0, 0.2, 0.5, 0.77, 0.95, 1.0])
+def test_score_interval_inverts_its_own_test(auc):
+    """At each end the observed AUC lies just z standard errors away (Newcombe 2006, method 5; Hanley and McNeil 1982)."""
+    low, high = auc_interval(auc, 30, 50)
+    assert 0 <= low <= auc <= high <= 1
+    assert low < high
+    for end in (low, high):
+        if end in (0, 1):
+            assert end == auc
+            continue
+        spread = 1 + 39 * ((1 - end) / (2 - end) + end / (1 + end))
+        error = math.sqrt(end * (1 - end) * spread / (30 * 50))
+        assert abs(auc - end) == pytest.approx(1.959963984540054 * error, rel=1e-5)
+
+
+def test_score_interval_is_symmetric():
+    low, high = auc_interval(0.8, 30, 30)
+    mirrored = auc_interval(0.2, 30, 30)
+    assert (low, high) == pytest.approx((1 - mirrored[1], 1 - mirrored[0]))
+
+
+@pytest.mark.parametrize(("d", "n"), [(0.0, 20), (1.0, 20), (2.5, 20), (2.5, 60)])
+def test_score_interval_covers(d, n):
+    """Binormal scores, nominal 95 %: the true AUC lies inside in at least 93 % of 2,000 draws."""
+    rng = np.random.default_rng(0)
+    true = stats.norm.cdf(d / math.sqrt(2))
+    members = np.repeat([[True] * n + [False] * n], 2000, axis=0)
+    found = aucs(rng.normal(size=(2000, 2 * n)) + d * members, members)
+    inside = [low <= true <= high for low, high in (auc_interval(auc, n, n) for auc in found)]
+    assert np.mean(inside) >= 0.93
+
+
+def test_row_wise_aucs_are_those_of_each_row():
+    rng = np.random.default_rng(1)
+    scores = np.round(rng.normal(size=(20, 30)), 1)
+    members = rng.permuted(np.tile(np.arange(30) < 12, (20, 1)), axis=1)
+    assert aucs(scores, members) == pytest.approx(
+        [metrics.roc_auc_score(m, s) for s, m in zip(scores, members, strict=True)]
+    )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.errors import InputError
 from monai_mia.report import figures
 from monai_mia.report.content import as_json
 from monai_mia.report.figures import Curve, Picture
@@ -56,8 +57,8 @@ _TITLES = {
 _ACCESS = {
     "mask": "the segmentation that the model predicts",
     "mask+label": "the segmentation that the model predicts, and a reference segmentation",
-    "probabilities": "the model’s probability of every class at every voxel",
-    "probabilities+label": "the model’s probability of every class at every voxel, and a reference segmentation",
+    "probabilities": "the model’s output for every class at every voxel (probabilities, or logits)",
+    "probabilities+label": "the model’s output for every class at every voxel, and a reference segmentation",
     "white-box": "the model’s weights",
 }
 
@@ -94,6 +95,8 @@ class _Facts:
     def __init__(self, result: AuditResult, table: SignalTable) -> None:
         self.result = result
         self.table = table
+        if not np.array_equal(self._pool(table.members(result.target).astype(np.float64)) > 0.5, result.member):
+            raise InputError("table must be the one that was audited, got one with other members of the target.")
         self.signals = {name: self._pool(table.signal(name, result.target)) for name in table.signals}
 
     def _pool(self, values: Array) -> Array:
