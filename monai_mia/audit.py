@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,6 +98,8 @@ class VerdictRules:
         high_lift: or if the interval of its TPR, at some reported FPR, lies above this many times the FPR.
         min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
             than this, or the audit is ``inconclusive``.
+        max_detectable: where chance gives the best attack this AUC in 1 of 20 cases, finding nothing is
+            ``inconclusive``: the cohort is too small to see less.
         min_patients: fewer patients than this on a side are ``inconclusive``.
     """
 
@@ -105,6 +107,7 @@ class VerdictRules:
     high_auc: float = 0.7
     high_lift: float = 4.0
     min_gain_over_blind: float = 0.1
+    max_detectable: float = 0.75
     min_patients: int = 10
 
 
@@ -173,13 +176,21 @@ class _Units:
     groups: tuple[str, ...]
     weights: Array
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Number of member and of non-member patients."""
+        members = {group for group, inside in zip(self.groups, self.member, strict=True) if inside}
+        return len(members), len(set(self.groups)) - len(members)
+
 
 @dataclass(frozen=True)
 class Audit:
     """An audit: attacks, and how their success is measured.
 
     Attributes:
-        attacks: the attacks; :class:`~monai_mia.attacks.EverySignal` in the list stands for a threshold on each.
+        attacks: the attacks, or a function from the number of shadows to them, such as
+            :func:`~monai_mia.attacks.standard_attacks`; :class:`~monai_mia.attacks.EverySignal` among them stands for
+            a threshold on each signal.
         unit: ``patient`` (the mean of a patient's cases is scored) or ``case`` (intervals still by patient).
         fprs: the FPRs at which the TPR is reported, where the cohort resolves them.
         access: what the adversary is granted; an attack that needs more is refused.
@@ -191,7 +202,7 @@ class Audit:
         seed: seed of resamples, folds, permutations and splits.
     """
 
-    attacks: Sequence[Attack | EverySignal]
+    attacks: Sequence[Attack | EverySignal] | Callable[[int], Sequence[Attack | EverySignal]]
     unit: Literal["patient", "case"] = "patient"
     fprs: Sequence[float] = (0.1, 0.05, 0.01, 0.001)
     access: str = "white-box"
@@ -204,7 +215,8 @@ class Audit:
 
     def check(self, n_shadow: int) -> None:
         """Refuse, before anything is trained, what cannot be done with so many shadows."""
-        if not self.attacks:
+        attacks = self._listed(n_shadow)
+        if not attacks:
             raise InputError("attacks must be a list of at least one attack, got an empty list.")
         if self.unit not in ("patient", "case"):
             raise InputError(f"unit must be 'patient' or 'case', got {self.unit!r}.")
@@ -212,19 +224,25 @@ class Audit:
             raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}, got {self.access!r}.")
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence must be in (0, 1), got {self.confidence}.")
+        for option in ("n_resamples", "n_permutations"):
+            if getattr(self, option) < 1:
+                raise InputError(f"{option} must be at least 1, got {getattr(self, option)}.")
         for fpr in self.fprs:
             if not 0 < fpr < 1:
                 raise InputError(f"fprs must be in (0, 1), got {fpr}.")
-        names = Counter("EverySignal" if isinstance(attack, EverySignal) else attack.name for attack in self.attacks)
+        names = Counter("EverySignal" if isinstance(attack, EverySignal) else attack.name for attack in attacks)
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise InputError(f"attacks must have different names, got {', '.join(map(repr, twice))} more than once.")
-        for attack in self.attacks:
+        for attack in attacks:
             if not isinstance(attack, EverySignal) and attack.min_shadows > n_shadow:
                 raise InputError(
                     f"shadows must be at least {attack.min_shadows} for attack {attack.name!r}, got {n_shadow}. "
                     "Train more shadows (--shadows), or take the attack off the list."
                 )
+
+    def _listed(self, n_shadow: int) -> list[Attack | EverySignal]:
+        return list(self.attacks(n_shadow) if callable(self.attacks) else self.attacks)
 
     def run(
         self,
@@ -232,6 +250,7 @@ class Audit:
         target: str = "target",
         shadows: Sequence[str] | None = None,
         features: Array | None = None,
+        randomised: bool = True,
     ) -> AuditResult:
         """Carry out the attacks and measure them.
 
@@ -240,6 +259,8 @@ class Audit:
             target: id of the audited model.
             shadows: ids of the shadows; by default all other models.
             features: image statistics for the blind baseline, shape (N, F), in the order of ``table.case_ids``.
+            randomised: whether a coin decided the target's members; otherwise a blind baseline that succeeds makes the
+                audit inconclusive.
         """
         start = time.perf_counter()
         knowledge = table.knowledge(target, shadows)
@@ -303,7 +324,15 @@ class Audit:
             },
             exposure=_exposure(best.scores, member),
             utility=self._utilities(table, target, units),
-            verdict=judge(self.rules, results, blind, difference, member, groups),
+            verdict=judge(
+                self.rules,
+                results,
+                blind,
+                difference,
+                units.sides,
+                float(np.quantile(best_by_chance, 0.95)),
+                randomised,
+            ),
             confidence=self.confidence,
             seconds=time.perf_counter() - start,
         )
@@ -319,12 +348,13 @@ class Audit:
         return pooled[0], statistics.aucs(pooled, sides)[1:]
 
     def _expanded(self, knowledge: Knowledge) -> list[Attack]:
+        listed = self._listed(len(knowledge.shadow))
         attacks: list[Attack] = []
-        for attack in self.attacks:
+        for attack in listed:
             if isinstance(attack, EverySignal):
                 attacks += [
                     threshold
-                    for threshold in attack.attacks(knowledge, tuple(self.attacks))
+                    for threshold in attack.attacks(knowledge, tuple(listed))
                     if _granted(knowledge.access_of(threshold.signals), self.access)
                 ]
                 continue
@@ -469,35 +499,52 @@ def judge(
     attacks: Sequence[AttackResult],
     blind: AttackResult | None,
     attack_minus_blind: tuple[float, Interval] | None,
-    member: NDArray[np.bool_],
-    groups: Sequence[str],
+    sides: tuple[int, int],
+    detectable: float,
+    randomised: bool,
 ) -> Verdict:
-    """The verdict; see docs/report_format.md for the rules in words."""
+    """The verdict; see docs/report_format.md for the rules in words.
+
+    Args:
+        rules: the thresholds.
+        attacks: results, best first.
+        blind: the blind baseline, or None.
+        attack_minus_blind: AUC of the best attack minus that of the blind baseline, with its interval.
+        sides: number of member and of non-member patients.
+        detectable: the AUC that chance gives the best attack in 1 of 20 permutations; less would not be noticed.
+        randomised: whether a coin decided the members.
+    """
     best = attacks[0]
-    sides = [len(set(np.asarray(groups)[side])) for side in (member, ~member)]
     if min(sides) < rules.min_patients:
         few = (
             f"Only {sides[0]} member and {sides[1]} non-member patients: too few to tell anything (at least "
             f"{rules.min_patients} on each side are needed)."
         )
         return Verdict("inconclusive", (few,))
-    evidence = f"The best of {len(attacks)} attacks, “{best.name}”, has an AUC of {_with_ci(best.auc, best.auc_ci)}"
-    if best.p_value >= rules.significance:
-        chance = f"Chance alone gives the best attack as much in {best.p_value:.0%} of cases, so nothing was shown."
-        limits = "This is no proof of privacy: other attacks, more shadows or more patients could find more."
-        return Verdict("low", (f"{evidence}. {chance}", limits))
+    which = f"The best of {len(attacks)} attacks, “{best.name}”," if len(attacks) > 1 else f"The attack “{best.name}”"
+    evidence = f"{which} has an AUC of {_with_ci(best.auc, best.auc_ci)}"
     reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
     if blind is not None and attack_minus_blind is not None and blind.p_value < rules.significance:
         told = f"membership can be told without the model (blind baseline, AUC {_with_ci(blind.auc, blind.auc_ci)})"
         gain = _with_ci(*attack_minus_blind)
-        if attack_minus_blind[1][0] <= rules.min_gain_over_blind:
+        if not randomised or attack_minus_blind[1][0] <= rules.min_gain_over_blind:
             reasons += [
-                f"But {told}, and the attack is not clearly better ({gain} more): members and non-members differ as "
-                "images, so that the attack may have found that difference and no memory.",
+                f"But {told}; the attack has {gain} more. Members and non-members differ as images, so that the attack "
+                "may have found that difference and no memory, or may have been hindered by it.",
                 "Take both from one source, or let the tool train the target (a randomised design).",
             ]
             return Verdict("inconclusive", tuple(reasons))
         reasons.append(f"Although {told}, the attack is clearly better ({gain} more).")
+    if best.p_value >= rules.significance:
+        reasons[0] = f"{reasons[0]} So nothing was shown."
+        if detectable > rules.max_detectable:
+            reasons.append(f"With so few patients, only an AUC above {detectable:.2f} would have been noticed.")
+            return Verdict("inconclusive", tuple(reasons))
+        reasons.append(
+            f"An AUC above {detectable:.2f} would have been noticed. This is no proof of privacy: other attacks, more "
+            "shadows or more patients could find more."
+        )
+        return Verdict("low", tuple(reasons))
     lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]
     lift, fpr, value = max(lifts, default=(0.0, 0.0, (0.0, (0.0, 0.0))))
     if best.auc_ci[0] > rules.high_auc:
@@ -531,4 +578,4 @@ def _with_ci(value: float, ci: Interval) -> str:
 
 
 def _small(p_value: float) -> str:
-    return "less than 0.1 %" if p_value < 0.001 else f"{p_value:.1%}"
+    return "less than 0.1%" if p_value < 0.001 else f"{p_value:.1%}"

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import LrScheduleHandler
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, ResampleToMatchd
+from monai.transforms import Activationsd, AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, ResampleToMatchd
 from monai.utils import set_determinism
 from torch import nn
 
@@ -32,12 +32,12 @@ from monai_mia.data.datasets import CaseSubset
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile, SignalRecorder, tensor_bytes
 
-__all__ = ["BundleConfig", "Query", "Training", "load_weights"]
+__all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
 
 logger = logging.getLogger(__name__)
 
 #: Ids that a config must define to train from, and to be asked through.
-TRAINING_IDS = ("network_def", "train#dataset#data", "train#preprocessing", "train#trainer", "train#trainer#max_epochs")
+TRAINING_IDS = ("network_def", "train#dataset#data", "train#trainer", "train#trainer#max_epochs")
 QUERY_IDS = ("network_def", "inferer", "preprocessing")
 
 #: Handlers of a bundle that a study's training runs without: they write, or they look at cases that are no members.
@@ -78,8 +78,8 @@ class BundleConfig:
         for path in paths:
             if not path.is_file():
                 raise InputError(
-                    f"bundle_root must be the folder of a bundle with {path.relative_to(self.root)}, got {self.root!r} "
-                    "without. Pass --bundle_root DIR."
+                    f"{path} must be a config file, got no such file. Pass --bundle_root DIR, the folder of the "
+                    "bundle, or the right overlay."
                 )
         parser = ConfigParser()
         try:
@@ -103,20 +103,22 @@ class BundleConfig:
         return parser
 
     def fingerprint(self) -> str:
-        """Hash of the files and the overrides."""
-        contents = [files.sha256(Path(self.root) / name) for name in self.files if (Path(self.root) / name).is_file()]
-        return files.digest([self.files, contents, self.overrides])
+        """Hash of all of the bundle that a component can depend on: configs, metadata, scripts, and the overrides."""
+        root = Path(self.root)
+        paths = [root / name for name in (*self.files, "configs/metadata.json")]
+        paths += sorted((root / "scripts").rglob("*.py"))
+        return files.digest([[files.sha256(path) for path in paths if path.is_file()], self.overrides])
 
 
-# One preprocessed cohort for training and one for queries are kept, for all the models that a process works on.
-_shared: dict[str, tuple[str, Any]] = {}
+# The last preprocessed cohort is kept, for all the models that a process works on.
+_shared: dict[str, Any] = {}
 
 
-def _share(purpose: str, key: str, make: Any) -> Any:
-    if _shared.get(purpose, ("",))[0] != key:
-        _shared.pop(purpose, None)
-        _shared[purpose] = key, make()
-    return _shared[purpose][1]
+def _share(key: str, make: Callable[[], Any]) -> Any:
+    if key not in _shared:
+        _shared.clear()
+        _shared[key] = make()
+    return _shared[key]
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Training:
         folder: where ``model.pt``, ``model.json`` and, meanwhile, the checkpoint are written.
         progress: the file that tells how far it is.
         key: hash of all that the model depends on.
+        cohort_key: hash of the cohort's cases and files.
         checkpoint_interval: epochs between checkpoints.
         threads: CPU threads.
     """
@@ -144,6 +147,7 @@ class Training:
     folder: str
     progress: str
     key: str
+    cohort_key: str
     checkpoint_interval: int = 1
     threads: int = 1
 
@@ -200,9 +204,8 @@ class Training:
             parser["train#dataset#progress"] = False
         parser["train#dataset#data"] = [dict(case) for case in self.cohort]
         shared = _share(
-            "train",
-            files.digest([self.bundle.fingerprint(), list(self.cohort)]),
-            lambda: parser.get_parsed_content("train#dataset"),
+            files.digest(["train", self.bundle.fingerprint(), self.cohort_key]),
+            lambda: _instantiated(parser, "train#dataset", self.bundle),
         )
         parser = self.bundle.parser(TRAINING_IDS)
         parser.globals["mia_cohort"] = shared
@@ -211,16 +214,18 @@ class Training:
             "dataset": "$mia_cohort",
             "data": [dict(case) for case in self.members],
         }
-        handlers = parser.get("train#handlers", [])
-        if handlers:  # taken out, not disabled: a disabled handler's validation set would still be built
-            parser["train#handlers"] = [handler for handler in handlers if _name(handler) not in _LEFT_OUT]
+        # Taken out, not disabled: a disabled handler's validation set would still be built.
+        listed = [name for name in ("train#handlers", "train#trainer#train_handlers") if name in parser]
+        for name in listed:
+            if isinstance(parser[name], list):
+                parser[name] = [handler for handler in parser[name] if _name(handler) not in _LEFT_OUT]
         for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
             if f"train#trainer#{unused}" in parser:
                 parser[f"train#trainer#{unused}"] = None
         set_determinism(self.seed)
         trainer = _instantiated(parser, "train#trainer", self.bundle)
         trainer.logger.setLevel(logging.WARNING)
-        built = parser.get_parsed_content("train#handlers") if handlers else []
+        built = parser.get_parsed_content(listed[-1]) or [] if listed else []
         schedulers = [handler.lr_scheduler for handler in built if isinstance(handler, LrScheduleHandler)]
         return trainer, shared, {f"scheduler_{n}": scheduler for n, scheduler in enumerate(schedulers)}
 
@@ -238,6 +243,9 @@ class Query:
         path: the ``<model_id>.csv`` to write.
         progress: the file that tells how far it is.
         key: hash of all that the signals depend on.
+        cohort_key: hash of the cohort's cases and files.
+        transform_id: id, in the inference config, of a dictionary transform of the prediction, such as an output
+            defence; by default the activation or the argmax that ``release`` asks for.
         recorder: options of :class:`~monai_mia.handlers.SignalRecorder`.
         cache_rate: share of the preprocessed cohort that is kept in memory for the next model.
         threads: CPU threads.
@@ -250,6 +258,8 @@ class Query:
     path: str
     progress: str
     key: str
+    cohort_key: str
+    transform_id: str | None = None
     recorder: Mapping[str, Any] = field(default_factory=dict)
     cache_rate: float = 1.0
     threads: int = 1
@@ -258,20 +268,17 @@ class Query:
         """Query the model in an evaluator of our own: none of the bundle's postprocessing, metrics or savers runs."""
         start = time.perf_counter()
         with _settings(self.threads, self.bundle.root), torch.inference_mode():
-            parser = self.bundle.parser(QUERY_IDS)
-            device = parser.get_parsed_content("device") if "device" in parser else torch.device("cpu")
-            network = _instantiated(parser, "network_def", self.bundle)
-            load_weights(network, self.checkpoint, self.bundle.root)
+            parser, network, device = _network(self.bundle, self.checkpoint)
             recorder = SignalRecorder(
                 self.path,
                 self.model_id,
+                transform=self._transform(parser),
                 about={"key": self.key, "checkpoint": files.sha256(self.checkpoint)},
                 **self.recorder,
             )
             cases = [{key: value for key, value in case.items() if key != "member"} for case in self.cohort]
             shared = _share(
-                "query",
-                files.digest([self.bundle.fingerprint(), cases, self.cache_rate]),
+                files.digest(["query", self.bundle.fingerprint(), self.cohort_key, self.cache_rate]),
                 lambda: CacheDataset(
                     cases,
                     Compose([_instantiated(parser, "preprocessing", self.bundle), *_LABEL_TRANSFORMS]),
@@ -292,6 +299,38 @@ class Query:
             evaluator.run()
         about = files.read_json(Path(self.path).with_suffix(".json"))
         files.write_json(Path(self.path).with_suffix(".json"), {**about, "seconds": time.perf_counter() - start})
+
+    def _transform(self, parser: ConfigParser) -> Any:
+        """What turns the network's logits into the release."""
+        if self.transform_id is not None:
+            if self.transform_id not in parser:
+                raise InputError(
+                    f"transform_id must be an id of {', '.join(self.bundle.files)}, got {self.transform_id!r}."
+                )
+            return _instantiated(parser, self.transform_id, self.bundle)
+        release, softmax = self.recorder.get("release", "logits"), self.recorder.get("activation") != "sigmoid"
+        if release == "logits":
+            return None
+        activate = Activationsd("pred", softmax=softmax, sigmoid=not softmax)
+        if release == "probabilities":
+            return activate
+        return Compose([activate, AsDiscreted("pred", argmax=True) if softmax else AsDiscreted("pred", threshold=0.5)])
+
+
+def check_inference(bundle: BundleConfig, checkpoint: str | None = None) -> None:
+    """Build all that queries will need, and load the weights of a released target, before anything is trained."""
+    parser, _, _ = _network(bundle, checkpoint)
+    for name in ("inferer", "preprocessing"):
+        _instantiated(parser, name, bundle)
+
+
+def _network(bundle: BundleConfig, checkpoint: str | None) -> tuple[ConfigParser, nn.Module, torch.device]:
+    parser = bundle.parser(QUERY_IDS)
+    device = _instantiated(parser, "device", bundle) if "device" in parser else torch.device("cpu")
+    network = _instantiated(parser, "network_def", bundle)
+    if checkpoint is not None:
+        load_weights(network, checkpoint, bundle.root)
+    return parser, network, device
 
 
 # The padding mode is given because the default smears the edge of a shorter label over the rest of the volume.

@@ -60,7 +60,7 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], private: bool = True) -> Path:
     """Write a mapping as JSON, atomically; NaN and infinity are refused, they are not JSON."""
-    return write(path, json.dumps(content, indent=1, allow_nan=False) + "\n", private=private)
+    return write(path, json.dumps(content, indent=1, allow_nan=False, default=os.fspath) + "\n", private=private)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ Attacks are never imported here; a config hands them over.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -29,6 +31,8 @@ from monai_mia.table import SignalTable, write_signals
 if TYPE_CHECKING:
     import numpy as np
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["AttackRunner", "Checkpointer", "EpochSeeder", "ProgressFile", "SignalRecorder"]
 
 Signal = Callable[[Release, Tensor | None], Mapping[str, float]]
@@ -46,9 +50,9 @@ class SignalRecorder:
         model_id: name of the model in the table; by default the file's stem.
         signals: functions from a release and a label to named numbers; by default all of
             :func:`~monai_mia.signals.segmentation_signals`. A function of your own may carry an attribute ``access``.
-        release: dictionary transform applied to each item ``{"pred", "label", "image"}`` first, for instance an output
-            defence; None releases the raw output.
-        kind: what the release is: ``logits``, ``probabilities`` or ``mask``.
+        transform: dictionary transform applied to each item ``{"pred", "label", "image"}`` first, for instance an
+            output defence; None releases the raw output.
+        release: what leaves the model after it: ``logits``, ``probabilities`` or ``mask``.
         activation: ``softmax`` or ``sigmoid``.
         n_classes: number of classes; needed for a softmax mask only.
         about: what the rows depend on, written beside them.
@@ -67,8 +71,8 @@ class SignalRecorder:
         path: str | os.PathLike[str],
         model_id: str | None = None,
         signals: Sequence[Signal] = (segmentation_signals,),
-        release: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
-        kind: Literal["logits", "probabilities", "mask"] = "logits",
+        transform: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+        release: Literal["logits", "probabilities", "mask"] = "logits",
         activation: Literal["softmax", "sigmoid"] = "softmax",
         n_classes: int | None = None,
         about: Mapping[str, Any] | None = None,
@@ -76,8 +80,8 @@ class SignalRecorder:
         self.path = Path(path)
         self.model_id = model_id or self.path.stem
         self.signals = tuple(signals)
+        self.transform = transform
         self.release = release
-        self.kind = kind
         self.activation = activation
         self.n_classes = n_classes
         self.about = dict(about or {})
@@ -106,9 +110,9 @@ class SignalRecorder:
         predictions, labels = output["pred"], output.get("label")
         for n, prediction in enumerate(predictions):
             label = None if labels is None else labels[n]
-            if self.release is not None:
+            if self.transform is not None:
                 item = {"pred": prediction, "label": label, "image": output["image"][n]}
-                prediction = self.release(item)["pred"]
+                prediction = self.transform(item)["pred"]
             self._append(
                 str(batch["case_id"][n]), str(batch["patient_id"][n]), float(batch["member"][n]), prediction, label
             )
@@ -116,13 +120,16 @@ class SignalRecorder:
     def _append(self, case: str, patient: str, member: float, prediction: Tensor, label: Tensor | None) -> None:
         row: dict[str, float] = {}
         try:
-            release = Release(_plain(prediction), self.kind, self.activation, self.n_classes)
+            release = Release(_plain(prediction), self.release, self.activation, self.n_classes)
             for signal in self.signals:
                 values = signal(release, None if label is None else _plain(label))
                 for name in values:
                     if name not in self._access:
                         self._access[name] = getattr(signal, "access", None) or access_of(name)
                 row.update({name: float(value) for name, value in values.items()})
+            odd = [name for name, value in row.items() if not math.isfinite(value)]
+            if odd:
+                raise InputError(f"signals must be finite, got {row[odd[0]]} for {', '.join(odd)}.")
         except InputError as error:
             raise InputError(f"case {case!r}: {error}") from error
         if not self._names:
@@ -206,7 +213,8 @@ class AttackRunner:
         """Attack the model that was just evaluated."""
         if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
             return
-        table = SignalTable.read(self.signals)
+        models = None if self.shadows is None else [self.model_id, *self.shadows]
+        table = SignalTable.read(self.signals, models)
         result = self.audit.run(table, self.model_id, self.shadows, None)
         engine.state.metrics.update({f"{self.prefix}{name}": value for name, value in result.metrics().items()})
 
@@ -267,7 +275,10 @@ class Checkpointer:
         """Load the checkpoint, if there is one of this very training."""
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, UnpicklingError):  # none, or torn by a crash of the file system
+        except FileNotFoundError:
+            return
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # torn by a crash of the file system
+            logger.warning("%s cannot be read (%s): this training starts again.", self.path.name, type(error).__name__)
             return
         if checkpoint.get("key") != self.key:
             return

@@ -74,6 +74,15 @@ class Release:
             )
         if not torch.isfinite(self.values).all():
             raise InputError("prediction must be finite, got NaN or infinity. Was the network trained to the end?")
+        if self.kind != "logits":
+            low, high = float(self.values.min()), float(self.values.max())
+            top = self.classes - 1 if self.kind == "mask" and self.activation == "softmax" else 1
+            whole = self.kind == "probabilities" or bool((self.values == self.values.round()).all())
+            if low < -1e-3 or high > top + 1e-3 or not whole:
+                raise InputError(
+                    f"prediction must be {self.kind}, in [0, {top}], got values from {low:g} to {high:g}. Apply the "
+                    "activation, or release logits."
+                )
 
     @property
     def classes(self) -> int:
@@ -332,10 +341,9 @@ def segmentation_signals(release: Release, label: Tensor | None) -> dict[str, fl
     of class 2 (with sigmoid, classes count from 1, too). The Dice of masks over ``_foreground`` is that over the whole
     volume, and is not repeated.
 
-    Empty regions and masks: where the reference is empty and has no boundary, ``_boundary`` and its shells give the value
-    over ``_foreground``, which is then what was wrongly predicted; where that is empty, too, the value over the whole
-    volume. Dice of a class absent from reference and prediction is 1, absent from one of
-    them 0.
+    Empty regions and masks: where the reference is empty and has no boundary, ``_boundary`` and its shells give the
+    value over ``_foreground``, which is then what was wrongly predicted; where that is empty, too, the value over the
+    whole volume. Dice of a class absent from reference and prediction is 1, absent from one of them 0.
 
     Args:
         release: what left the model.

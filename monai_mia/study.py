@@ -28,7 +28,7 @@ from monai_mia.audit import Audit, AuditResult
 from monai_mia.data import Examination, examine, read_cohort
 from monai_mia.data.cohorts import read_ids
 from monai_mia.designs import TARGET, Case, Design
-from monai_mia.engines import QUERY_IDS, TRAINING_IDS, BundleConfig, Query, Training
+from monai_mia.engines import TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.signals import BAND
 from monai_mia.table import SignalTable
@@ -63,6 +63,8 @@ class Study:
         train_overrides: id-value pairs for the training config.
         inference_overrides: id-value pairs for the inference config.
         release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
+        transform_id: id, in the inference config, of a dictionary transform of ``pred`` before it leaves the model,
+            such as an output defence; by default the activation or the argmax that ``release`` asks for.
         activation: ``softmax`` or ``sigmoid``.
         n_labels: labels are integers in [0, n_labels); by default as metadata.json says.
         n_jobs: processes; by default one a core, or one where there is a GPU.
@@ -86,6 +88,7 @@ class Study:
     inference_overrides: Mapping[str, Any] = field(default_factory=dict)
     release: Literal["logits", "probabilities", "mask"] = "logits"
     activation: Literal["softmax", "sigmoid"] = "softmax"
+    transform_id: str | None = None
     n_labels: int | None = None
     n_jobs: int | None = None
     threads: int = 1
@@ -119,16 +122,22 @@ class Study:
         start = time.perf_counter()
         self._check()
         self._open()
+        self._identify(
+            seed=self.seed,
+            design="randomised" if self.checkpoint is None else "observational",
+            target=None if self.checkpoint is None else files.sha256(self.checkpoint),
+            training=self._train_config().fingerprint(),
+        )
         cases = self._cases()
-        examination = examine(cases, self._n_labels(), self._path("private/examination.csv"))
         design = self._design(cases)
-        self._identify(design, examination)
+        examination = examine(design.cases, self._n_labels(), self._path("private/examination.csv"))
+        self._identify(cohort=_cohort_key(design, examination))
         design.write(self._path("private/design.csv"))
         keys = self._train(design, examination)
         self._query(design, examination, keys)
         table = SignalTable.read(self._path("private/signals"), design.model_ids)
         features = examination.of(table.case_ids)
-        result = self.audit.run(table, TARGET, features=features)
+        result = self.audit.run(table, TARGET, features=features, randomised=design.kind == "randomised")
         self._write_scores(result, table, examination)
         about = self._about(design, time.perf_counter() - start)
         report.write_report(result, table, self._path("report"), about)
@@ -146,10 +155,15 @@ class Study:
 
     def _check(self) -> None:
         """What can be refused before anything is read."""
-        if not isinstance(self.shadows, int) or self.shadows < 0:
-            raise InputError(f"shadows must be a whole number, at least 0, got {self.shadows!r}.")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number, at least 0, got {self.seed!r}.")
+        for name, lowest in (("shadows", 0), ("seed", 0), ("n_jobs", 1), ("threads", 1), ("checkpoint_interval", 1)):
+            value = getattr(self, name)
+            if name == "n_jobs" and value is None:
+                continue
+            if not isinstance(value, int) or value < lowest:
+                raise InputError(f"{name} must be a whole number, at least {lowest}, got {value!r}.")
+        for name, choices in (("release", ("logits", "probabilities", "mask")), ("activation", ("softmax", "sigmoid"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         given = [name for name in ("checkpoint", "members", "nonmembers") if getattr(self, name) is not None]
         if given and len(given) < 3:
             raise InputError(
@@ -159,7 +173,7 @@ class Study:
         self.audit.check(self.shadows)
         if self.checkpoint is None or self.shadows:
             self._train_config().parser(TRAINING_IDS)
-        self._inference_config().parser(QUERY_IDS)
+        check_inference(self._inference_config(), self.checkpoint)
 
     def _open(self) -> None:
         folder = self._path("")
@@ -169,8 +183,9 @@ class Study:
                 "--output_dir."
             )
         if not self._path("study.json").is_file():
-            files.write_json(self._path("study.json"), {"schema": SCHEMA, "identity": {}}, private=False)
-        files.private_folder(self._path("private"))
+            files.write_json(self._path("study.json"), {"schema": SCHEMA, "identity": {}})
+        for left in files.private_folder(self._path("private")).rglob(".*.tmp"):  # by a kill in the middle of a write
+            left.unlink(missing_ok=True)
 
     def _cases(self) -> list[Case]:
         if callable(self.cohort):
@@ -200,27 +215,18 @@ class Study:
         members, nonmembers = read_ids(self.members or ()), read_ids(self.nonmembers or ())
         return Design.observational(cases, members, nonmembers, self.shadows, self.seed)
 
-    def _identify(self, design: Design, examination: Examination) -> None:
+    def _identify(self, **identity: Any) -> None:
         """Refuse to mix two studies in one folder."""
-        prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
-        identity = {
-            "cohort": files.digest(
-                [[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in design.cases]
-            ),
-            "seed": self.seed,
-            "design": design.kind,
-            "target": files.sha256(self.checkpoint) if self.checkpoint and Path(self.checkpoint).is_file() else None,
-            "training": self._train_config().fingerprint(),
-        }
         path = self._path("study.json")
         study = files.read_json(path)
-        other = [name for name, value in study.get("identity", {}).items() if identity[name] != value]
+        known = study.get("identity", {})
+        other = [name for name, value in identity.items() if known.get(name, value) != value]
         if other:
             raise InputError(
                 f"output_dir must be empty or hold this study, got {str(self.output_dir)!r} of a study with another "
                 f"{', another '.join(other)}. Choose another --output_dir."
             )
-        files.write_json(path, {**study, "identity": identity}, private=False)
+        files.write_json(path, {**study, "identity": {**known, **identity}})
 
     def _train(self, design: Design, examination: Examination) -> dict[str, str]:
         """Train what is not trained; give each model's key."""
@@ -229,9 +235,7 @@ class Study:
         keys, jobs = {}, []
         for model in design.model_ids:
             if model == TARGET and self.checkpoint is not None:
-                if not Path(self.checkpoint).is_file():
-                    raise InputError(f"checkpoint must be a file, got {self.checkpoint!r}, which does not exist.")
-                keys[model] = files.sha256(self.checkpoint)
+                keys[model] = files.digest([files.sha256(self.checkpoint), self.threads])
                 continue
             members = design.members(model)
             seed = int(files.digest([self.seed, model])[:8], 16)
@@ -240,13 +244,14 @@ class Study:
             folder = self._path(f"private/models/{model}")
             job = Training(
                 bundle=bundle,
-                cohort=[dict(case) for case in design.cases],
-                members=[dict(case) for case in members],
+                cohort=[_bare(case) for case in design.cases],
+                members=[_bare(case) for case in members],
                 model_id=model,
                 seed=seed,
                 folder=str(folder),
                 progress=str(folder / "progress.json"),
                 key=keys[model],
+                cohort_key=_cohort_key(design, examination),
                 checkpoint_interval=self.checkpoint_interval,
                 threads=self.threads,
             )
@@ -266,23 +271,42 @@ class Study:
 
     def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
         bundle = self._inference_config()
-        recorder = {"kind": self.release, "activation": self.activation, "n_classes": self._n_labels()}
+        recorder = {"release": self.release, "activation": self.activation, "n_classes": self._n_labels()}
         jobs = []
         for model in design.model_ids:
-            cohort = design.queries(model)
+            cohort = [_bare(case) for case in design.queries(model)]
             asked = [[case["case_id"], case["member"]] for case in cohort]
             key = files.digest(
-                [__version__, BAND, keys[model], bundle.fingerprint(), asked, examination.fingerprints, recorder]
+                [
+                    __version__,
+                    BAND,
+                    keys[model],
+                    bundle.fingerprint(),
+                    asked,
+                    examination.fingerprints,
+                    recorder,
+                    self.transform_id,
+                ]
             )
             path = self._path(f"private/signals/{model}.csv")
             if not files.is_current(path, key):
                 progress = str(self._path(f"private/models/{model}/queried.json"))
                 jobs.append(
                     Query(
-                        bundle, cohort, model, self._checkpoint(model), str(path), progress, key, recorder,
-                        self.cache_rate, self.threads,
+                        bundle=bundle,
+                        cohort=cohort,
+                        model_id=model,
+                        checkpoint=self._checkpoint(model),
+                        path=str(path),
+                        progress=progress,
+                        key=key,
+                        cohort_key=_cohort_key(design, examination),
+                        transform_id=self.transform_id,
+                        recorder=recorder,
+                        cache_rate=self.cache_rate,
+                        threads=self.threads,
                     )
-                )  # fmt: skip
+                )
         executors.run_jobs(jobs, "querying", self.n_jobs)
 
     def _write_scores(self, result: AuditResult, table: SignalTable, examination: Examination) -> None:
@@ -299,7 +323,7 @@ class Study:
         files.write(self._path("private/cases.csv"), _csv(rows))
 
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
-        """What was run, for study.json and the report; nothing of it names a patient or a path."""
+        """What was run, for study.json, which is private, and for the report, which leaves out what may be a path."""
         meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
         member = design.member[TARGET]
         patients = np.array(design.patient_ids)
@@ -344,6 +368,16 @@ class Study:
                 "wall_s": seconds,
             },
         }
+
+
+def _bare(case: Case) -> dict[str, Any]:
+    """What an engine needs of a case; covariates, which may be missing, cannot be collated."""
+    return {key: case[key] for key in ("case_id", "patient_id", "image", "label", "member") if key in case}
+
+
+def _cohort_key(design: Design, examination: Examination) -> str:
+    prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
+    return files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in design.cases])
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

@@ -54,14 +54,14 @@ class VoxelMap(Transform):
     """Base of the array transforms: a prediction, and the reference if the map needs it, to one value a voxel.
 
     Args:
-        kind: whether predictions are ``logits`` or ``probabilities``.
+        release: whether predictions are ``logits`` or ``probabilities``.
         activation: ``softmax`` or ``sigmoid``.
     """
 
     needs_label = False
 
-    def __init__(self, kind: Kind = "logits", activation: Activation = "softmax") -> None:
-        self.kind = kind
+    def __init__(self, release: Kind = "logits", activation: Activation = "softmax") -> None:
+        self.release = release
         self.activation = activation
 
     def map(self, release: Release, label: Tensor | None) -> Tensor:
@@ -82,7 +82,7 @@ class VoxelMap(Transform):
             raise InputError(f"label must be given for {type(self).__name__}, got None.")
         plain = prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
         reference = label.as_tensor() if isinstance(label, MetaTensor) else label
-        result = self.map(Release(plain, self.kind, self.activation), reference)[None]
+        result = self.map(Release(plain, self.release, self.activation), reference)[None]
         return MetaTensor(result, meta=prediction.meta) if isinstance(prediction, MetaTensor) else result
 
 
@@ -139,7 +139,7 @@ class VoxelMapd(MapTransform):
         keys: keys of the predictions.
         label_key: key of the reference; unused by maps that need none.
         output_postfix: the map of ``pred`` is written to ``pred_<output_postfix>``.
-        kind: whether predictions are ``logits`` or ``probabilities``.
+        release: whether predictions are ``logits`` or ``probabilities``.
         activation: ``softmax`` or ``sigmoid``.
         allow_missing_keys: whether a missing prediction is passed over.
     """
@@ -152,14 +152,14 @@ class VoxelMapd(MapTransform):
         keys: KeysCollection,
         label_key: str = "label",
         output_postfix: str | None = None,
-        kind: Kind = "logits",
+        release: Kind = "logits",
         activation: Activation = "softmax",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_key = label_key
         self.output_postfix = self.postfix if output_postfix is None else output_postfix
-        self.mapper = type(self).transform(kind=kind, activation=activation)
+        self.mapper = type(self).transform(release=release, activation=activation)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the maps to a copy of ``data``."""

@@ -100,8 +100,8 @@ def test_recorder_is_not_disturbed_by_postprocessing_nor_disturbs_it(tmp_path: P
 
 def test_release_is_what_leaves_the_model(tmp_path: Path) -> None:
     """A mask-only release has no signal of probabilities."""
-    release = AsDiscreted("pred", argmax=True)
-    evaluate([SignalRecorder(tmp_path / "target.csv", release=release, kind="mask", n_classes=2)])
+    mask = AsDiscreted("pred", argmax=True)
+    evaluate([SignalRecorder(tmp_path / "target.csv", transform=mask, release="mask", n_classes=2)])
     assert all(signal.startswith(("dice", "volume_ratio")) for signal in SignalTable.read(tmp_path).signals)
 
 

@@ -495,7 +495,7 @@ def test_group_means_equal_the_loop(pairs):
 
 @pytest.mark.parametrize("auc", [0.0, 0.2, 0.5, 0.77, 0.95, 1.0])
 def test_score_interval_inverts_its_own_test(auc):
-    """At each end the observed AUC lies just z standard errors away (Newcombe 2006, method 5; Hanley and McNeil 1982)."""
+    """At each end the observed AUC lies just z standard errors away (Newcombe 2006, method 5)."""
     low, high = auc_interval(auc, 30, 50)
     assert 0 <= low <= auc <= high <= 1
     assert low < high

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from monai.apps import DecathlonDataset, download_and_extract
 
@@ -55,7 +56,7 @@ def read_cohort(
     Raises:
         InputError: the path holds no cohort.
     """
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().resolve()
     if download and not path.exists():
         _download(path, download)
     if path.is_dir() and (path / "dataset.json").is_file():
@@ -79,7 +80,7 @@ def read_cohort(
             "add patient_id, or the audit's intervals will be too narrow.",
             path,
         )
-    root = (path if path.is_dir() else path.parent).resolve()
+    root = path if path.is_dir() else path.parent
     return [_completed(case, root, patient_id or (lambda case: str(case["case_id"]))) for case in cases]
 
 
@@ -87,7 +88,10 @@ def _download(path: Path, task: str) -> None:
     if path.name != task:
         raise InputError(f"dataset_dir must end in {task!r} to download it there, got {str(path)!r}.")
     resource, md5 = DecathlonDataset.resource[task], DecathlonDataset.md5[task]
-    download_and_extract(resource, path.with_suffix(".tar"), path.parent, hash_val=md5, hash_type="md5")
+    try:
+        download_and_extract(resource, path.with_suffix(".tar"), path.parent, hash_val=md5, hash_type="md5")
+    except URLError as error:
+        raise InputError(f"download must be possible, got no answer ({error.reason}). Fetch {task} by hand.") from error
 
 
 def case_name(path: str) -> str:
@@ -115,7 +119,7 @@ def _check_columns(case: Any, where: str) -> None:
 
 def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{path} must be JSON, got {error}.") from error
     items = content.get(section) if isinstance(content, dict) else None
@@ -127,7 +131,7 @@ def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
 
 
 def _from_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(stream)]
     for number, row in enumerate(rows, start=2):
         _check_columns(row, f"line {number} of {path}")
@@ -163,4 +167,4 @@ def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
         raise InputError(
             f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist."
         )
-    return [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]

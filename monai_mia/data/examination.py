@@ -168,5 +168,5 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         return {row["case_id"]: row for row in csv.DictReader(stream)}

@@ -53,8 +53,19 @@ def phantom_cohort(
                 volume = nib.Nifti1Image(values, np.diag([1.0, 1.0, 1.0, 1.0]))
                 data = volume.to_bytes()
                 files.write(case[name], _gzip(data))
-        lines = [f"{case['case_id']},{case['patient_id']}" for case in cases]
-        files.write_artefact(folder / "cohort.csv", "\n".join(["case_id,patient_id", *lines]) + "\n", key=key)
+        lines = [
+            ",".join(
+                [
+                    case["case_id"],
+                    case["patient_id"],
+                    *(f"{key}s/{case['case_id']}.nii.gz" for key in ("image", "label")),
+                ]
+            )
+            for case in cases
+        ]
+        files.write_artefact(
+            folder / "cohort.csv", "\n".join(["case_id,patient_id,image,label", *lines]) + "\n", key=key
+        )
     return cases
 
 
