@@ -34,7 +34,7 @@ def blind_baseline(
     the membership of scores that were fitted to the true one would call chance significant.
 
     Args:
-        features: image statistics, shape (N, F), finite.
+        features: image statistics, shape (N, F); a missing value (NaN) counts as the feature's median.
         member: shape (N,), bool, or several memberships to fit apart, shape (B, N); constant within a group.
         groups: the patient of each case, length N.
         seed: seed of the folds, which do not depend on membership.
@@ -48,12 +48,13 @@ def blind_baseline(
     member = np.asarray(member, dtype=bool)
     memberships = np.atleast_2d(member)
     n = memberships.shape[1]
-    if features.ndim != 2 or len(features) != n or not np.isfinite(features).all():
-        raise InputError(f"features must be finite and of shape ({n}, F), got {features.shape}.")
+    if features.ndim != 2 or len(features) != n:
+        raise InputError(f"features must be of shape ({n}, F), got {features.shape}.")
     patients = np.asarray(groups)
+    fewest = min(len(set(patients[memberships[0] == side])) for side in (True, False))
+    if fewest < 2:
+        raise InputError(f"patients must be at least 2 on each side for the blind baseline, got {fewest}.")
     n_folds = min(n_folds, len(set(patients)))
-    if n_folds < 2:
-        raise InputError(f"patients must be at least 2 for the blind baseline, got {n_folds}.")
     kernel = _kernel(features)
     targets = (memberships - memberships.mean(axis=1, keepdims=True)).T
     scores = np.zeros(targets.shape)
@@ -66,7 +67,8 @@ def blind_baseline(
 
 
 def _kernel(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    ranks = stats.rankdata(features, axis=0)
+    known = features[:, ~np.isnan(features).all(axis=0)]
+    ranks = stats.rankdata(np.where(np.isnan(known), np.nanmedian(known, axis=0), known), axis=0)
     normal = stats.norm.ppf((ranks - 0.5) / len(features))
     varied = normal[:, normal.std(axis=0) > 1e-9]
     if not varied.shape[1]:

@@ -167,7 +167,7 @@ def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float 
     Example:
         >>> low, high = auc_interval(1.0, 20, 20)
         >>> round(low, 3), high
-        (0.854, 1.0)
+        (0.899, 1.0)
     """
     z = float(stats.norm.ppf((1 + confidence) / 2))
     half = (n_member + n_nonmember) / 2 - 1

@@ -222,8 +222,9 @@ class TestEmpty:
         found = segmentation_signals(Release(logits), torch.zeros_like(label))
         assert found["dice"] == 0
         assert found["volume_ratio"] == 0
-        assert found["log_odds_boundary"] == found["log_odds"]
-        assert found["log_odds_shell_2"] == found["log_odds"]
+        # There is no boundary; what was wrongly predicted stands for it, which is no good fit.
+        assert found["log_odds_boundary"] == found["log_odds_shell_2"] == found["log_odds_foreground"]
+        assert found["log_odds_boundary"] < found["log_odds"]
 
     def test_empty_prediction(self) -> None:
         _, label = volume()
