@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from conftest import PHANTOM, ROOT, SMALL, environment, run_bundle, small_study
 
 from monai_mia import attacks, files
+from monai_mia.attacks import standard_attacks
 from monai_mia.audit import Audit
 from monai_mia.designs import Design
 from monai_mia.engines import BundleConfig, load_weights
@@ -151,6 +153,76 @@ def test_released_target(study: Study, cohort: Any, tmp_path: Path, hashes: Hash
     assert signals(tmp_path / "study")["target.csv"] == signals(study.output_dir)["target.csv"]
 
 
+def test_mask_only_release(cohort: Any, tmp_path: Path) -> None:
+    """Only masks leave the model: no signal of probabilities, and the standard attacks make do with Dice."""
+    result = small_study(
+        cohort, tmp_path, release="mask", audit=Audit(partial(standard_attacks, release="mask"), n_resamples=50)
+    ).run()
+    assert {attack.access for attack in result.attacks} == {"mask+label"}
+    assert "calibrated: dice" in {attack.name for attack in result.attacks}
+
+
+def test_probabilities_instead_of_logits(study: Study, cohort: Any, tmp_path: Path) -> None:
+    """The activation is applied: all is the same but for log-odds, which saturate in float32 probabilities."""
+    small_study(cohort, tmp_path, release="probabilities").run()
+    logits, probabilities = (SignalTable.read(Path(p) / "private/signals") for p in (study.output_dir, tmp_path))
+    assert probabilities.signals == logits.signals
+    same = [n for n, signal in enumerate(logits.signals) if not signal.startswith("log_odds")]
+    assert probabilities.values[..., same] == pytest.approx(logits.values[..., same], rel=1e-4, abs=1e-5)
+
+
+def test_output_defence_in_the_release(study: Study, cohort: Any, tmp_path: Path) -> None:
+    """A transform from an overlay of the inference config is what the adversary is left with."""
+    (tmp_path / "rounded.yaml").write_text(
+        "rounded:\n  _target_: Compose\n  transforms:\n  - {_target_: Activationsd, keys: pred, softmax: true}\n"
+        "  - {_target_: Lambdad, keys: pred, func: '$lambda p: p.round(decimals=1)'}\n"
+    )
+    files_ = ("configs/inference.json", str(tmp_path / "rounded.yaml"))
+    defended = small_study(
+        cohort, tmp_path / "out", release="probabilities", transform_id="rounded", inference_files=files_
+    )
+    defended.run()
+    before, after = (SignalTable.read(Path(p) / "private/signals") for p in (study.output_dir, tmp_path / "out"))
+    assert (before.signal("log_likelihood", "target") != after.signal("log_likelihood", "target")).all()
+
+
+def test_training_overlay(cohort: Any, tmp_path: Path, hashes: Hashes) -> None:
+    """An overlay file changes the training of target and shadows, and nothing in the bundle."""
+    before = hashes(PHANTOM)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("optimizer::_target_: torch.optim.SGD\ntrain::trainer::max_epochs: 1\n")
+    options = {"train_files": ("configs/train.json", str(overlay)), "train_overrides": SMALL}
+    small_study(cohort, tmp_path / "out", **options).run()
+    assert files.read_json(tmp_path / "out/private/models/shadow_00/model.json")["epochs"] == 1
+    assert hashes(PHANTOM) == before
+
+
+def test_handlers_inside_the_trainer_do_not_write(cohort: Any, tmp_path: Path) -> None:
+    """A saver that a bundle lists in the trainer itself is left out, too."""
+    saver = {"_target_": "CheckpointSaver", "save_dir": str(tmp_path / "saved"), "save_dict": {"m": "@network"},
+             "save_final": True}  # fmt: skip
+    overrides = {**SMALL, "train#trainer#max_epochs": 1, "train#trainer#train_handlers": [saver]}
+    small_study(cohort, tmp_path / "out", train_overrides=overrides).run()
+    assert not (tmp_path / "saved").exists()
+
+
+def test_multi_label_network(cohort: Any, tmp_path: Path) -> None:
+    """A sigmoid network of one channel, on a binary reference."""
+    binary = []
+    for case in cohort:
+        path = tmp_path / "labels" / Path(case["label"]).name
+        path.parent.mkdir(exist_ok=True)
+        volume = nib.load(case["label"])
+        nib.save(nib.Nifti1Image((volume.get_fdata() > 0).astype(np.uint8), volume.affine), path)
+        binary.append({**case, "label": str(path), "age": None})  # a missing covariate is no obstacle
+    overrides = {**SMALL, "network_def#out_channels": 1}
+    training = {**overrides, "train#trainer#max_epochs": 1, "loss": {"_target_": "DiceLoss", "sigmoid": True}}
+    result = small_study(
+        binary, tmp_path / "out", activation="sigmoid", train_overrides=training, inference_overrides=overrides
+    ).run()
+    assert result.attack("threshold: dice_class_1").access == "mask+label"
+
+
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -213,6 +285,16 @@ class TestRefusals:
             ({"shadows": -1}, ["shadows must be", "got -1"]),
             ({"shadows": "many"}, ["shadows must be a whole number", "'many'"]),
             ({"seed": -3}, ["seed must be"]),
+            ({"n_jobs": "two"}, ["n_jobs must be a whole number", "'two'"]),
+            ({"checkpoint_interval": 0}, ["checkpoint_interval must be"]),
+            ({"release": "logit"}, ["release must be one of", "'logit'"]),
+            ({"transform_id": "defence"}, ["transform_id must be an id", "'defence'"]),
+            ({"train_files": ["/nowhere.yaml"]}, ["/nowhere.yaml must be a config file"]),
+            ({"inference_overrides": {"device": "$torch.device('abacus')"}}, ["'device'", "can be built"]),
+            (
+                {"train_overrides": {"train#random_transforms": [{"_target_": "Nonsense"}]}},
+                ["'train#dataset'", "Nonsense"],
+            ),
             ({"bundle_root": "nowhere"}, ["bundle_root", "configs/train.json", "--bundle_root"]),
             ({"inference_files": ["configs/logging.conf"]}, ["must be configs of a bundle"]),
             (
@@ -221,7 +303,7 @@ class TestRefusals:
             ),
             ({"train_files": ["configs/inference.json"], "train_overrides": {}}, ["must define train#dataset#data"]),
             ({"train_overrides": {"train#no#such": 1}}, ["override 'train#no#such'"]),
-            ({"cohort": "nowhere"}, ["dataset_dir", "'nowhere'", "does not exist"]),
+            ({"cohort": "nowhere"}, ["dataset_dir", "nowhere'", "does not exist"]),
             ({"checkpoint": "x.pt"}, ["checkpoint, members and nonmembers", "together"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
             ({"audit": Audit([attacks.LiRA()])}, ["shadows must be at least 3", "LiRA", "--shadows"]),
@@ -243,9 +325,8 @@ class TestRefusals:
     def test_too_few_patients(self, cohort: Any, tmp_path: Path) -> None:
         assert "at least 2 patients" in stop(small_study(cohort[:3], tmp_path / "out"))
 
-    def test_patient_on_both_sides(self, cohort: Any, tmp_path: Path) -> None:
-        checkpoint = tmp_path / "x.pt"
-        torch.save({}, checkpoint)
+    def test_patient_on_both_sides(self, study: Study, cohort: Any, tmp_path: Path) -> None:
+        checkpoint = Path(study.output_dir) / "private/models/target/model.pt"
         ids = [case["case_id"] for case in cohort]
         sides = {"members": ids[:1] + ids[5:7], "nonmembers": ids[1:5]}  # the first patient has cases 0 and 1
         message = stop(small_study(cohort, tmp_path / "out", checkpoint=str(checkpoint), **sides))
@@ -289,6 +370,13 @@ class TestRefusals:
         network = BundleConfig(str(PHANTOM), ("configs/inference.json",)).parser(()).get_parsed_content("network_def")
         with pytest.raises(ValueError, match="weights_only=True"):
             load_weights(network, tmp_path / "x.pt", "bundle")
+
+    def test_checkpoint_is_opened_before_any_training(self, cohort: Any, tmp_path: Path) -> None:
+        torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+        ids = sorted({case["patient_id"] for case in cohort})
+        options = {"checkpoint": str(tmp_path / "other.pt"), "members": ids[:4], "nonmembers": ids[4:]}
+        assert "must hold the weights" in stop(small_study(cohort, tmp_path / "out", **options))
+        assert not (tmp_path / "out").exists()
 
     def test_component_that_cannot_be_built(self, cohort: Any, tmp_path: Path) -> None:
         message = stop(small_study(cohort, tmp_path, train_overrides={"network_def#channels": [4]}))
