@@ -158,8 +158,6 @@ def test_signal_of_the_howto(tmp_path: Path) -> None:
 def test_defence_of_the_howto(tmp_path: Path) -> None:
     module = pasted("defence", tmp_path)
     probabilities = torch.rand(2, 3, 4, 4).softmax(1)
-    release = module.RoundProbabilitiesd("pred", decimals=1)
-    inferer = module.ReleaseInferer(lambda inputs, network: network(inputs), release)
-    result = inferer(probabilities, lambda values: values)
+    result = module.RoundProbabilitiesd("pred", decimals=1)({"pred": probabilities})["pred"]
     assert torch.equal(result, torch.round(probabilities, decimals=1))
     assert torch.equal(result * 10, torch.round(result * 10))
