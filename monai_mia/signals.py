@@ -37,8 +37,11 @@ BAND = 3
 #: Probabilities are clipped to [CLIP, 1 - CLIP] before a logarithm; logits are never clipped.
 CLIP = 1e-12
 
-# Float64 values held at once by the slab-wise reduction: 32 MB on a CPU, 256 MB on a GPU, where launches cost more.
-_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 25}
+# Probabilities below this lose digits in float32.
+_UNDERFLOW = 1e-30
+
+# Values held at once by the slab-wise reduction: 8 MB on a CPU, 128 MB on a GPU, where launches cost more.
+_CHUNK = {"cpu": 1 << 21, "cuda": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def log_odds_map(release: Release, label: Tensor) -> Tensor:
     Access: probabilities+label. Source: scaled logit of `Carlini et al. (2022) <https://arxiv.org/abs/2112.03570>`_.
 
     Example:
-        >>> log_odds_map(Release(torch.tensor([[[0.0]], [[2.0]]])), torch.ones(1, 1, 1))
+        >>> log_odds_map(Release(torch.tensor([[[0.0]], [[2.0]]])), torch.ones(1, 1, 1)).round(decimals=4)
         tensor([[2.]], dtype=torch.float64)
     """
     return _voxels(release, label).log_odds.reshape(release.values.shape[1:])
@@ -177,12 +180,16 @@ def boundary_distance(label: Tensor, band: int = BAND) -> Tensor:
         tensor([[0, 2, 1, 1, 2, 0, 0, 0]], dtype=torch.uint8)
     """
     high = low = label
-    shells = torch.zeros(label.shape[1:], dtype=torch.uint8, device=label.device)
-    for shell in range(1, band + 1):
+    within = torch.zeros(label.shape[1:], dtype=torch.uint8, device=label.device)  # at how many radii one is in reach
+    for _ in range(band):
         high, low = _extend(high, torch.maximum), _extend(low, torch.minimum)
-        within = (high != low).any(dim=0)
-        shells[within & (shells == 0)] = shell
-    return shells
+        within += _any(high != low)
+    return (band + 1 - within) * (within > 0)
+
+
+def _any(channels: Tensor) -> Tensor:
+    """``channels.any(0)``, but fast for one channel, the usual case."""
+    return channels[0] if len(channels) == 1 else channels.any(0)
 
 
 def _extend(values: Tensor, extreme) -> Tensor:  # type: ignore[no-untyped-def]
@@ -226,7 +233,12 @@ class _Voxels:
         assert self.label is not None
         return self.label[0].long() if self.activation == "softmax" else self.label > 0
 
-    @property
+    @cached_property
+    def one_hot(self) -> Tensor:
+        """The reference of softmax as bool (C, V)."""
+        return torch.arange(len(self.values), device=self.values.device)[:, None] == self.reference
+
+    @cached_property
     def log_likelihood(self) -> Tensor:
         if self.activation == "softmax":
             return self.log_p.gather(0, self.reference[None])[0]
@@ -236,16 +248,22 @@ class _Voxels:
 
     @property
     def log_odds(self) -> Tensor:
-        values = self.values.double()
-        if self.kind == "logits":
-            if self.activation == "sigmoid":
-                return torch.where(self.reference, values, -values).mean(0)
-            own = self.reference[None]
-            others = values.scatter(0, own, -torch.inf).logsumexp(0)
-            return values.gather(0, own)[0] - others
         if self.activation == "sigmoid":
+            values = self.values.double()
+            if self.kind == "logits":
+                return torch.where(self.reference, values, -values).mean(0)
             return torch.where(self.reference, values, 1 - values).clamp(CLIP, 1 - CLIP).logit().mean(0)
-        return values.gather(0, self.reference[None])[0].clamp(CLIP, 1 - CLIP).logit()
+        if self.kind == "probabilities":
+            return self.values.gather(0, self.reference[None])[0].double().clamp(CLIP, 1 - CLIP).logit()
+        # 1 - p as the sum of the other classes, which keeps its digits where p is near 1 ...
+        rest = (self.p * ~self.one_hot).sum(0).double()
+        odds = self.log_likelihood.double() - rest.log()
+        lost = rest < _UNDERFLOW  # ... until they vanish in float32, beyond 70 nats; those are rare, and done exactly.
+        if lost.any():
+            values = self.values[:, lost].double()
+            own = self.one_hot[:, lost]
+            odds[lost] = values[own.T.nonzero(as_tuple=True)[::-1]] - values.masked_fill(own, -torch.inf).logsumexp(0)
+        return odds
 
     @property
     def entropy(self) -> Tensor:
@@ -262,15 +280,22 @@ class _Voxels:
     @property
     def margin(self) -> Tensor:
         if self.activation == "softmax":
-            first = self.p.max(0, keepdim=True)
-            return first.values[0] - self.p.scatter(0, first.indices, -1.0).amax(0)
+            first, second = self.p[0], torch.full_like(self.p[0], -1.0)
+            for p in self.p[1:]:  # several times faster than topk over the leading axis
+                second = torch.maximum(second, torch.minimum(first, p))
+                first = torch.maximum(first, p)
+            return first - second
         return (2 * self.p - 1).abs().mean(0)
 
     @property
     def predicted(self) -> Tensor:
         """Which foreground labels are predicted, bool: (C - 1, V) for softmax, (C, V) for sigmoid."""
         if self.activation == "softmax":
-            return _foreground(self.values.argmax(0), len(self.values))
+            best, index = self.values[0], torch.zeros_like(self.values[0], dtype=torch.int64)
+            for c, value in enumerate(self.values[1:], start=1):  # ten times faster than argmax over the leading axis
+                index = torch.maximum(index, (value > best) * c)  # the last to exceed all before it
+                best = torch.maximum(best, value)
+            return _foreground(index, len(self.values))
         return self.values > (0 if self.kind == "logits" else 0.5)
 
 
@@ -361,14 +386,14 @@ def segmentation_signals(release: Release, label: Tensor | None) -> dict[str, fl
             _check_label(release, label)
     sums = None
     for rows, regions in _reductions(release, label):
-        part = rows @ regions.T
+        part = (rows @ regions.T).double()
         sums = part if sums is None else sums + part
     assert sums is not None
     return _finish(sums.cpu(), release, label is not None)
 
 
 def _reductions(release: Release, label: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows (R, v) and regions (G, v), float64, of consecutive runs of voxels."""
+    """Rows (R, v) and regions (G, v), float32, of consecutive runs of voxels."""
     values = release.values
     n_foreground = release.classes - (release.activation == "softmax")
     n_rows = 1 + 3 * n_foreground + (5 + 2 * n_foreground) * (release.kind != "mask")
@@ -400,19 +425,23 @@ def _rows(release: Release, values: Tensor, label: Tensor | None, shells: Tensor
         predicted = _foreground(values[0], release.classes) if release.activation == "softmax" else values > 0
     else:
         predicted = voxels.predicted
-    rows = [torch.ones_like(predicted[:1], dtype=torch.float64), predicted]
-    regions = [torch.ones_like(predicted[0]), predicted.any(0)]
+    rows = [torch.ones_like(predicted[:1]), predicted]
+    foreground = _any(predicted)
+    regions = [torch.ones_like(foreground), foreground]
     if label is not None and shells is not None:
         softmax = release.activation == "softmax"
-        reference = _foreground(voxels.reference, release.classes) if softmax else voxels.reference
+        mask = release.kind == "mask"
+        reference = voxels.reference
+        if softmax:
+            reference = _foreground(reference, release.classes) if mask else voxels.one_hot[1:]
         rows += [reference, predicted & reference]
-        regions += [predicted.any(0) | reference.any(0), shells > 0, *(shells == k for k in range(1, BAND + 1))]
+        regions += [foreground | _any(reference), shells > 0, *(shells == k for k in range(1, BAND + 1))]
     if release.kind != "mask":
         rows += [-voxels.entropy[None], voxels.maximum_probability[None], voxels.margin[None]]
         if label is not None:
             p = voxels.p[1:] if release.activation == "softmax" else voxels.p
             rows += [voxels.log_likelihood[None], voxels.log_odds[None], p, p * reference]
-    return torch.cat([row.double() for row in rows]), torch.stack(regions).double()
+    return torch.cat([row.float() for row in rows]), torch.stack(regions).float()
 
 
 def _finish(sums: Tensor, release: Release, labelled: bool) -> dict[str, float]:

@@ -89,7 +89,7 @@ def test_log_odds_do_not_saturate() -> None:
     for margin in (1.0, 40.0, 500.0):
         logits = torch.tensor([0.0, margin]).reshape(2, 1, 1).expand(2, 4, 4)
         found = segmentation_signals(Release(logits.clone()), torch.ones(1, 4, 4))["log_odds"]
-        assert found == pytest.approx(margin, rel=1e-12)
+        assert found == pytest.approx(margin, rel=1e-6)
 
 
 def test_log_odds_of_probabilities_are_clipped() -> None:
@@ -123,7 +123,7 @@ def test_slabs_give_what_the_whole_gives(name: str, monkeypatch: pytest.MonkeyPa
     release, label = CASES[name](1)
     whole = segmentation_signals(release, label)
     monkeypatch.setattr(signals, "_CHUNK", {"cpu": 700})  # a fraction of a plane at a time
-    assert segmentation_signals(release, label) == pytest.approx(whole, abs=1e-9)
+    assert segmentation_signals(release, label) == pytest.approx(whole, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
