@@ -8,6 +8,7 @@ them over regions in slabs, on the device, so that it needs far less memory than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,10 +76,10 @@ class Release:
                 f"prediction must have at least 2 channels with softmax, got {self.classes}. "
                 "Set activation: sigmoid for a one-channel network."
             )
-        if not torch.isfinite(self.values).all():
+        low, high = _range(self.values)
+        if not math.isfinite(low + high):
             raise InputError("prediction must be finite, got NaN or infinity. Was the network trained to the end?")
         if self.kind != "logits":
-            low, high = float(self.values.min()), float(self.values.max())
             top = self.classes - 1 if self.kind == "mask" and self.activation == "softmax" else 1
             whole = self.kind == "probabilities" or bool((self.values == self.values.round()).all())
             if low < -1e-3 or high > top + 1e-3 or not whole:
@@ -317,12 +318,18 @@ def _single(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def _range(values: Tensor) -> tuple[float, float]:
+    """Smallest and largest value in one pass; NaN if there is one."""
+    low, high = torch.aminmax(values)
+    return float(low), float(high)
+
+
 def _check_label(release: Release, label: Tensor) -> None:
     channels = 1 if release.activation == "softmax" else release.classes
     expected = (channels, *release.values.shape[1:])
     if tuple(label.shape) != expected:
         raise InputError(f"label must be of shape {expected} ({release.activation}), got {tuple(label.shape)}.")
-    low, high = float(label.min()), float(label.max())
+    low, high = _range(label)
     limit = release.classes if release.activation == "softmax" else 2
     if low < 0 or high >= limit:
         raise InputError(f"label must be integers in [0, {limit}), got values from {low:g} to {high:g}.")
