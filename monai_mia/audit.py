@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from monai_mia import epsilon, statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
-from monai_mia.attacks.attack import require_shadows
 from monai_mia.controls import blind_baseline
 from monai_mia.errors import InputError
 from monai_mia.table import ACCESS_LEVELS, Knowledge, SignalTable
@@ -271,7 +270,6 @@ class Audit:
 
         names, access, scores, seconds = [], [], [], []
         for attack in attacks:
-            require_shadows(attack, knowledge)
             began = time.perf_counter()
             values = np.asarray(attack(knowledge), dtype=np.float64)
             seconds.append(time.perf_counter() - began)
@@ -404,6 +402,7 @@ class Audit:
         seconds: float,
     ) -> AttackResult:
         member, groups, weights = units.member, units.groups, units.weights
+        n_member = int(member.sum())
         curve = statistics.roc(scores, member)
         grid = np.geomspace(statistics.resolution(member), 1.0, _BAND_POINTS)
         aucs, advantages, tprs, band = [], [], [], []
@@ -421,7 +420,8 @@ class Audit:
                 rates[fpr] = None
                 continue
             value = float(curve.tpr_at(fpr))
-            rates[fpr] = value, self._tpr_interval(value, tpr_samples[:, column], member)
+            exact = statistics.clopper_pearson(round(value * n_member), n_member, self.confidence)
+            rates[fpr] = value, self._wider(tpr_samples[:, column], exact)
         accuracy, decision = statistics.balanced_accuracy(scores, member, groups, self.seed)
         correct = decision == member
         accuracies = [(weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
@@ -439,7 +439,9 @@ class Audit:
             n_shadow=n_shadow,
             scores=scores,
             auc=auc,
-            auc_ci=self._auc_interval(auc, resampled, member),
+            auc_ci=self._wider(
+                resampled, statistics.auc_interval(auc, n_member, len(member) - n_member, self.confidence)
+            ),
             p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
             tpr_at_fpr=rates,
             advantage=float(curve.advantage),
@@ -458,20 +460,10 @@ class Audit:
             seconds=seconds,
         )
 
-    def _auc_interval(self, auc: float, samples: Array, member: NDArray[np.bool_]) -> Interval:
-        """The wider of bootstrap and, where units are independent, score interval: near 1 a bootstrap is too narrow."""
+    def _wider(self, samples: Array, exact: Interval) -> Interval:
+        """The wider of bootstrap and, where units are independent, exact: near 0 and 1 a bootstrap is too narrow."""
         low, high = self._quantiles(samples)
         if self.unit == "patient":
-            score = statistics.auc_interval(auc, int(member.sum()), int((~member).sum()), self.confidence)
-            low, high = min(low, score[0]), max(high, score[1])
-        return low, high
-
-    def _tpr_interval(self, value: float, samples: Array, member: NDArray[np.bool_]) -> Interval:
-        """The wider of bootstrap and, where units are independent, exact: a bootstrap of 0 or 1 has no width."""
-        low, high = self._quantiles(samples)
-        if self.unit == "patient":
-            n = int(member.sum())
-            exact = statistics.clopper_pearson(round(value * n), n, self.confidence)
             low, high = min(low, exact[0]), max(high, exact[1])
         return low, high
 

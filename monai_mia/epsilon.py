@@ -76,9 +76,11 @@ def epsilon_from_counts(
     return epsilon_from_rates(tpr, fpr, delta)
 
 
-def epsilon_ceiling(n_member: int, n_nonmember: int, delta: float = 0.0, confidence: float = 0.95) -> float:
-    """What a perfect attack with a threshold fixed in advance could prove with this many patients."""
-    return epsilon_from_counts(n_member, n_member, 0, n_nonmember, delta, confidence)
+def epsilon_ceiling(
+    n_member: int, n_nonmember: int, delta: float = 0.0, confidence: float = 0.95, n_thresholds: int = 1
+) -> float:
+    """What a perfect attack could prove with this many patients, at one fixed threshold or the best of several."""
+    return epsilon_from_counts(n_member, n_member, 0, n_nonmember, delta, confidence, n_thresholds)
 
 
 def epsilon_lower_bound(
@@ -124,15 +126,7 @@ def epsilon_lower_bound(
     else:
         raise InputError(f"method must be 'split' or 'bonferroni', got {method!r}.")
     value = max(_at(t, scores[count], member[count], delta, confidence, len(thresholds)) for t in thresholds)
-    ceiling = epsilon_from_counts(
-        int(member[count].sum()),
-        int(member[count].sum()),
-        0,
-        int((~member[count]).sum()),
-        delta,
-        confidence,
-        len(thresholds),
-    )
+    ceiling = epsilon_ceiling(int(member[count].sum()), int((~member[count]).sum()), delta, confidence, len(thresholds))
     return EpsilonBound(value, delta, confidence, method, ceiling)
 
 

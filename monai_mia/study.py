@@ -232,6 +232,8 @@ class Study:
         """Train what is not trained; give each model's key."""
         prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
         bundle = self._train_config()
+        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(design, examination)
+        cohort = [_bare(case) for case in design.cases]
         keys, jobs = {}, []
         for model in design.model_ids:
             if model == TARGET and self.checkpoint is not None:
@@ -240,18 +242,18 @@ class Study:
             members = design.members(model)
             seed = int(files.digest([self.seed, model])[:8], 16)
             trained_on = [[case["case_id"], prints[case["case_id"]]] for case in members]
-            keys[model] = files.digest([__version__, bundle.fingerprint(), trained_on, seed, self.threads])
+            keys[model] = files.digest([__version__, fingerprint, trained_on, seed, self.threads])
             folder = self._path(f"private/models/{model}")
             job = Training(
                 bundle=bundle,
-                cohort=[_bare(case) for case in design.cases],
+                cohort=cohort,
                 members=[_bare(case) for case in members],
                 model_id=model,
                 seed=seed,
                 folder=str(folder),
                 progress=str(folder / "progress.json"),
                 key=keys[model],
-                cohort_key=_cohort_key(design, examination),
+                cohort_key=cohort_key,
                 checkpoint_interval=self.checkpoint_interval,
                 threads=self.threads,
             )
@@ -271,6 +273,7 @@ class Study:
 
     def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
         bundle = self._inference_config()
+        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(design, examination)
         recorder = {"release": self.release, "activation": self.activation, "n_classes": self._n_labels()}
         jobs = []
         for model in design.model_ids:
@@ -281,7 +284,7 @@ class Study:
                     __version__,
                     BAND,
                     keys[model],
-                    bundle.fingerprint(),
+                    fingerprint,
                     asked,
                     examination.fingerprints,
                     recorder,
@@ -300,7 +303,7 @@ class Study:
                         path=str(path),
                         progress=progress,
                         key=key,
-                        cohort_key=_cohort_key(design, examination),
+                        cohort_key=cohort_key,
                         transform_id=self.transform_id,
                         recorder=recorder,
                         cache_rate=self.cache_rate,
