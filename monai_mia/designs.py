@@ -27,7 +27,7 @@ __all__ = ["TARGET", "Case", "Design"]
 
 Case = Mapping[str, Any]
 
-#: The id of the audited model; shadows are ``shadow_00``, ``shadow_01``, ...
+#: The id of the audited model, and the stem of further targets' ids; shadows are ``shadow_00``, ``shadow_01``, ...
 TARGET = "target"
 
 _COLUMNS = ("case_id", "patient_id", "image", "label")
@@ -73,21 +73,27 @@ class Design:
                     )
 
     @classmethod
-    def randomised(cls, cases: Sequence[Case], shadows: int, seed: int = 0) -> Design:
+    def randomised(cls, cases: Sequence[Case], shadows: int, seed: int = 0, targets: int = 1) -> Design:
         """A design in which a seeded coin decides, by patient, the members of the target and of every shadow.
 
         Formal guarantees: every model trains on half of the patients; shadows ``2k`` and ``2k+1`` are complementary,
-        so that each patient is in exactly half of an even number of shadows; a design with more shadows begins
-        with the same models.
+        so that each patient is in exactly half of an even number of shadows; a design with more shadows or targets
+        holds the same models and others; the targets are drawn independently. Patients whose cases have a ``canary``
+        (:func:`~monai_mia.data.plant_canaries`) are not counted in the half: a fair coin of its own decides on each, as
+        a one-run audit of epsilon demands.
 
         Args:
             cases: the cohort.
             shadows: how many shadows, at least 0.
             seed: seed of the coin.
+            targets: how many targets (``target``, ``target_01``, ...), all attacked by the same shadows; at least 1.
         """
         shadow_members = _shadows(cases, shadows, seed)
-        target = _half(_patients(cases), [seed, 0])
-        return cls(tuple(cases), {TARGET: _rows(cases, target), **shadow_members}, "randomised", seed)
+        if targets < 1:
+            raise InputError(f"targets must be at least 1, got {targets}.")
+        names = [TARGET, *(f"{TARGET}_{number:02d}" for number in range(1, targets))]
+        drawn = {name: _rows(cases, _half(cases, [seed, 0, n])) for n, name in enumerate(names)}
+        return cls(tuple(cases), {**drawn, **shadow_members}, "randomised", seed)
 
     @classmethod
     def observational(
@@ -133,8 +139,18 @@ class Design:
 
     @property
     def model_ids(self) -> tuple[str, ...]:
-        """The target first, then the shadows."""
+        """The targets first, then the shadows."""
         return tuple(self.member)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The models that are attacked; the first is :data:`TARGET`."""
+        return tuple(model for model in self.member if model == TARGET or model.startswith(f"{TARGET}_"))
+
+    @property
+    def shadows(self) -> tuple[str, ...]:
+        """The models that the adversary trained."""
+        return tuple(model for model in self.member if model not in self.targets)
 
     @property
     def patient_ids(self) -> tuple[str, ...]:
@@ -157,7 +173,9 @@ class Design:
         for n, case in enumerate(self.cases):
             writer.writerow([*(case[name] for name in _COLUMNS), *(int(row[n]) for row in self.member.values())])
         files.write(path, buffer.getvalue())
-        files.write_json(Path(path).with_suffix(".json"), {"kind": self.kind, "seed": self.seed})
+        kinds = sorted({str(case["canary"]) for case in self.cases if case.get("canary")})
+        about = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
+        files.write_json(Path(path).with_suffix(".json"), about)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Design:
@@ -190,9 +208,13 @@ def _rows(cases: Sequence[Case], patients: set[str]) -> NDArray[np.bool_]:
     return np.array([str(case["patient_id"]) in patients for case in cases], dtype=bool)
 
 
-def _half(patients: list[str], entropy: list[int]) -> set[str]:
-    chosen = np.random.default_rng(entropy).permutation(len(patients))[: len(patients) // 2]
-    return {patients[n] for n in chosen}
+def _half(cases: Sequence[Case], entropy: list[int]) -> set[str]:
+    """Half of the patients, and of the canaries each with a coin of its own."""
+    canaries = _patients([case for case in cases if case.get("canary")])
+    others = sorted(set(_patients(cases)) - set(canaries))
+    rng = np.random.default_rng(entropy)
+    chosen = {others[n] for n in rng.permutation(len(others))[: len(others) // 2]}
+    return chosen | {canary for canary, coin in zip(canaries, rng.random(len(canaries)), strict=True) if coin < 0.5}
 
 
 def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArray[np.bool_]]:
@@ -200,10 +222,9 @@ def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArra
         raise InputError(f"seed must be at least 0, got {seed}.")
     if shadows < 0:
         raise InputError(f"shadows must be at least 0, got {shadows}.")
-    patients = _patients(cases)
     member = {}
     for number in range(shadows):
-        half = _half(patients, [seed, 1 + number // 2])
-        rows = _rows(cases, half if number % 2 == 0 else set(patients) - half)
+        half = _half(cases, [seed, 1 + number // 2])
+        rows = _rows(cases, half if number % 2 == 0 else set(_patients(cases)) - half)
         member[f"shadow_{number:02d}"] = rows
     return member

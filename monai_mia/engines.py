@@ -30,7 +30,7 @@ from torch import nn
 from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.errors import InputError
-from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile, SignalRecorder, tensor_bytes
+from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
 
 __all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
 
@@ -240,13 +240,16 @@ class Query:
         cohort: the cases with the model's ``member`` flag.
         model_id: id of the model.
         checkpoint: the model's weights.
-        path: the ``<model_id>.csv`` to write.
+        path: the ``<model_id>.csv`` to write, or None: only maps are recorded.
         progress: the file that tells how far it is.
         key: hash of all that the signals depend on.
         cohort_key: hash of the cohort's cases and files.
         transform_id: id, in the inference config, of a dictionary transform of the prediction, such as an output
             defence; by default the activation or the argmax that ``release`` asks for.
         recorder: options of :class:`~monai_mia.handlers.SignalRecorder`.
+        maps: the ``<model_id>.npz`` to write in the same pass, or None.
+        maps_key: hash of all that the maps depend on.
+        map_options: options of :class:`~monai_mia.handlers.MapRecorder`: ``resolution``, ``labels``, ``images``.
         cache_rate: share of the preprocessed cohort that is kept in memory for the next model.
         threads: CPU threads.
     """
@@ -255,12 +258,15 @@ class Query:
     cohort: Sequence[Mapping[str, Any]]
     model_id: str
     checkpoint: str
-    path: str
+    path: str | None
     progress: str
     key: str
     cohort_key: str
     transform_id: str | None = None
     recorder: Mapping[str, Any] = field(default_factory=dict)
+    maps: str | None = None
+    maps_key: str = ""
+    map_options: Mapping[str, Any] = field(default_factory=dict)
     cache_rate: float = 1.0
     threads: int = 1
 
@@ -269,13 +275,7 @@ class Query:
         start = time.perf_counter()
         with _settings(self.threads, self.bundle.root), torch.inference_mode():
             parser, network, device = _network(self.bundle, self.checkpoint)
-            recorder = SignalRecorder(
-                self.path,
-                self.model_id,
-                transform=self._transform(parser),
-                about={"key": self.key, "checkpoint": files.sha256(self.checkpoint)},
-                **self.recorder,
-            )
+            recorders = self._recorders(self._transform(parser))
             cases = [{key: value for key, value in case.items() if key != "member"} for case in self.cohort]
             shared = _share(
                 files.digest(["query", self.bundle.fingerprint(), self.cohort_key, self.cache_rate]),
@@ -291,14 +291,36 @@ class Query:
                 val_data_loader=DataLoader(CaseSubset(shared, self.cohort), batch_size=1),
                 network=network.to(device),
                 inferer=_instantiated(parser, "inferer", self.bundle),
-                val_handlers=[recorder, ProgressFile(self.progress, "cases")],
+                val_handlers=[*recorders, ProgressFile(self.progress, "cases")],
                 decollate=False,
             )
             evaluator.logger.setLevel(logging.WARNING)
             set_determinism(0)
             evaluator.run()
-        about = files.read_json(Path(self.path).with_suffix(".json"))
-        files.write_json(Path(self.path).with_suffix(".json"), {**about, "seconds": time.perf_counter() - start})
+        for path in filter(None, (self.path, self.maps)):
+            beside = Path(path).with_suffix(".json")
+            files.write_json(beside, {**files.read_json(beside), "seconds": time.perf_counter() - start})
+
+    def _recorders(self, transform: Any) -> list[SignalRecorder | MapRecorder]:
+        checkpoint = files.sha256(self.checkpoint)
+        recorders: list[SignalRecorder | MapRecorder] = []
+        if self.path is not None:
+            about = {"key": self.key, "checkpoint": checkpoint}
+            recorders.append(
+                SignalRecorder(self.path, self.model_id, transform=transform, about=about, **self.recorder)
+            )
+        if self.maps is not None:
+            shared = {
+                name: value for name, value in self.recorder.items() if name in ("release", "activation", "n_classes")
+            }
+            about = {"key": self.maps_key, "checkpoint": checkpoint}
+            options = {**shared, **self.map_options}
+            recorders.append(
+                MapRecorder(
+                    self.maps, self.model_id, transform=transform, cohort=self.cohort_key, about=about, **options
+                )
+            )
+        return recorders
 
     def _transform(self, parser: ConfigParser) -> Any:
         """What turns the network's logits into the release."""

@@ -23,6 +23,8 @@ from monai_mia.errors import InputError
 __all__ = [
     "ACCESS",
     "Release",
+    "TopProbabilities",
+    "access_of",
     "boundary_distance",
     "entropy_map",
     "log_likelihood_map",
@@ -281,12 +283,18 @@ class _Voxels:
     @property
     def margin(self) -> Tensor:
         if self.activation == "softmax":
-            first, second = self.p[0], torch.full_like(self.p[0], -1.0)
-            for p in self.p[1:]:  # several times faster than topk over the leading axis
-                second = torch.maximum(second, torch.minimum(first, p))
-                first = torch.maximum(first, p)
+            first, second = self.ranked(2)
             return first - second
         return (2 * self.p - 1).abs().mean(0)
+
+    def ranked(self, n: int) -> list[Tensor]:
+        """The n largest probabilities of softmax, in falling order."""
+        ranked = [self.p[0], *(torch.full_like(self.p[0], -1.0) for _ in range(n - 1))]
+        for p in self.p[1:]:  # several times faster than topk over the leading axis
+            for k in range(n - 1, 0, -1):
+                ranked[k] = torch.maximum(ranked[k], torch.minimum(ranked[k - 1], p))
+            ranked[0] = torch.maximum(ranked[0], p)
+        return ranked
 
     @property
     def predicted(self) -> Tensor:
@@ -335,7 +343,7 @@ def _check_label(release: Release, label: Tensor) -> None:
         raise InputError(f"label must be integers in [0, {limit}), got values from {low:g} to {high:g}.")
 
 
-#: Access that each family of signals needs; regions and classes share that of their family.
+#: Access that each family of signals needs; regions, classes and query variants share that of their family.
 ACCESS = {
     "log_likelihood": "probabilities+label",
     "log_odds": "probabilities+label",
@@ -345,6 +353,14 @@ ACCESS = {
     "negative_entropy": "probabilities",
     "maximum_probability": "probabilities",
     "margin": "probabilities",
+    "second_probability": "probabilities",
+    "third_probability": "probabilities",
+    "predictability": "mask+label",
+    "agreement": "mask",
+    "soft_agreement": "probabilities",
+    "negative_gradient_norm": "white-box",
+    "negative_influence": "white-box",
+    "negative_alignment": "white-box",
 }
 
 # Regions over which voxels are averaged. Without a reference only the prediction's own are known.
@@ -503,14 +519,58 @@ def _dice(name: str, overlap: Tensor, sizes: Tensor, g: int, suffix: str) -> dic
     return {f"{name}{suffix}": float(dice.mean()), **classes}
 
 
-def access_of(signal: str) -> str:
-    """Access that a signal of :func:`segmentation_signals` needs.
+@dataclass(frozen=True)
+class TopProbabilities:
+    """Signals of the runners-up: ``second_probability`` and, from three classes on, ``third_probability``.
+
+    Each is the mean over the volume of the second (third) largest probability of a voxel; the suffix ``_predicted``
+    that over the predicted foreground (the whole volume if nothing is predicted), as for ``maximum_probability``, the
+    first of the three. With sigmoid a channel has two states only, so that there is no third, and the second is the
+    less likely state's, averaged over channels.
+
+    In [0, 1]. These alone do not rise with a better fit: a sure prediction leaves little to the runners-up. They feed
+    an attack that learns its direction from shadows; a threshold on them means nothing.
+
+    Access: probabilities. Source: the top-3 attack of `Hintersdorf et al. (2022) <https://arxiv.org/abs/2111.09076>`_.
 
     Example:
-        >>> access_of("log_odds_shell_1")
-        'probabilities+label'
+        >>> logits = torch.tensor([0.5, 0.3, 0.2]).log()[:, None, None]  # one voxel
+        >>> found = TopProbabilities()(Release(logits), None)
+        >>> {name: round(value, 6) for name, value in found.items() if "_predicted" not in name}
+        {'second_probability': 0.3, 'third_probability': 0.2}
+    """
+
+    def __call__(self, release: Release, label: Tensor | None) -> dict[str, float]:
+        """The signals of one release; the label is not looked at."""
+        if release.kind == "mask":
+            raise InputError("release must be logits or probabilities for TopProbabilities, got a mask.")
+        softmax = release.activation == "softmax"
+        names = ("second_probability", "third_probability")[: min(release.classes, 3) - 1 if softmax else 1]
+        chunk = _CHUNK.get(release.values.device.type, 1 << 22) // (release.classes + 5)
+        sums = torch.zeros(2, len(names) + 1, dtype=torch.float64)
+        for part in torch.split(release.values.flatten(1), max(1, chunk), 1):
+            voxels = _Voxels(_single(part), None, release.kind, release.activation)
+            first = voxels.maximum_probability
+            runners_up = voxels.ranked(len(names) + 1)[1:] if softmax else [1 - first]
+            rows = torch.stack([torch.ones_like(first), *runners_up])
+            masks = torch.stack([torch.ones_like(first), _any(voxels.predicted).to(first.dtype)])
+            sums += (masks @ rows.T).double().cpu()
+        regions = {"": sums[0], "_predicted": sums[1] if sums[1, 0] else sums[0]}
+        return {
+            name + suffix: float(region[k] / region[0])
+            for k, name in enumerate(names, start=1)
+            for suffix, region in regions.items()
+        }
+
+
+def access_of(signal: str) -> str:
+    """Access that one of the package's own signals needs.
+
+    Example:
+        >>> access_of("log_odds_shell_1"), access_of("robust_dice")
+        ('probabilities+label', 'mask+label')
     """
     for family in sorted(ACCESS, key=len, reverse=True):
-        if signal.startswith(family):
+        if signal.removeprefix("robust_").startswith(family):
             return ACCESS[family]
     raise InputError(f"signal must begin with one of {', '.join(ACCESS)}, got {signal!r}.")

@@ -12,9 +12,9 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,29 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["ACCESS_LEVELS", "Knowledge", "SignalTable", "write_signals"]
+__all__ = ["ACCESS_LEVELS", "Knowledge", "Maps", "SignalTable", "write_signals"]
 
 #: What the adversary gets, weakest first; each level includes the ones before it.
 ACCESS_LEVELS = ("mask", "mask+label", "probabilities", "probabilities+label", "white-box")
 
 _COLUMNS = ("model_id", "case_id", "patient_id", "member")
+
+
+class Maps(Protocol):
+    """Recorded maps of the target and M shadows, read one case at a time; see :mod:`monai_mia.maps`."""
+
+    @property
+    def activation(self) -> str:
+        """``softmax`` or ``sigmoid``."""
+
+    def target(self, case: int) -> NDArray[np.float32]:
+        """The target's logits, or one-hot mask, of case n, shape (C, *spatial)."""
+
+    def shadow(self, shadow: int, case: int) -> NDArray[np.float32]:
+        """The same of shadow m."""
+
+    def label(self, case: int) -> NDArray[np.uint8]:
+        """The reference of case n, shape (1 or C, *spatial)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,10 @@ class Knowledge:
         shadow_member: whether a shadow trained on a case, shape (M, N), bool.
         patient_ids: the patient of each case, length N.
         access: access level that each signal needs, one of :data:`ACCESS_LEVELS`.
+        features: statistics of each case's image, which the adversary holds, shape (N, F), or None.
+        nonmember: cases of which the adversary knows that the target did not train on them, shape (N,), bool, or None;
+            an audit never grants it for the cases that it scores.
+        maps: the recorded maps of target and shadows, or None.
     """
 
     signals: tuple[str, ...]
@@ -51,6 +72,9 @@ class Knowledge:
     shadow_member: NDArray[np.bool_]
     patient_ids: tuple[str, ...]
     access: Mapping[str, str] = field(default_factory=dict)
+    features: NDArray[np.float64] | None = None
+    nonmember: NDArray[np.bool_] | None = None
+    maps: Maps | None = None
 
     def signal(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The target's (N,) and the shadows' (M, N) values of one signal.
@@ -180,6 +204,17 @@ class SignalTable:
             shadow_member=self.member[index],
             patient_ids=self.patient_ids,
             access=self.access,
+        )
+
+    def only(self, cases: NDArray[np.bool_]) -> SignalTable:
+        """The same models on some of the cases; ``cases`` of shape (N,), bool."""
+        kept = np.flatnonzero(cases)
+        return replace(
+            self,
+            case_ids=tuple(self.case_ids[n] for n in kept),
+            patient_ids=tuple(self.patient_ids[n] for n in kept),
+            member=self.member[:, kept],
+            values=self.values[:, kept],
         )
 
     def members(self, model: str) -> NDArray[np.bool_]:

@@ -283,3 +283,21 @@ def test_another_csv_file_is_named(tmp_path):
     message = refusal(Design.read, tmp_path / "design.csv")
     assert "case_id, patient_id, image, label" in message
     assert str(tmp_path / "design.csv") in message
+
+
+def test_further_targets_are_drawn_by_coins_of_their_own():
+    cases = [{"case_id": f"c{n}", "patient_id": f"p{n // 2}", "image": "i", "label": "l"} for n in range(200)]
+    one, four = Design.randomised(cases, shadows=4, seed=3), Design.randomised(cases, shadows=4, seed=3, targets=4)
+    assert one.targets == ("target",)
+    assert four.targets == ("target", "target_01", "target_02", "target_03")
+    assert four.shadows == one.shadows == ("shadow_00", "shadow_01", "shadow_02", "shadow_03")
+    assert four.model_ids == (*four.targets, *four.shadows)
+    for model in one.model_ids:
+        np.testing.assert_array_equal(one.member[model], four.member[model])
+    # Two coins agree on half of 100 patients, give or take 5.
+    for a in range(4):
+        for b in range(a):
+            agree = (four.member[four.targets[a]] == four.member[four.targets[b]]).mean()
+            assert 0.5 - 4 * 0.05 < agree < 0.5 + 4 * 0.05
+    with pytest.raises(InputError, match="targets must be at least 1, got 0"):
+        Design.randomised(cases, shadows=2, targets=0)

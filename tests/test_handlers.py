@@ -21,12 +21,14 @@ from monai.networks.nets import UNet
 from monai.transforms import Activationsd, AsDiscreted, Compose, Lambdad, RandGaussianNoised
 from monai.utils import set_determinism
 
-from monai_mia import attacks
+from monai_mia import attacks, files
 from monai_mia.audit import Audit
 from monai_mia.errors import InputError
-from monai_mia.handlers import AttackRunner, Checkpointer, EpochSeeder, SignalRecorder
+from monai_mia.handlers import AttackRunner, Checkpointer, EpochSeeder, MapRecorder, SignalRecorder
+from monai_mia.maps import MapStore
 from monai_mia.signals import Release, segmentation_signals
 from monai_mia.table import SignalTable
+from monai_mia.white_box import WhiteBox
 
 
 def items(n: int = 12) -> list[dict[str, Any]]:
@@ -114,6 +116,76 @@ def test_own_signal(tmp_path: Path) -> None:
     table = SignalTable.read(tmp_path)
     assert table.signals == ("brightness",)
     assert table.access == {"brightness": "probabilities"}
+
+
+def test_signals_see_what_they_need(tmp_path: Path) -> None:
+    """The case's image and name, and the model itself, asked once more: about twice the image, twice the answer."""
+
+    class Doubled:
+        access = "probabilities"
+        needs = ("image", "case_id", "ask", "network")
+
+        def __call__(self, release: Release, label: torch.Tensor | None, **given: Any) -> dict[str, float]:
+            assert set(given) == set(self.needs)
+            assert isinstance(given["network"], torch.nn.Conv3d)
+            answer = given["ask"](2 * given["image"])
+            assert isinstance(answer, Release)
+            return {
+                "twice": float((answer.values / release.values).mean()),
+                "image": float(given["image"].sum()),
+                "case": float(given["case_id"].removeprefix("case_")),
+            }
+
+    net = torch.nn.Conv3d(1, 2, 1, bias=False)
+    evaluate([SignalRecorder(tmp_path / "target.csv", signals=[Doubled()])], net, batch_size=5)  # type: ignore[arg-type]
+    table = SignalTable.read(tmp_path)
+    assert table.signal("twice", "target") == pytest.approx(2)
+    for item in items():
+        row = table.case_ids.index(item["case_id"])
+        assert table.signal("image", "target")[row] == pytest.approx(float(item["image"].sum()), rel=1e-5)
+        assert f"case_{table.signal('case', 'target')[row]:g}" == item["case_id"]
+
+
+def test_a_signal_that_needs_what_nobody_gives(tmp_path: Path) -> None:
+    def blind(release: Release, label: torch.Tensor | None, depth: torch.Tensor) -> dict[str, float]:
+        return {"depth": float(depth.mean())}
+
+    blind.needs = ("depth",)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="case 'case_0': evaluator must give depth for"):
+        evaluate([SignalRecorder(tmp_path / "target.csv", signals=[blind])])
+
+
+class Ranked:
+    """A signal that is known only when all cases are: a case's place in the order of the brightest voxel."""
+
+    access = "mask"
+    needs = ("image",)
+
+    def start(self) -> None:
+        self.seen: list[float] = []
+
+    def __call__(self, release: Release, label: torch.Tensor | None, image: torch.Tensor) -> dict[str, float]:
+        self.seen.append(float(image.max()))
+        return {"brightest": self.seen[-1]}
+
+    def finish(self) -> dict[str, list[float]]:
+        return {"place": [float(sum(other < one for other in self.seen)) for one in self.seen]}
+
+
+def test_signals_of_all_cases_together(tmp_path: Path) -> None:
+    ranked = Ranked()
+    for run in range(2):  # the same object for two models: it starts anew
+        evaluate([SignalRecorder(tmp_path / f"model_{run}.csv", signals=[ranked, segmentation_signals])], batch_size=5)
+    table = SignalTable.read(tmp_path)
+    assert table.signals[0] == "brightest"
+    assert table.signals[-1] == "place"
+    for model in table.model_ids:
+        expected = table.signal("brightest", model).argsort().argsort()
+        assert (table.signal("place", model) == expected).all()
+
+    ranked.finish = lambda: {"place": [float("nan")] * 12}  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="signals must be finite, got nan for place"):
+        evaluate([SignalRecorder(tmp_path / "broken.csv", signals=[ranked])])
 
 
 def test_recorder_names_what_the_datalist_lacks(tmp_path: Path) -> None:
@@ -226,7 +298,7 @@ data = t.Dataset(t.items(11))
 evaluator = t.SupervisedEvaluator(
     device=torch.device("cpu"), network=t.network(),
     val_data_loader=t.DataLoader(data, sampler=DistributedSampler(data, even_divisible={even}, shuffle=False)),
-    val_handlers=[t.SignalRecorder({path!r})])
+    val_handlers=[t.SignalRecorder({path!r}), t.SignalRecorder({path!r} + ".white", "target", [t.WhiteBox()])])
 evaluator.run()
 torch.distributed.destroy_process_group()
 """
@@ -244,10 +316,19 @@ def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"), val_data_loader=DataLoader(Dataset(items(11))), network=network(),
-        val_handlers=[SignalRecorder(tmp_path / "one" / "target.csv")],
+        val_handlers=[
+            SignalRecorder(tmp_path / "one" / "target.csv"),
+            SignalRecorder(tmp_path / "white" / "target.csv", signals=[WhiteBox()]),
+        ],
     )  # fmt: skip
     evaluator.run()
     assert (tmp_path / "target.csv").read_bytes() == (tmp_path / "one" / "target.csv").read_bytes()
+    # The influence compares a case with those of both processes; their order is another, and so is the last digit.
+    (tmp_path / "both").mkdir()
+    (tmp_path / "target.csv.white").rename(tmp_path / "both" / "target.csv")
+    both, one = SignalTable.read(tmp_path / "both"), SignalTable.read(tmp_path / "white")
+    assert both.signals == one.signals
+    assert both.values == pytest.approx(one.values, rel=1e-6, abs=1e-9)
 
 
 def test_repeated_cases_of_a_sampler_are_refused(tmp_path: Path) -> None:
@@ -255,3 +336,76 @@ def test_repeated_cases_of_a_sampler_are_refused(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "even_divisible=False" in result.stderr
     assert not (tmp_path / "target.csv").exists()
+
+
+class TestMaps:
+    """Maps are what the signals were computed from."""
+
+    def logits(self, net: UNet, item: dict[str, Any]) -> torch.Tensor:
+        with torch.no_grad():
+            return net.eval()(item["image"][None])[0]
+
+    def test_recorder_keeps_the_raw_output_once_its_references(self, tmp_path: Path) -> None:
+        net, written = network(), []
+        for model in ("target", "shadow_00"):
+            recorders = [
+                SignalRecorder(tmp_path / f"signals/{model}.csv"),
+                MapRecorder(tmp_path / f"maps/{model}.npz", images=True, cohort="c", about={"key": "k"}),
+            ]
+            evaluate(recorders, net, postprocessing=Activationsd("pred", softmax=True), batch_size=4)
+            written.append((tmp_path / "maps/labels.npz").stat().st_mtime_ns)
+        assert written[0] == written[1]
+        assert files.is_current(tmp_path / "maps/target.npz", "k")
+        maps = MapStore(tmp_path / "maps").of(SignalTable.read(tmp_path / "signals"))
+        for item in items():
+            n = maps.case_ids.index(item["case_id"])
+            logits = torch.from_numpy(maps.target(n))
+            torch.testing.assert_close(logits, self.logits(net, item), rtol=1e-3, atol=1e-3)
+            assert torch.equal(torch.from_numpy(maps.label(n)).float(), item["label"])
+            torch.testing.assert_close(torch.from_numpy(maps.image(n)), item["image"], rtol=1e-3, atol=1e-3)
+
+    def test_resolution_averages_maps_and_takes_the_middle_of_references(self, tmp_path: Path) -> None:
+        net = network()
+        evaluate([MapRecorder(tmp_path / "target.npz", resolution=(3, 2, 1))], net)
+        maps = MapStore(tmp_path).view("target", [], ["case_0"])
+        logits, label = self.logits(net, items()[0]), items()[0]["label"]
+        assert maps.resolution == (3, 2, 1)
+        assert maps.target(0).shape == (2, 3, 4, 8)
+        assert maps.target(0)[1, 2, 1, 5] == pytest.approx(float(logits[1, 6:, 2:4, 5].mean()), abs=2e-3)
+        assert maps.label(0)[0, 1, 2, 3] == label[0, 4, 5, 3]
+        assert maps.label(0)[0, 2, 0, 0] == label[0, 7, 1, 0]
+
+    @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+    def test_released_probabilities_are_kept_as_logits(self, tmp_path: Path, activation: Any) -> None:
+        net = network()
+        activate = Activationsd("pred", softmax=activation == "softmax", sigmoid=activation == "sigmoid")
+        recorder = MapRecorder(
+            tmp_path / "target.npz", transform=activate, release="probabilities", activation=activation, labels=False
+        )
+        evaluate([recorder], net)
+        kept = torch.from_numpy(MapStore(tmp_path).view("target", [], ["case_3"]).target(0))
+        logits = self.logits(net, items()[3])
+        expected = logits.log_softmax(0) if activation == "softmax" else logits
+        torch.testing.assert_close(kept, expected, rtol=1e-3, atol=1e-3)
+
+    def test_a_mask_is_kept_one_hot(self, tmp_path: Path) -> None:
+        net = network()
+        mask = AsDiscreted("pred", argmax=True)
+        evaluate([MapRecorder(tmp_path / "target.npz", transform=mask, release="mask", n_classes=2)], net)
+        maps = MapStore(tmp_path).view("target", [], ["case_3"])
+        assert maps.release == "mask"
+        best = self.logits(net, items()[3]).argmax(0)
+        assert torch.equal(torch.from_numpy(maps.target(0)), torch.stack([best == 0, best == 1]).float())
+
+    def test_a_failed_evaluation_leaves_nothing(self, tmp_path: Path) -> None:
+        broken = network()
+        broken.register_forward_hook(lambda *_: torch.full((1, 2, 8, 8, 8), torch.nan))
+        with pytest.raises(InputError, match="case 'case_0': prediction must be finite"):
+            evaluate([MapRecorder(tmp_path / "target.npz")], broken)
+        assert not list(tmp_path.iterdir())
+
+    def test_misuse_is_refused_by_name(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="resolution must be integers of at least 1, got 0"):
+            MapRecorder(tmp_path / "target.npz", resolution=0)
+        with pytest.raises(InputError, match="resolution must be one integer or 3, one an axis"):
+            evaluate([MapRecorder(tmp_path / "target.npz", resolution=(2, 2))])

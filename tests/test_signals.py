@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_cdt
 
 from monai_mia import signals
 from monai_mia.errors import InputError
-from monai_mia.signals import Release, boundary_distance, segmentation_signals
+from monai_mia.signals import Release, TopProbabilities, boundary_distance, segmentation_signals
 
 
 def volume(seed: int = 0, classes: int = 3, shape: tuple[int, ...] = (9, 10, 11)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,6 +105,37 @@ def test_uniform_prediction() -> None:
     assert found["maximum_probability"] == pytest.approx(0.25)
     assert found["margin"] == pytest.approx(0, abs=1e-7)
     assert found["log_odds"] == pytest.approx(-math.log(3))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_runners_up_are_those_of_topk(classes: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(classes, 9, 10, 11, generator=torch.Generator().manual_seed(4))
+    logits[0] += 1
+    top = logits.softmax(0).flatten(1).double().topk(min(3, classes), 0).values
+    predicted = (logits.argmax(0) > 0).flatten()
+    release = Release(logits if kind == "logits" else logits.softmax(0), kind)  # type: ignore[arg-type]
+    monkeypatch.setattr(signals, "_CHUNK", {"cpu": 700})  # in slabs
+    found = TopProbabilities()(release, None)
+    names = ("second_probability", "third_probability")[: classes - 1]
+    assert set(found) == {name + suffix for name in names for suffix in ("", "_predicted")}
+    for k, name in enumerate(names, start=1):
+        assert found[name] == pytest.approx(top[k].mean().item(), rel=1e-5)
+        assert found[f"{name}_predicted"] == pytest.approx(top[k, predicted].mean().item(), rel=1e-5)
+        assert signals.access_of(name) == "probabilities"
+    fit = segmentation_signals(release, None)
+    assert found["second_probability"] == pytest.approx(fit["maximum_probability"] - fit["margin"], abs=1e-5)
+
+
+def test_runners_up_of_sigmoid_and_of_nothing_predicted() -> None:
+    """A channel's runner-up is its less likely state; a mask has none."""
+    values = torch.tensor([0.9, 0.2]).reshape(2, 1, 1).expand(2, 4, 4).clone()
+    found = TopProbabilities()(Release(values, "probabilities", "sigmoid"), None)
+    assert found == pytest.approx({"second_probability": 0.15, "second_probability_predicted": 0.15})
+    nothing = TopProbabilities()(Release(values / 2, "probabilities", "sigmoid"), None)
+    assert nothing["second_probability_predicted"] == nothing["second_probability"] == pytest.approx(0.275)
+    with pytest.raises(InputError, match="must be logits or probabilities for TopProbabilities, got a mask"):
+        TopProbabilities()(Release(torch.zeros(1, 4, 4), "mask", n_classes=2), None)
 
 
 def test_boundary_distance_is_the_chessboard_transform() -> None:

@@ -45,6 +45,25 @@ class Examination:
     names: tuple[str, ...]
     features: NDArray[np.float64]
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Examination:
+        """What :func:`examine` kept in its file; no image is opened.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        rows = _read(Path(path))
+        if not rows:
+            raise InputError(f"examination must be in {path}, got no such file. Examine the cohort first.")
+        return cls._from(list(rows.values()))
+
+    @classmethod
+    def _from(cls, rows: Sequence[Mapping[str, Any]]) -> Examination:
+        names = tuple(name for name in rows[0] if name not in ("case_id", "stamp", "fingerprint"))
+        features = np.array([[float(row[name]) for name in names] for row in rows])
+        ids, prints = (tuple(str(row[key]) for row in rows) for key in ("case_id", "fingerprint"))
+        return cls(ids, prints, names, features)
+
     def of(self, case_ids: Sequence[str]) -> NDArray[np.float64]:
         """The statistics of these cases, in this order."""
         row = {case: n for n, case in enumerate(self.case_ids)}
@@ -90,11 +109,7 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
     if new:
         _write(path, list(rows.values()))
         rows = _read(path)
-    ordered = [rows[str(case["case_id"])] for case in cases]
-    names = tuple(name for name in ordered[0] if name not in ("case_id", "stamp", "fingerprint"))
-    features = np.array([[float(row[name]) for name in names] for row in ordered])
-    ids, prints = (tuple(str(row[key]) for row in ordered) for key in ("case_id", "fingerprint"))
-    return Examination(ids, prints, names, features)
+    return Examination._from([rows[str(case["case_id"])] for case in cases])
 
 
 def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
