@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from oracles import SIGNALS, game
+from oracles import SIGNALS, Game, game, granted
 
 from monai_mia import attacks
 from monai_mia.attacks import Attack
@@ -28,7 +28,39 @@ VARIANTS: dict[type, Sequence[Attack]] = {
         attacks.LiRA(mode=mode, variance=variance, remove_offsets=flag)
         for mode, variance, flag in product(("online", "offline"), ("pooled", "case"), (True, False))
     ],
+    attacks.BASE: [
+        attacks.BASE(),
+        attacks.BASE(remove_offsets=False),
+        attacks.BASE(mode="offline"),
+        attacks.BASE(mode="offline", a=0.33, remove_offsets=False),
+    ],
+    attacks.RMIA: [
+        attacks.RMIA(),
+        attacks.RMIA(remove_offsets=False),
+        attacks.RMIA(mode="offline", a=0.5, gamma=2, remove_offsets=False),
+    ],
+    attacks.BaVarIA: [
+        attacks.BaVarIA(mode=mode, predictive=predictive, remove_offsets=flag)
+        for mode, predictive, flag in product(("online", "offline"), ("t", "n"), (True, False))
+    ],
+    attacks.MultivariateLiRA: [
+        attacks.MultivariateLiRA(SIGNALS),
+        attacks.MultivariateLiRA(SIGNALS[1:], gap="case", remove_offsets=False),
+        attacks.MultivariateLiRA(SIGNALS, "offline"),
+        attacks.MultivariateLiRA(SIGNALS[:1], "offline", remove_offsets=False),
+    ],
+    attacks.QuantileRegression: [attacks.QuantileRegression()],
+    attacks.FeatureRegression: [attacks.FeatureRegression()],
+    attacks.PredictabilityError: [attacks.PredictabilityError(alpha=0.2, predictability="dice")],
+    attacks.TransferredThreshold: [
+        attacks.TransferredThreshold("dice", rule, pooled=flag, remove_offsets=flag)
+        for rule, flag in product(("best_accuracy", "youden", "mean_member"), (True, False))
+    ],
+    attacks.TopScores: [attacks.TopScores(SIGNALS, pooled=flag, max_epochs=10) for flag in (True, False)],
 }
+
+#: Attacks with tests of their own, which a table alone cannot feed or whose folds follow the order of patients.
+ELSEWHERE = {attacks.VoxelCalibration, attacks.LearnedCombination}
 
 ALL = [attack for variants in VARIANTS.values() for attack in variants]
 
@@ -47,7 +79,24 @@ def reordered(knowledge: Knowledge, cases: np.ndarray, shadows: np.ndarray) -> K
         shadow=knowledge.shadow[shadows][:, cases],
         shadow_member=knowledge.shadow_member[shadows][:, cases],
         patient_ids=tuple(np.asarray(knowledge.patient_ids)[cases]),
+        features=None if knowledge.features is None else knowledge.features[cases],
+        nonmember=None if knowledge.nonmember is None else knowledge.nonmember[cases],
     )
+
+
+def learns_the_sign(attack: Attack) -> bool:
+    """Whether it reads from the shadows if members fit better or worse."""
+    learner = isinstance(attack, attacks.LiRA | attacks.BaVarIA | attacks.MultivariateLiRA)
+    return isinstance(attack, attacks.TopScores) or (learner and "online" in attack.name)
+
+
+def left_out_by_none(played: Game, cases: int) -> Knowledge:
+    """The game's knowledge, had all shadows trained on the first cases, too."""
+    knowledge = played.knowledge
+    member = knowledge.shadow_member.copy()
+    member[:, :cases] = True
+    added = (member & ~knowledge.shadow_member) * played.delta
+    return replace(knowledge, shadow=knowledge.shadow + added[..., None], shadow_member=member)
 
 
 def without_shadows(knowledge: Knowledge, keep: int) -> Knowledge:
@@ -78,7 +127,7 @@ class AttackContract:
         """`min_shadows` is a promise: real scores, no constant."""
         scores = attack(without_shadows(game(n=30, shadows=8).knowledge, attack.min_shadows))
         assert np.isfinite(scores).all()
-        assert len(set(scores)) == 30
+        assert len(set(scores)) >= (8 if isinstance(attack, attacks.RMIA) else 30)  # its scores are shares
 
     @pytest.mark.parametrize("constant", [0.0, 1e6, -3.0])
     def test_a_signal_that_nothing_changes_gives_finite_scores(self, attack: Attack, constant: float) -> None:
@@ -101,16 +150,21 @@ class AttackContract:
     @pytest.mark.parametrize("seed", [0, 1])
     def test_leaky_members_score_higher(self, attack: Attack, seed: int) -> None:
         """One standard deviation apart: better than chance by four standard errors."""
-        played = game(n=2000, shadows=8, delta=1.0, seed=seed)
+        played = game(n=1000, shadows=8, delta=1.0, seed=seed)
         auc = float(roc(attack(played.knowledge), played.member).auc)
-        # Standard error of an AUC of one half: sqrt((2000 + 1) / (12 * 1000 * 1000)) = 0.013.
-        assert auc > 0.5 + 4 * 0.013
+        # Standard error of an AUC of one half: sqrt((1000 + 1) / (12 * 500 * 500)) = 0.018.
+        assert auc > 0.5 + 4 * 0.018
+
+    def test_without_leakage_it_is_at_chance(self, attack: Attack) -> None:
+        """The null: four standard errors about one half."""
+        played = game(n=1000, shadows=5, delta=0.0, seed=5)
+        assert roc(attack(played.knowledge), played.member).auc == pytest.approx(0.5, abs=4 * 0.018)
 
     def test_the_sign_is_the_signals_or_learnt(self, attack: Attack) -> None:
         """Where models fit members worse, members score lower; an online attack learns the sign from its shadows."""
-        played = game(n=2000, shadows=8, delta=-1.0)
+        played = game(n=1000, shadows=8, delta=-1.0)
         auc = roc(attack(played.knowledge), played.member).auc
-        assert (auc > 0.5 + 4 * 0.013) if "online" in attack.name else (auc < 0.5 - 4 * 0.013)
+        assert (auc > 0.5 + 4 * 0.018) if learns_the_sign(attack) else (auc < 0.5 - 4 * 0.018)
 
     def test_follows_the_order_of_cases(self, attack: Attack) -> None:
         """Cases in another order: the same scores in that order."""
@@ -120,9 +174,13 @@ class AttackContract:
         np.testing.assert_allclose(moved, attack(knowledge)[order], rtol=1e-9, atol=1e-9)
 
     def test_ignores_the_order_of_shadows(self, attack: Attack) -> None:
-        """Shadows are exchangeable."""
+        """Shadows are exchangeable; an attack that reads one reads the first."""
         knowledge = game(n=40, shadows=6).knowledge
         order = np.random.default_rng(2).permutation(6)
+        if not getattr(attack, "pooled", True):
+            order = np.concatenate([[0], order[order > 0]])
+            moved = without_shadows(knowledge, 1)
+            np.testing.assert_array_equal(attack(moved), attack(knowledge))
         moved = attack(reordered(knowledge, np.arange(40), order))
         np.testing.assert_allclose(moved, attack(knowledge), rtol=1e-9, atol=1e-9)
 
@@ -143,7 +201,7 @@ class AttackContract:
 
     @pytest.mark.parametrize("model", ["target", "shadow"])
     def test_how_well_a_whole_model_fits_is_no_evidence(self, attack: Attack, model: str) -> None:
-        """A constant on all signals of one model moves no score, if offsets are removed; else it does."""
+        """A constant on all signals of one model moves no score, if offsets are removed; else a shadow's does."""
         knowledge = game(n=40, shadows=6).knowledge
         shift = np.zeros(6)
         shift[2] = 5.0
@@ -153,9 +211,12 @@ class AttackContract:
             else replace(knowledge, shadow=knowledge.shadow + shift[:, None, None])
         )
         same = np.allclose(attack(moved), attack(knowledge), rtol=1e-9, atol=1e-9)
-        removes = getattr(attack, "remove_offsets", None)
-        reads_shadows = attack.min_shadows > 0
-        assert same == (bool(removes) or (model == "shadow" and not reads_shadows))
+        removes = getattr(attack, "remove_offsets", isinstance(attack, attacks.TopScores) and attack.pooled)
+        unread = model == "shadow" and (attack.min_shadows == 0 or not getattr(attack, "pooled", True))
+        if removes or unread:
+            assert same
+        elif model == "shadow":
+            assert not same
 
     def test_too_few_shadows_are_refused_by_name(self, attack: Attack) -> None:
         """The error says which attack, how many it needs, how many there are."""
@@ -167,18 +228,27 @@ class AttackContract:
             assert f"at least {attack.min_shadows}" in str(error.value)
             assert f"got {count}" in str(error.value)
 
-    def test_shadows_that_all_trained_on_a_case_are_refused_by_name(self, attack: Attack) -> None:
-        """No shadow is without case 3: nothing to compare it with."""
-        knowledge = game(n=20, shadows=8).knowledge
-        member = knowledge.shadow_member.copy()
-        member[:, 3] = True
-        lopsided = replace(knowledge, shadow_member=member)
-        if attack.min_shadows == 0:
-            np.testing.assert_array_equal(attack(lopsided), attack(knowledge))
-        else:
-            with pytest.raises(InputError, match="for 1 cases") as error:
-                attack(lopsided)
-            assert repr(attack.name) in str(error.value)
+    @pytest.mark.parametrize("shadows", [1, 3, 8])
+    def test_a_case_that_no_shadow_left_out_is_scored_on_the_same_scale(self, attack: Attack, shadows: int) -> None:
+        """With one, an odd number and many shadows: such cases against the others, members on either side."""
+        shadows = max(shadows, attack.min_shadows)
+        played = game(n=600, shadows=shadows, delta=2.0, seed=3, spread=0.5)
+        scores = attack(left_out_by_none(played, 200))
+        assert np.isfinite(scores).all()
+        special, member = np.arange(600) < 200, played.member
+        for side in (special, ~special):
+            # Standard error of an AUC of one half with 100 and 200: 0.035. Uncorrected, one side would be there.
+            chosen = (side & member) | (~side & ~member)
+            assert roc(scores[chosen], member[chosen]).auc > 0.5 + 4 * 0.035
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_shadows_that_all_trained_on_everything_or_nothing_are_enough(self, attack: Attack, inside: bool) -> None:
+        """No gap can be estimated, and none is needed."""
+        played = game(n=60, shadows=3, delta=2.0, spread=0.5)
+        knowledge = played.knowledge
+        lopsided = replace(knowledge, shadow_member=np.full_like(knowledge.shadow_member, inside))
+        if attack.min_shadows <= 3:
+            assert np.isfinite(attack(lopsided)).all()
 
     def test_an_unknown_signal_is_refused_by_name(self, attack: Attack) -> None:
         """The error lists the signals that there are."""
@@ -192,7 +262,20 @@ class AttackContract:
         member = table.member.copy()
         member[0] = ~member[0]
         turned = SignalTable(table.model_ids, table.case_ids, table.patient_ids, table.signals, member, table.values)
-        np.testing.assert_array_equal(attack(turned.knowledge()), attack(table.knowledge()))
+        scores = [attack(granted(each.knowledge(), table.member[0])) for each in (turned, table)]
+        np.testing.assert_array_equal(*scores)
+
+    @pytest.mark.parametrize("need", ["features", "nonmember"])
+    def test_what_it_needs_beyond_signals_is_asked_for_by_name(self, attack: Attack, need: str) -> None:
+        """Image statistics and known non-members: declared, refused if missing, unread otherwise."""
+        knowledge = game(n=20, shadows=8).knowledge
+        stripped = replace(knowledge, **{need: None})
+        if getattr(attack, f"needs_{need}".replace("nonmember", "nonmembers"), False):
+            with pytest.raises(InputError, match=f"^{need} must .* got none") as error:
+                attack(stripped)
+            assert repr(attack.name) in str(error.value)
+        else:
+            np.testing.assert_array_equal(attack(stripped), attack(knowledge))
 
 
 def knowledge_fields() -> set[str]:

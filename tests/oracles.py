@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -74,6 +74,45 @@ def lira(target: Array, shadow: Array, member: Members, variance: str, online: b
     return scores
 
 
+def rmia(log_ratio: Array, gamma: float) -> list[float]:
+    """The share of cases that each case exceeds by a factor, as its paper writes it; half where it is exactly met."""
+    scores = []
+    for x in log_ratio:
+        wins = [1.0 if x - np.log(gamma) > z else 0.5 if x - np.log(gamma) == z else 0.0 for z in log_ratio]
+        scores.append(sum(wins) / len(wins))
+    return scores
+
+
+def predictive_density(value: float, shadows: Array, prior: tuple[float, float, float, float]) -> float:
+    """Density of the next value under a normal-inverse-gamma prior, by summing over a grid of means and variances.
+
+    Args:
+        value: where.
+        shadows: values that were seen.
+        prior: mean, its weight in values, degrees of freedom and scale of the variance.
+    """
+    mean, weight, freedom, scale = prior
+    mu = np.linspace(-20, 20, 1001)[:, None]
+    log_var = np.linspace(-6, 8, 281)
+    sd = np.exp(log_var / 2)
+    log_prior = stats.invgamma(freedom / 2, scale=freedom * scale / 2).logpdf(sd**2) + log_var  # of the log-variance
+    log_prior = log_prior + stats.norm(mean, sd / np.sqrt(weight)).logpdf(mu)
+    log_posterior = log_prior + sum(stats.norm(mu, sd).logpdf(seen) for seen in shadows)
+    posterior = np.exp(log_posterior - log_posterior.max())
+    return float((posterior * stats.norm(mu, sd).pdf(value)).sum() / posterior.sum())
+
+
+def best_threshold(values: Sequence[float], member: Sequence[bool], candidates: Sequence[float], rule: str) -> float:
+    """The best quality that any candidate threshold reaches by calling everything at or above it a member."""
+    best = -np.inf
+    for threshold in candidates:
+        claims = [value >= threshold for value in values]
+        right = [claim == inside for claim, inside in zip(claims, member, strict=True)]
+        rates = [np.mean([c for c, inside in zip(claims, member, strict=True) if inside == side]) for side in (1, 0)]
+        best = max(best, float(np.mean(right)) if rule == "best_accuracy" else float(rates[0] - rates[1]))
+    return best
+
+
 def all_deals(scores: Array, member: Members, groups: Sequence[str]) -> Iterator[tuple[float, ...]]:
     """AUCs of every way to deal as many memberships as there are among the groups."""
     names = sorted(set(groups))
@@ -112,8 +151,8 @@ class Game:
 
     @property
     def knowledge(self) -> Knowledge:
-        """What the attacks see."""
-        return self.table.knowledge()
+        """What the attacks see; image statistics that tell nothing, and half of the non-members as such."""
+        return granted(self.table.knowledge(), self.member)
 
     @property
     def member(self) -> Members:
@@ -125,6 +164,13 @@ class Game:
         """The exact score of the first signal: no attack can do better."""
         excess = self.table.values[0, :, 0] - self.mu
         return np.asarray((excess * self.delta - self.delta**2 / 2) / self.sigma**2)
+
+
+def granted(knowledge: Knowledge, member: Members, seed: int = 0) -> Knowledge:
+    """The same knowledge with random image statistics, shape (N, 4), and a random half of the non-members named."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((len(member), 4))
+    return replace(knowledge, features=features, nonmember=~member & (rng.random(len(member)) < 0.5))
 
 
 def game(

@@ -5,21 +5,43 @@
 Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the like.
 """
 
-from monai_mia.attacks.attack import Attack, without_offsets
+from monai_mia.attacks.attack import Attack, in_and_out, without_offsets
+from monai_mia.attacks.bayes import BaVarIA
 from monai_mia.attacks.calibration import DifficultyCalibration
+from monai_mia.attacks.combination import LearnedCombination
 from monai_mia.attacks.lira import LiRA, offline_lira, online_lira
-from monai_mia.attacks.standard import standard_attacks
+from monai_mia.attacks.multivariate import MultivariateLiRA
+from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
+from monai_mia.attacks.rmia import BASE, RMIA, log_probability
+from monai_mia.attacks.standard import dense_attacks, reference_attacks, standard_attacks
 from monai_mia.attacks.threshold import EverySignal, GlobalLoss, Threshold
+from monai_mia.attacks.transfer import TopScores, TransferredThreshold
+from monai_mia.attacks.voxelwise import VoxelCalibration
 
 __all__ = [
+    "BASE",
+    "RMIA",
     "Attack",
+    "BaVarIA",
     "DifficultyCalibration",
     "EverySignal",
+    "FeatureRegression",
     "GlobalLoss",
+    "LearnedCombination",
     "LiRA",
+    "MultivariateLiRA",
+    "PredictabilityError",
+    "QuantileRegression",
     "Threshold",
+    "TopScores",
+    "TransferredThreshold",
+    "VoxelCalibration",
+    "dense_attacks",
+    "in_and_out",
+    "log_probability",
     "offline_lira",
     "online_lira",
+    "reference_attacks",
     "standard_attacks",
     "without_offsets",
 ]

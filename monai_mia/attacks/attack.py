@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from monai_mia.errors import InputError
 from monai_mia.table import Knowledge
 
-__all__ = ["Attack", "require_shadows", "without_offsets"]
+__all__ = ["Attack", "in_and_out", "require_shadows", "without_offsets"]
 
 Array = NDArray[np.float64]
 
@@ -25,6 +26,11 @@ class Attack(Protocol):
         name: unique among the attacks of an audit, printed in the report.
         signals: the signals it reads.
         min_shadows: how many shadows it needs at least.
+
+    Further attributes count as False where an attack does not have them: ``needs_features`` (it reads image
+    statistics), ``needs_nonmembers`` (it is fitted to known non-members of the target), ``needs_maps`` (it reads
+    recorded maps, and declares its own ``access``) and ``decides`` (a score of 0 or more is the claim "member", from a
+    threshold learned on shadows).
     """
 
     @property
@@ -53,15 +59,31 @@ def require_shadows(attack: Attack, knowledge: Knowledge) -> None:
         )
 
 
-def require_sides(attack: Attack, inside: NDArray[np.bool_], n_in: int, n_out: int) -> None:
-    """Refuse shadows that left a case with too few of its sides."""
-    ins = inside.sum(axis=0)
-    for count, need, side in ((ins, n_in, "in"), (len(inside) - ins, n_out, "out of")):
-        if (count < need).any():
-            raise InputError(
-                f"every case must be {side} the training of at least {need} shadows for attack {attack.name!r}, "
-                f"got {int(count.min())} for {int((count < need).sum())} cases. Train more shadows, in pairs."
-            )
+def granted_features(attack: Attack, knowledge: Knowledge) -> Array:
+    """Image statistics, shape (N, F), a missing value as its feature's median; refused by name if there are none."""
+    if knowledge.features is None:
+        raise InputError(
+            f"features must be given for attack {attack.name!r}, got none. "
+            "Hand image statistics to the audit (features=...), or take the attack off the list."
+        )
+    known = knowledge.features[:, ~np.isnan(knowledge.features).all(axis=0)]
+    return np.where(np.isnan(known), np.nanmedian(known, axis=0), known)
+
+
+def granted_nonmembers(attack: Attack, knowledge: Knowledge) -> NDArray[np.bool_]:
+    """Cases known as non-members, shape (N,); refused by name if there are none."""
+    if knowledge.nonmember is None or not knowledge.nonmember.any():
+        raise InputError(
+            f"nonmember must tell some known non-members for attack {attack.name!r}, got none. "
+            "Let an audit run the attack, which grants them by cross-fitting, or take it off the list."
+        )
+    return knowledge.nonmember
+
+
+def require_option(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse an unknown option."""
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
 def without_offsets(target: Array, shadow: Array) -> tuple[Array, Array]:
@@ -83,3 +105,50 @@ def without_offsets(target: Array, shadow: Array) -> tuple[Array, Array]:
     every = np.concatenate([target[None], shadow])
     every = every - np.median(every - every.mean(axis=0), axis=1, keepdims=True)
     return every[0], every[1:]
+
+
+def average(values: Array, chosen: NDArray[np.bool_]) -> Array:
+    """Mean over the chosen shadows, shape (N,); NaN where none is."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values.sum(axis=0, where=chosen) / chosen.sum(axis=0))
+
+
+def in_and_out(
+    target: Array,
+    shadow: Array,
+    member: NDArray[np.bool_],
+    mean: Callable[[Array, NDArray[np.bool_]], Array] = average,
+) -> tuple[Array, Array]:
+    """Mean signal of the shadows that trained on each case, and of those that did not.
+
+    A side without a shadow is estimated from the other and the mean gap between them over all cases that have both.
+    If no case has both, as with one shadow, the gap is how much more the shadows exceed the target on their members
+    than on other cases: noisy, but unbiased if the target's members were dealt by another coin. If even that does not
+    exist, because all shadows trained on all cases or on none, the gap is taken as 0, which moves no rank.
+
+    Args:
+        target: the target's signal, shape (N,); only read to estimate the gap.
+        shadow: the shadows' signal, shape (M, N), M at least 1.
+        member: whether a shadow trained on a case, shape (M, N).
+        mean: of values (M, N) over chosen ones (M, N), NaN where none is chosen.
+
+    Returns:
+        Two arrays of shape (N,), finite.
+    """
+    ins, outs = mean(shadow, member), mean(shadow, ~member)
+    no_in, no_out = np.isnan(ins), np.isnan(outs)
+    if no_in.any() or no_out.any():
+        gap, both = 0.0, ~(no_in | no_out)
+        if both.any():
+            gap = float((ins[both] - outs[both]).mean())
+        elif member.any() and not member.all():
+            excess = shadow - target
+            gap = float(excess[member].mean() - excess[~member].mean())
+        ins, outs = np.where(no_in, outs + gap, ins), np.where(no_out, ins - gap, outs)
+    return ins, outs
+
+
+def sorted_rows(features: Array, values: NDArray[Any]) -> tuple[Array, NDArray[Any]]:
+    """Rows in an order of their own, so that nothing fitted to them depends on the order of cases or shadows."""
+    order = np.lexsort([values, *features.T])
+    return features[order], values[order]

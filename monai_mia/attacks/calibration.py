@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from monai_mia.attacks.attack import Array, require_shadows, require_sides, without_offsets
+from monai_mia.attacks.attack import Array, in_and_out, require_shadows, without_offsets
 from monai_mia.table import Knowledge
 
 __all__ = ["DifficultyCalibration"]
@@ -18,7 +16,10 @@ __all__ = ["DifficultyCalibration"]
 class DifficultyCalibration:
     """The target's signal minus the mean signal of the shadows that did not train on the case.
 
-    Cost: 2 shadows (a complementary pair), better with more. Source: `Watson et al. (2022)
+    A case that every shadow trained on is compared with what they would have given without it, as far as the other
+    cases tell (:func:`~monai_mia.attacks.in_and_out`).
+
+    Cost: 1 shadow; from 2 (a complementary pair) on every case has a shadow without it. Source: `Watson et al. (2022)
     <https://arxiv.org/abs/2111.08440>`_; the removal of whole-model offsets is ours.
 
     Attributes:
@@ -29,7 +30,7 @@ class DifficultyCalibration:
 
     signal: str = "log_odds_foreground"
     remove_offsets: bool = True
-    min_shadows: int = 2
+    min_shadows: int = 1
 
     @property
     def name(self) -> str:
@@ -44,9 +45,7 @@ class DifficultyCalibration:
     def __call__(self, knowledge: Knowledge) -> Array:
         """Scores in units of the signal, shape (N,)."""
         require_shadows(self, knowledge)
-        require_sides(self, knowledge.shadow_member, 0, 1)
         target, shadow = knowledge.signal(self.signal)
         if self.remove_offsets:
             target, shadow = without_offsets(target, shadow)
-        out = ~knowledge.shadow_member
-        return np.asarray(target - (shadow * out).sum(axis=0) / out.sum(axis=0))
+        return target - in_and_out(target, shadow, knowledge.shadow_member)[1]

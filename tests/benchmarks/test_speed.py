@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from oracles import game
 
-from monai_mia.attacks import DifficultyCalibration, GlobalLoss, LiRA
+from monai_mia.attacks import BASE, RMIA, BaVarIA, DifficultyCalibration, GlobalLoss, LiRA, MultivariateLiRA
 from monai_mia.audit import Audit
 from monai_mia.controls import blind_baseline
 
@@ -51,6 +51,13 @@ def knowledge():
         LiRA(remove_offsets=False),
         LiRA(mode="offline", remove_offsets=False),
         DifficultyCalibration(),
+        RMIA("log_odds_foreground"),
+        RMIA("log_odds_foreground", "offline"),
+        BASE("log_odds_foreground"),
+        BASE("log_odds_foreground", "offline"),
+        BaVarIA(),
+        BaVarIA(mode="offline"),
+        MultivariateLiRA(("log_odds_foreground",)),
     ],
     ids=lambda attack: attack.name,
 )

@@ -1,0 +1,154 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A learned combination of all calibrated signals: the shadows play the target in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from monai_mia.attacks.attack import Array, require_shadows
+from monai_mia.attacks.voxelwise import opponents, require_maps, voxel_features
+from monai_mia.errors import InputError
+from monai_mia.table import Knowledge
+
+__all__ = ["LearnedCombination"]
+
+Members = NDArray[np.bool_]
+
+# Strengths of the ridge penalty to choose from, on the shadows alone.
+_STRENGTHS = np.logspace(-3, 1, 5)
+
+
+@dataclass(frozen=True)
+class LearnedCombination:
+    """Log-odds of a logistic regression on calibrated signals, fitted on shadows that play the target.
+
+    Each shadow in turn is calibrated by the others as the target is by all, and its known membership is the answer to
+    learn; a shadow's complement is left out of its opponents (so that a player meets two shadows fewer than the
+    target). A signal is counted from the middle between the means of the models with and without the case, which takes
+    all shadows and so has less noise than either mean; a gap of each case's own would be noise, too, and grow with its
+    difficulty as the spread does. Recorded maps enter as :data:`~monai_mia.attacks.voxelwise.FEATURES`, counted from
+    the same middle. The ridge penalty is chosen on the shadows, by patient; a patient is scored by a regression that
+    was fitted on the other patients.
+
+    Access: that of its signals; probabilities+label with maps. Cost: 4 shadows (two complementary pairs). Source:
+    ours; shadows as players as in `Shokri et al. (2017) <https://arxiv.org/abs/1610.05820>`_.
+
+    Attributes:
+        signals: the signals to combine, at least one.
+        maps: whether recorded maps are read, too.
+        folds: number of folds of patients.
+    """
+
+    signals: tuple[str, ...] = (
+        "log_likelihood",
+        "log_likelihood_foreground",
+        "log_likelihood_boundary",
+        "log_odds",
+        "log_odds_foreground",
+        "log_odds_boundary",
+        "log_odds_shell_1",
+        "log_odds_shell_2",
+        "log_odds_shell_3",
+        "soft_dice",
+        "soft_dice_foreground",
+        "soft_dice_boundary",
+        "dice",
+        "dice_boundary",
+        "volume_ratio",
+        "negative_entropy_predicted",
+        "maximum_probability_predicted",
+    )
+    maps: bool = False
+    folds: int = 5
+    min_shadows: int = 4
+
+    def __post_init__(self) -> None:
+        """Take a list from a config, and refuse an empty one."""
+        object.__setattr__(self, "signals", tuple(self.signals))
+        if not self.signals:
+            raise InputError("signals must be at least one, got none.")
+        if self.folds < 2:
+            raise InputError(f"folds must be at least 2, got {self.folds}.")
+
+    @property
+    def name(self) -> str:
+        """``learned combination: <n> signals``, and maps."""
+        count = self.signals[0] if len(self.signals) == 1 else f"{len(self.signals)} signals"
+        return f"learned combination: {count}" + (" and maps" if self.maps else "")
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether recorded maps are read."""
+        return self.maps
+
+    @property
+    def access(self) -> str | None:
+        """With maps ``probabilities+label``; else what the signals need."""
+        return "probabilities+label" if self.maps else None
+
+    def __call__(self, knowledge: Knowledge) -> Array:
+        """Scores in nats (log-odds of membership), shape (N,)."""
+        require_shadows(self, knowledge)
+        member = knowledge.shadow_member
+        features = self._features(knowledge)
+        players, target = features[1:], features[0]
+        n_models, n_cases, n_features = players.shape
+        patients = np.unique(np.asarray(knowledge.patient_ids), return_inverse=True)[1]
+        if patients.max() + 1 < self.folds:
+            raise InputError(
+                f"patients must be at least {self.folds} for attack {self.name!r}, got {patients.max() + 1}. "
+                "Lower folds."
+            )
+        scores = np.empty(n_cases)
+        for fit, held_out in GroupKFold(self.folds).split(patients, groups=patients):
+            x = players[:, fit].reshape(-1, n_features)
+            groups = np.tile(patients[fit], n_models)
+            inner = list(GroupKFold(min(self.folds, len(set(groups)))).split(x, groups=groups))
+            ridge = GridSearchCV(LogisticRegression(max_iter=2000), {"C": _STRENGTHS}, cv=inner, scoring="neg_log_loss")
+            model = make_pipeline(StandardScaler(), ridge)
+            model.fit(x, member[:, fit].ravel())
+            scores[held_out] = model.decision_function(target[held_out])
+        return scores
+
+    def _features(self, knowledge: Knowledge) -> Array:
+        """Of the target and of each shadow as a player, shape (1 + M, N, K)."""
+        member = knowledge.shadow_member
+        read = [knowledge.signal(name) for name in self.signals]
+        every = np.stack([np.concatenate([target[None], shadow]) for target, shadow in read], axis=2)
+        # How well a whole model fits is no evidence; see `without_offsets`.
+        every = every - np.median(every - every.mean(axis=0), axis=1, keepdims=True)
+        blocks = [np.stack(list(_calibrated(every, member)))]
+        if self.maps:
+            maps = require_maps(self, knowledge)
+            voxels = np.stack([voxel_features(maps, member, player) for player in (None, *range(len(member)))])
+            blocks.append(voxels - np.median(voxels, axis=1, keepdims=True))
+        return np.concatenate(blocks, axis=2)
+
+
+def _sides(shadow: Array, member: Members) -> tuple[Array, Array]:
+    """Means of the shadows with and without each case, shape (N, S) each."""
+    inside = member[..., None]
+    n_in, n_out = inside.sum(axis=0), (~inside).sum(axis=0)
+    with_case = np.where(inside, shadow, 0.0).sum(axis=0) / np.maximum(n_in, 1)
+    without = np.where(inside, 0.0, shadow).sum(axis=0) / np.maximum(n_out, 1)
+    # A side that the opponents lack is the other one and the mean gap over cases that have both.
+    both = ((n_in > 0) & (n_out > 0))[:, 0]
+    gap = (with_case - without)[both].mean(axis=0) if both.any() else 0.0
+    return np.where(n_in > 0, with_case, without + gap), np.where(n_out > 0, without, with_case - gap)
+
+
+def _calibrated(every: Array, member: Members) -> Iterator[Array]:
+    """Signals from the middle of both sides, of the target, then of each shadow against its opponents; (N, S) each."""
+    for player in (None, *range(len(member))):
+        rivals = opponents(member, player)
+        with_case, without = _sides(every[1:][rivals], member[rivals])
+        yield every[0 if player is None else 1 + player] - (with_case + without) / 2
