@@ -11,12 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROPERTY, binormal
+from scipy import stats
 
 from monai_mia.epsilon import (
+    EpsilonBound,
+    audit_canaries,
+    canary_epsilon,
     epsilon_ceiling,
     epsilon_from_counts,
     epsilon_from_rates,
     epsilon_lower_bound,
+    gdp_delta,
+    gdp_epsilon,
+    gdp_mu,
+    mu_from_counts,
+    one_run_epsilon,
+    one_run_p_value,
 )
 from monai_mia.errors import InputError
 
@@ -205,3 +215,255 @@ def test_the_best_of_all_thresholds_is_not_offered():
     """Section 8 of the notes on peers: it is positive in 9 to 42 % of null audits, and no bound."""
     with pytest.raises(InputError, match="method must be 'split' or 'bonferroni', got 'best'"):
         epsilon_lower_bound(np.arange(10.0), np.arange(10) < 5, "best")  # type: ignore[arg-type]
+
+
+# Gaussian differential privacy
+
+
+@pytest.mark.parametrize(
+    ("counts", "mu", "epsilon"),
+    [
+        ((1000, 1000, 0, 1000), 5.359823, 36.489488),
+        ((900, 1000, 100, 1000), 2.347097, 12.197563),
+        ((60, 64, 3, 64), 2.148328, 10.922099),
+        ((128, 128, 0, 128), 3.809446, 22.834575),
+        ((16, 16, 0, 16), 1.641410, 7.857460),
+    ],
+)
+def test_gaussian_bounds_from_counts(counts, mu, epsilon):
+    """Table of section 5.5 of the notes on DP, alpha = .05, delta = 1e-5."""
+    assert mu_from_counts(*counts) == pytest.approx(mu, abs=1e-6)
+    assert epsilon_from_counts(*counts, delta=1e-5, gaussian=True) == pytest.approx(epsilon, abs=1e-6)
+    if counts[2] == 0 and counts[0] == counts[1]:
+        assert epsilon_ceiling(counts[1], counts[3], 1e-5, gaussian=True) == pytest.approx(epsilon, abs=1e-6)
+
+
+def test_gaussian_mechanism():
+    """Section 5.5 of the notes on DP: delta(1, mu = 1) is analytic, the others are jax_privacy's."""
+    analytic = stats.norm.cdf(-0.5) - math.e * stats.norm.cdf(-1.5)
+    assert gdp_delta(1.0, 1.0) == pytest.approx(analytic, rel=1e-12)
+    assert gdp_epsilon(1.0, analytic) == pytest.approx(1.0, abs=1e-9)
+    assert [gdp_epsilon(mu, 1e-5) for mu in (1.0, 1.7, 4.0)] == pytest.approx([4.377178, 8.197728, 24.3816], abs=5e-5)
+    assert gdp_mu(8.197728, 1e-5) == pytest.approx(1.7, abs=1e-6)
+    assert gdp_epsilon(0.0, 1e-5) == gdp_delta(1.0, 0.0) == 0
+    assert gdp_epsilon(0.01, 0.1) == 0, "delta alone allows so little"
+
+
+@PROPERTY
+@given(st.floats(0.05, 8), st.sampled_from([1e-8, 1e-5, 1e-2]))
+def test_epsilon_and_mu_are_inverse(mu, delta):
+    epsilon = gdp_epsilon(mu, delta)
+    if epsilon > 0:
+        assert gdp_delta(epsilon, mu) == pytest.approx(delta, rel=1e-5)
+        assert gdp_mu(epsilon, delta) == pytest.approx(mu, rel=1e-5)
+
+
+@pytest.mark.parametrize("mu", [0.5, 1.0, 2.0])
+def test_gaussian_bound_covers_exactly(mu):
+    """Every outcome of a fixed threshold on 40 + 40 draws, weighted by its probability: no simulation."""
+    n, rates = 40, (stats.norm.sf(mu / 2 - mu), stats.norm.sf(mu / 2))
+    tp, fp = (stats.binom.pmf(np.arange(n + 1), n, rate) for rate in rates)
+    above = sum(tp[i] * fp[j] for i in range(n + 1) for j in range(n + 1) if mu_from_counts(i, n, j, n) > mu)
+    assert above <= 0.05
+
+
+# One run
+
+
+def test_one_run_p_values():
+    """Section 5.5 of the notes on DP; the third is q^r."""
+    assert one_run_p_value(50, 30, 25, 1.0, 1e-3) == pytest.approx(0.158476696, rel=1e-8)
+    assert one_run_p_value(1000, 200, 150, 0.5, 1e-5) == pytest.approx(6.21207836e-4, rel=1e-8)
+    assert one_run_p_value(20, 20, 20, 2.0, 0) == pytest.approx((math.e**2 / (1 + math.e**2)) ** 20, rel=1e-12)
+    assert one_run_p_value(10, 5, 0, 0.3, 0.01) == 1
+
+
+@PROPERTY
+@given(st.integers(1, 30), st.data(), st.floats(0, 4), st.sampled_from([0.0, 1e-5, 1e-2, 0.2]))
+def test_one_run_p_value_is_its_definition(m, data, epsilon, delta):
+    """Slow twin: beta + 2 m delta alpha, with alpha the largest P[v > Bin >= v - i] / i (2305.08846, Theorem 5.2)."""
+    r = data.draw(st.integers(0, m))
+    v = data.draw(st.integers(0, r))
+    q = math.exp(epsilon) / (1 + math.exp(epsilon))
+    mass = [math.comb(r, k) * q**k * (1 - q) ** (r - k) for k in range(r + 1)]
+    beta = sum(mass[v:])
+    alpha = max((sum(mass[v - i : v]) / i for i in range(1, v + 1)), default=0.0)
+    assert one_run_p_value(m, r, v, epsilon, delta) == pytest.approx(min(1.0, beta + 2 * m * delta * alpha), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("m", "r", "v", "delta", "expected", "gaussian"),
+    [
+        (100, 100, 100, 0.0, 3.492965, None),
+        (100, 50, 48, 1e-5, 1.985331, 4.0395),
+        (1000, 100, 90, 1e-5, 1.626143, None),
+        (1000, 100, 95, 1e-5, 2.165176, 3.3233),
+        (1000, 100, 95, 0.0, 2.172434, None),
+        (1000, 1000, 700, 1e-5, 0.731740, 1.372),
+        (200, 200, 140, 1e-3, 0.556178, 0.8206),
+        (200, 40, 38, 1e-3, 1.392501, 2.0979),
+        (50, 50, 50, 1e-3, 2.639186, 5.0462),
+    ],
+)
+def test_one_run_epsilon(m, r, v, delta, expected, gaussian):
+    """Table of section 5.5 of the notes on DP, alpha = .05; it agrees with jax_privacy's auditor."""
+    bound = one_run_epsilon(m, r, v, delta)
+    assert bound.value == pytest.approx(expected, abs=1e-6)
+    assert bound.ceiling == one_run_epsilon(m, r, r, delta).value >= bound.value
+    assert (bound.delta, bound.confidence, bound.method, bound.gaussian) == (delta, 0.95, "one run", False)
+    if gaussian is not None:
+        curve = one_run_epsilon(m, r, v, delta, gaussian=True)
+        assert curve.value == pytest.approx(gaussian, abs=1e-4)
+        assert curve.gaussian
+        assert bound.value < curve.value <= curve.ceiling
+
+
+def test_one_run_epsilon_of_a_perfect_attack_is_analytic():
+    """Section 5.5 of the notes on DP: ln(x / (1 - x)) with x = .05^(1/100)."""
+    x = 0.05**0.01
+    assert one_run_epsilon(100, 100, 100).value == pytest.approx(math.log(x / (1 - x)), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("m", "delta", "expected"),
+    [(20, 0.0, 1.823), (100, 1e-5, 3.490), (200, 1e-3, 3.566), (500, 1e-3, 3.567), (1000, 1e-3, 3.489)],
+)
+def test_ceilings_of_one_run(m, delta, expected):
+    """Table of section 5.5 of the notes on DP: the best over 50 numbers of guesses, all of them right."""
+    best = max(one_run_epsilon(m, round(m * k / 50), round(m * k / 50), delta).value for k in range(1, 51))
+    assert best == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, 3.0])
+def test_one_run_is_valid_and_tight_against_randomised_response(epsilon):
+    """200 answers, each true with probability e^eps / (1 + e^eps): every outcome, weighted. At 0, random guesses."""
+    n, truth = 200, 1 / (1 + math.exp(-epsilon))
+    refuted = np.array([one_run_p_value(n, n, v, epsilon) < 0.05 for v in range(n + 1)])
+    mass = stats.binom.pmf(np.arange(n + 1), n, truth)
+    assert 0.025 < mass[refuted].sum() <= 0.05
+    first = int(np.flatnonzero(refuted)[0])
+    assert one_run_epsilon(n, n, first).value > epsilon
+    assert one_run_epsilon(n, n, first - 1).value <= epsilon + 1e-9
+
+
+@pytest.mark.parametrize(("r", "v"), [(0, 0), (10, 0), (10, 5), (100, 50)])
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_useless_guesses_prove_nothing(r, v, gaussian):
+    assert one_run_epsilon(100, r, v, 1e-5, gaussian=gaussian).value == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: one_run_epsilon(10, 5, 6), "0 <= correct <= made <= canaries, got 6 correct of 5 made on 10"),
+        (lambda: one_run_epsilon(10, 11, 6), "got 6 correct of 11 made on 10"),
+        (lambda: one_run_epsilon(10, 5, 5, delta=1.0), r"delta must be in \[0, 1\), got 1.0"),
+        (lambda: one_run_epsilon(10, 5, 5, confidence=1.0), r"confidence must be in \(0, 1\), got 1.0"),
+        (lambda: one_run_epsilon(10, 5, 5, gaussian=True), r"delta must be in \(0, 1\) for a Gaussian bound, got 0"),
+        (lambda: canary_epsilon([1.0], [True]), "canaries must be at least 2, got 1"),
+        (lambda: canary_epsilon([1.0, 2.0], [True, False], guesses=[(2, 1)]), "got 2 in and 1 out of 2 canaries"),
+        (lambda: canary_epsilon([1.0, math.nan], [True, False]), "scores must be finite, got 1"),
+        (lambda: canary_epsilon([1.0, 2.0], [True]), r"one shape \(N,\), got \(2,\) and \(1,\)"),
+    ],
+)
+def test_impossible_games_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+# Scores of canaries
+
+
+def coins(m: int, mu: float, seed: int):
+    """Canaries whose scores are a Gaussian mechanism's, and what their coins said."""
+    rng = np.random.default_rng(seed)
+    member = rng.random(m) < 0.5
+    return rng.normal(size=m) + mu * member, member
+
+
+def test_guesses_are_the_extremes():
+    """Three in and two out, counted by hand: 2 + 2 right of 5."""
+    scores = np.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0])
+    member = np.array([True, False, True, False, True, False, False])
+    assert canary_epsilon(scores, member, guesses=[(3, 2)]) == one_run_epsilon(7, 5, 4)
+    assert canary_epsilon(scores, member, guesses=[(0, 2)]) == one_run_epsilon(7, 2, 2)
+
+
+def test_the_best_of_several_numbers_pays_for_the_choice():
+    scores, member = coins(200, 2.0, 1)
+    tried = [(20, 20), (50, 50), (100, 0)]
+    alone = [canary_epsilon(scores, member, 1e-5, 1 - 0.05 / 3, [pair]) for pair in tried]
+    both = canary_epsilon(scores, member, 1e-5, 0.95, tried)
+    assert both.value == max(bound.value for bound in alone) > 0
+    assert both.ceiling == max(bound.ceiling for bound in alone)
+    assert both.confidence == 0.95
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_perfect_canaries_reach_the_ceiling(gaussian):
+    member = np.arange(100) % 2 == 0
+    bound = canary_epsilon(member + 0.0, member, 1e-5, gaussian=gaussian)
+    assert bound.value == bound.ceiling > 2.5
+    assert canary_epsilon(-1.0 * member, member, 1e-5, gaussian=gaussian).value == 0
+
+
+def test_the_order_of_canaries_does_not_betray_them():
+    """Constant scores, members first: an order that is kept within ties would guess every canary right."""
+    member = np.arange(100) < 50
+    assert sum(canary_epsilon(np.zeros(100), member, seed=seed).value > 0 for seed in range(100)) <= 12
+    assert sum(canary_epsilon(np.zeros(100), ~member, seed=seed).value > 0 for seed in range(100)) <= 12
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_scores_without_a_leak_prove_nothing(gaussian):
+    """At most one false alarm in a thousand such counts, were the 5 % just kept."""
+    positive = sum(canary_epsilon(*coins(60, 0.0, seed), 1e-5, gaussian=gaussian).value > 0 for seed in range(200))
+    assert positive <= stats.binom.isf(1e-3, 200, 0.05)
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_gaussian_canaries_are_below_the_truth(gaussian):
+    """The truth, mu = 1 at delta = 1e-5, is epsilon 4.3772 (section 5.5 of the notes on DP)."""
+    values = [canary_epsilon(*coins(400, 1.0, seed), 1e-5, gaussian=gaussian).value for seed in range(40)]
+    assert sum(value > 4.377178 for value in values) <= 6
+    assert np.mean(values) > (1.5 if gaussian else 1.0), "valid, but not by proving nothing"
+
+
+def test_audit_of_canaries_is_by_patient():
+    """Two cases of each patient, the canaries among others: as the patients' means alone."""
+    scores, member = coins(80, 3.0, 0)
+    shift = np.tile([0.25, -0.25], 80)
+    names = [f"canary_{number:02d}" for number in range(80)]
+    others = np.random.default_rng(1).normal(size=50)
+    found = audit_canaries(
+        np.concatenate([np.repeat(scores, 2) + shift, others]),
+        np.concatenate([np.repeat(member, 2), others > 0]),
+        [*np.repeat(names, 2), *(f"other_{number}" for number in range(50))],
+        np.arange(210) < 160,
+        delta=1e-5,
+    )
+    assert found == audit_canaries(scores, member, names, delta=1e-5)
+    assert found == {
+        "one run": canary_epsilon(scores, member, 1e-5),
+        "Clopper-Pearson": epsilon_lower_bound(scores, member, delta=1e-5),
+        "one run, Gaussian": canary_epsilon(scores, member, 1e-5, gaussian=True),
+        "Clopper-Pearson, Gaussian": epsilon_lower_bound(scores, member, delta=1e-5, gaussian=True),
+    }
+    for bound in found.values():
+        assert isinstance(bound, EpsilonBound)
+        assert 0 < bound.value <= bound.ceiling
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"canary": np.zeros(4, dtype=bool)}, "canary must hold at least one case, got none"),
+        ({"canary": np.ones(3, dtype=bool)}, r"of the shape of scores \(4,\), got \(3,\)"),
+        ({"canary": np.arange(4) < 1}, "canary must be the same for all cases of a patient"),
+        ({"member": np.arange(4) < 1}, "member must be the same for all cases of a patient"),
+    ],
+)
+def test_unusable_canaries_are_refused(options, message):
+    given = {"scores": np.arange(4.0), "member": np.arange(4) < 2, "groups": ["a", "a", "b", "b"], **options}
+    with pytest.raises(InputError, match=message):
+        audit_canaries(**given)
