@@ -2,9 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cohorts: reading them, examining them before anything is trained, sharing them between models, making them up."""
 
+from monai_mia.data.canaries import Lesion, Permuted, Plain, Shifted, Swapped, plant_canaries
 from monai_mia.data.cohorts import read_cohort
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.examination import Examination, examine
 from monai_mia.data.phantoms import phantom_cohort
+from monai_mia.data.poisoning import RandPoisonTrigger, RandPoisonTriggerD, RandPoisonTriggerd, RandPoisonTriggerDict
 
-__all__ = ["CaseSubset", "Examination", "examine", "phantom_cohort", "read_cohort"]
+__all__ = [
+    "CaseSubset",
+    "Examination",
+    "Lesion",
+    "Permuted",
+    "Plain",
+    "RandPoisonTrigger",
+    "RandPoisonTriggerD",
+    "RandPoisonTriggerDict",
+    "RandPoisonTriggerd",
+    "Shifted",
+    "Swapped",
+    "examine",
+    "phantom_cohort",
+    "plant_canaries",
+    "read_cohort",
+]
