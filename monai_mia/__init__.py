@@ -3,7 +3,7 @@
 """Membership inference on medical segmentation models, in MONAI's own forms.
 
 Importing this package loads neither torch nor monai: the statistics half (``table``, ``designs``, ``attacks``,
-``statistics``, ``epsilon``, ``controls``, ``audit``, ``report``) runs on a laptop. Name classes in a bundle's config
+``statistics``, ``epsilon``, ``claims``, ``controls``, ``audit``, ``report``) runs on a laptop. Name classes in a bundle's config
 by their full path, for example ``_target_: monai_mia.handlers.SignalRecorder``.
 """
 

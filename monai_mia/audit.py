@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from monai_mia import epsilon, statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
+from monai_mia.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 from monai_mia.controls import blind_baseline
 from monai_mia.errors import InputError
-from monai_mia.table import ACCESS_LEVELS, Knowledge, SignalTable
+from monai_mia.table import ACCESS_LEVELS, Knowledge, Maps, SignalTable
+from monai_mia.verdict import Verdict, VerdictRules, judge
 
 __all__ = ["AttackResult", "Audit", "AuditResult", "Interval", "Verdict", "VerdictRules"]
 
@@ -51,6 +53,8 @@ class AttackResult:
         balanced_accuracy_ci: its interval.
         epsilon_lower_bound: audited epsilon, or None where the unit is not the patient.
         auc_gain: AUC minus that of the global loss, with its paired interval.
+        transferred: of an attack with a threshold of its own, fitted on shadows: TPR, FPR and balanced accuracy of its
+            decision, each with its interval; else None.
         roc: FPR, TPR, and lower and upper TPR of the band, each a list.
         seconds: time to score.
     """
@@ -70,44 +74,9 @@ class AttackResult:
     balanced_accuracy_ci: Interval
     epsilon_lower_bound: epsilon.EpsilonBound | None
     auc_gain: tuple[float, Interval] | None
+    transferred: Mapping[str, tuple[float, Interval]] | None
     roc: Mapping[str, list[float]]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answer in one word, and why.
-
-    Attributes:
-        level: ``low``, ``moderate``, ``high`` or ``inconclusive``.
-        reasons: sentences for a reader without a background in privacy.
-    """
-
-    level: Literal["low", "moderate", "high", "inconclusive"]
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VerdictRules:
-    """When a verdict is what; the defaults' reasons are in docs/report_format.md.
-
-    Attributes:
-        significance: an attack counts if chance gives its AUC less often than this, over all attacks tried.
-        high_auc: the verdict is ``high`` if the best attack's interval of the AUC lies above this.
-        high_lift: or if the interval of its TPR, at some reported FPR, lies above this many times the FPR.
-        min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
-            than this, or the audit is ``inconclusive``.
-        max_detectable: where chance gives the best attack this AUC in 1 of 20 cases, finding nothing is
-            ``inconclusive``: the cohort is too small to see less.
-        min_patients: fewer patients than this on a side are ``inconclusive``.
-    """
-
-    significance: float = 0.05
-    high_auc: float = 0.7
-    high_lift: float = 4.0
-    min_gain_over_blind: float = 0.1
-    max_detectable: float = 0.75
-    min_patients: int = 10
 
 
 @dataclass(frozen=True)
@@ -125,6 +94,8 @@ class AuditResult:
         null: what chance gives: quantiles of the best AUC under permuted membership.
         exposure: for each unit, the smallest FPR at which the best attack still calls it a member; private.
         utility: mean and interval of each utility metric on members, on non-members, and their gap.
+        claims: what claims of membership by the best attack would have been worth, or None if the cohort is too small.
+        canaries: for each kind of canary, bounds on epsilon by method; empty without canaries.
         verdict: the verdict.
         seconds: time of the audit.
     """
@@ -139,6 +110,8 @@ class AuditResult:
     null: Mapping[str, float]
     exposure: Array
     utility: Mapping[str, Mapping[str, Any]]
+    claims: ClaimsEvaluation | None
+    canaries: Mapping[str, Mapping[str, epsilon.EpsilonBound]]
     verdict: Verdict
     confidence: float
     seconds: float
@@ -197,6 +170,8 @@ class Audit:
         confidence: coverage of the intervals.
         n_resamples: bootstrap resamples.
         n_permutations: permutations of the null control.
+        claims_q: bound on the expected share of false claims among the patients that the best attack claims.
+        delta: the delta of the guarantee that canaries audit.
         rules: when a verdict is what.
         seed: seed of resamples, folds, permutations and splits.
     """
@@ -209,6 +184,8 @@ class Audit:
     confidence: float = 0.95
     n_resamples: int = 2000
     n_permutations: int = 2000
+    claims_q: float = 0.1
+    delta: float = 1e-5
     rules: VerdictRules = field(default_factory=VerdictRules)
     seed: int = 0
 
@@ -226,6 +203,9 @@ class Audit:
         for option in ("n_resamples", "n_permutations"):
             if getattr(self, option) < 1:
                 raise InputError(f"{option} must be at least 1, got {getattr(self, option)}.")
+        for option, value in (("claims_q", self.claims_q), ("delta", self.delta)):
+            if not 0 < value < 1:
+                raise InputError(f"{option} must be in (0, 1), got {value}.")
         for fpr in self.fprs:
             if not 0 < fpr < 1:
                 raise InputError(f"fprs must be in (0, 1), got {fpr}.")
@@ -250,6 +230,8 @@ class Audit:
         shadows: Sequence[str] | None = None,
         features: Array | None = None,
         randomised: bool = True,
+        maps: Maps | None = None,
+        canary: Sequence[str] | None = None,
     ) -> AuditResult:
         """Carry out the attacks and measure them.
 
@@ -257,30 +239,37 @@ class Audit:
             table: the signals of the target and the shadows.
             target: id of the audited model.
             shadows: ids of the shadows; by default all other models.
-            features: image statistics for the blind baseline, shape (N, F), in the order of ``table.case_ids``.
+            features: image statistics for the blind baseline and for attacks that read them, shape (N, F), in the
+                order of ``table.case_ids``.
             randomised: whether a coin decided the target's members; otherwise a blind baseline that succeeds makes the
                 audit inconclusive.
+            maps: recorded maps of the target and the shadows, for attacks that read them.
+            canary: for each case the kind of canary that it is, or an empty text; canaries are scored, and counted
+                apart from the patients.
         """
         start = time.perf_counter()
-        knowledge = table.knowledge(target, shadows)
+        knowledge = replace(table.knowledge(target, shadows), features=features, maps=maps)
         self.check(len(knowledge.shadow))
         attacks = self._expanded(knowledge)
+        everything, real = table, np.ones(len(table.case_ids), dtype=bool)
+        if canary is not None:
+            if len(canary) != len(real):
+                raise InputError(f"canary must tell of each of {len(real)} cases, got {len(canary)}.")
+            real = np.array([not kind for kind in canary])
+            table = table.only(real)
+            features = None if features is None else features[real]
         units = self._units(table, target)
         member, groups = units.member, units.groups
 
-        names, access, scores, seconds = [], [], [], []
+        names, access, scores, raw, seconds = [], [], [], [], []
         for attack in attacks:
             began = time.perf_counter()
-            values = np.asarray(attack(knowledge), dtype=np.float64)
+            values = score_cases(attack, knowledge, everything.members(target) | ~real, self.seed)
             seconds.append(time.perf_counter() - began)
-            if values.shape != (len(table.case_ids),) or not np.isfinite(values).all():
-                raise InputError(
-                    f"scores of attack {attack.name!r} must be {len(table.case_ids)} finite numbers, got shape "
-                    f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
-                )
             names.append(attack.name)
-            access.append(knowledge.access_of(attack.signals))
-            scores.append(self._pool(values, table))
+            access.append(access_needed(attack, knowledge))
+            raw.append(values)
+            scores.append(self._pool(values[real], table))
         stacked = np.stack(scores)
         permuted = statistics.permuted_aucs(stacked, member, groups, self.n_permutations, self.seed)
         best_by_chance = permuted.max(axis=1)
@@ -294,7 +283,7 @@ class Audit:
             results.append(
                 self._result(
                     attack.name, access[k], attack.signals, len(knowledge.shadow) if attack.min_shadows else 0,
-                    stacked[k], units, best_by_chance, baseline, seconds[k],
+                    stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
                 )
             )  # fmt: skip
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
@@ -321,6 +310,8 @@ class Audit:
                 "n_permutations": float(self.n_permutations),
             },
             exposure=_exposure(best.scores, member),
+            claims=self._claims(best, units),
+            canaries=self._canaries(raw[names.index(best.name)], everything, target, canary),
             utility=self._utilities(table, target, units),
             verdict=judge(
                 self.rules,
@@ -358,7 +349,7 @@ class Audit:
                 continue
             for signal in attack.signals:
                 knowledge.signal(signal)  # names the signal that is missing
-            needed = knowledge.access_of(attack.signals)
+            needed = access_needed(attack, knowledge)
             if not _granted(needed, self.access):
                 raise InputError(
                     f"access must be at least {needed!r} for attack {attack.name!r}, got {self.access!r}. "
@@ -400,6 +391,7 @@ class Audit:
         chance: Array,
         baseline: tuple[float, Array] | None,
         seconds: float,
+        decides: bool = False,
     ) -> AttackResult:
         member, groups, weights = units.member, units.groups, units.weights
         n_member = int(member.sum())
@@ -428,6 +420,21 @@ class Audit:
         bound = None
         if self.unit == "patient" and min(member.sum(), (~member).sum()) >= 4:
             bound = epsilon.epsilon_lower_bound(scores, member, "split", 0.0, self.confidence, self.seed)
+        transferred = None
+        if decides:
+            claimed = scores >= 0  # by the attack's own threshold, not by one chosen here
+            shares = [(weights[:, side] @ claimed[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
+            hits = [int(claimed[side].sum()) for side in (member, ~member)]
+            rate = [hits[0] / n_member, hits[1] / (len(member) - n_member)]
+            exacts = [
+                statistics.clopper_pearson(hits[0], n_member, self.confidence),
+                statistics.clopper_pearson(hits[1], len(member) - n_member, self.confidence),
+            ]
+            transferred = {
+                "tpr": (rate[0], self._wider(shares[0], exacts[0])),
+                "fpr": (rate[1], self._wider(shares[1], exacts[1])),
+                "balanced_accuracy": ((rate[0] + 1 - rate[1]) / 2, self._quantiles((shares[0] + 1 - shares[1]) / 2)),
+            }
         auc = float(curve.auc)
         gain = None
         if baseline is not None:
@@ -450,6 +457,7 @@ class Audit:
             balanced_accuracy_ci=self._quantiles((accuracies[0] + accuracies[1]) / 2),
             epsilon_lower_bound=bound,
             auc_gain=gain,
+            transferred=transferred,
             roc={
                 "fpr": curve.fpr.tolist(),
                 "tpr": curve.tpr.tolist(),
@@ -466,6 +474,31 @@ class Audit:
         if self.unit == "patient":
             low, high = min(low, exact[0]), max(high, exact[1])
         return low, high
+
+    def _claims(self, best: AttackResult, units: _Units) -> ClaimsEvaluation | None:
+        n_member, n_nonmember = units.sides
+        if min(n_member, n_nonmember) < 2 or fewest_claims(n_member, n_nonmember // 2, self.claims_q) > n_member:
+            return None  # nobody could be claimed; the report says so
+        return evaluate_claims(
+            best.scores, units.member, units.groups, self.claims_q, self.seed, True, confidence=self.confidence
+        )
+
+    def _canaries(
+        self, scores: Array, table: SignalTable, target: str, canary: Sequence[str] | None
+    ) -> dict[str, dict[str, epsilon.EpsilonBound]]:
+        """By the attack that is best on the patients, so that no canary helped to choose it."""
+        kinds = sorted(set(canary or ()) - {""})
+        member = table.members(target)
+        found = {}
+        for kind in kinds:
+            chosen = np.array([other == kind for other in canary or ()])
+            try:
+                found[kind] = epsilon.audit_canaries(
+                    scores, member, table.patient_ids, chosen, self.delta, self.confidence, seed=self.seed
+                )
+            except InputError as error:
+                raise InputError(f"canaries of kind {kind!r}: {error}") from error
+        return found
 
     def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Any]]:
         member, weights = units.member, units.weights
@@ -486,71 +519,42 @@ class Audit:
         return result
 
 
-def judge(
-    rules: VerdictRules,
-    attacks: Sequence[AttackResult],
-    blind: AttackResult | None,
-    attack_minus_blind: tuple[float, Interval] | None,
-    sides: tuple[int, int],
-    detectable: float,
-    randomised: bool,
-) -> Verdict:
-    """The verdict; see docs/report_format.md for the rules in words.
+def access_needed(attack: Attack, knowledge: Knowledge) -> str:
+    """The access level of an attack: the higher of what its signals need and, if it reads maps, what it declares."""
+    declared, read = getattr(attack, "access", None), knowledge.access_of(attack.signals)
+    if declared is None:
+        return read
+    return max(str(declared), read, key=ACCESS_LEVELS.index) if attack.signals else str(declared)
+
+
+def score_cases(attack: Attack, knowledge: Knowledge, member: NDArray[np.bool_], seed: int = 0) -> Array:
+    """An attack's scores of all cases, shape (N,).
+
+    An attack that ``needs_nonmembers`` is cross-fitted by patient: the patients are dealt into folds without regard to
+    membership, and those of a fold are scored by an adversary who knows the non-members of the other folds only. So
+    under the null no case's own membership touches its score. (A permutation test deals membership anew but not the
+    fit, so that its p-value is approximate for such an attack.)
 
     Args:
-        rules: the thresholds.
-        attacks: results, best first.
-        blind: the blind baseline, or None.
-        attack_minus_blind: AUC of the best attack minus that of the blind baseline, with its interval.
-        sides: number of member and of non-member patients.
-        detectable: the AUC that chance gives the best attack in 1 of 20 permutations; less would not be noticed.
-        randomised: whether a coin decided the members.
+        attack: the attack.
+        knowledge: what the adversary knows, without known non-members.
+        member: whether the target trained on a case, shape (N,); also True for what must never be granted as a known
+            non-member, such as a canary, whose coin another canary's score must not know.
+        seed: seed of the folds.
     """
-    best = attacks[0]
-    if min(sides) < rules.min_patients:
-        few = (
-            f"Only {sides[0]} member and {sides[1]} non-member patients: too few to tell anything (at least "
-            f"{rules.min_patients} on each side are needed)."
+    if not getattr(attack, "needs_nonmembers", False):
+        values = np.asarray(attack(knowledge), dtype=np.float64)
+    else:
+        values = np.full(len(member), np.nan)
+        for part in statistics.patient_folds(knowledge.patient_ids, seed):
+            granted = ~member & ~part
+            values[part] = attack(replace(knowledge, nonmember=granted))[part]
+    if values.shape != member.shape or not np.isfinite(values).all():
+        raise InputError(
+            f"scores of attack {attack.name!r} must be {len(member)} finite numbers, got shape "
+            f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
         )
-        return Verdict("inconclusive", (few,))
-    which = f"The best of {len(attacks)} attacks, “{best.name}”," if len(attacks) > 1 else f"The attack “{best.name}”"
-    evidence = f"{which} has an AUC of {_with_ci(best.auc, best.auc_ci)}"
-    reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
-    if blind is not None and attack_minus_blind is not None and blind.p_value < rules.significance:
-        told = f"membership can be told without the model (blind baseline, AUC {_with_ci(blind.auc, blind.auc_ci)})"
-        gain = _with_ci(*attack_minus_blind)
-        if not randomised or attack_minus_blind[1][0] <= rules.min_gain_over_blind:
-            reasons += [
-                f"But {told}; the attack has {gain} more. Members and non-members differ as images, so that the attack "
-                "may have found that difference and no memory, or may have been hindered by it.",
-                "Take both from one source, or let the tool train the target (a randomised design).",
-            ]
-            return Verdict("inconclusive", tuple(reasons))
-        reasons.append(f"Although {told}, the attack is clearly better ({gain} more).")
-    if best.p_value >= rules.significance:
-        reasons[0] = f"{reasons[0]} So nothing was shown."
-        if detectable > rules.max_detectable:
-            reasons.append(f"With so few patients, only an AUC above {detectable:.2f} would have been noticed.")
-            return Verdict("inconclusive", tuple(reasons))
-        reasons.append(
-            f"An AUC above {detectable:.2f} would have been noticed. This is no proof of privacy: other attacks, more "
-            "shadows or more patients could find more."
-        )
-        return Verdict("low", tuple(reasons))
-    lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]
-    lift, fpr, value = max(lifts, default=(0.0, 0.0, (0.0, (0.0, 0.0))))
-    if best.auc_ci[0] > rules.high_auc:
-        reasons.append(f"The whole interval of the AUC lies above {rules.high_auc:g}: membership is told with ease.")
-        return Verdict("high", tuple(reasons))
-    if lift > rules.high_lift:
-        found = _with_ci(*value)
-        reasons.append(f"While it falsely accuses {fpr:.1%} of the others, it finds {found} of the members.")
-        return Verdict("high", tuple(reasons))
-    reasons.append(
-        f"The evidence about an average patient is limited (AUC not clearly above {rules.high_auc:g}); "
-        "single patients may still stand out."
-    )
-    return Verdict("moderate", tuple(reasons))
+    return values
 
 
 def _exposure(scores: Array, member: NDArray[np.bool_]) -> Array:
@@ -563,11 +567,3 @@ def _granted(needed: str, granted: str) -> bool:
     if needed == "mask+label" and granted == "probabilities":
         return False  # probabilities alone do not come with a reference
     return ACCESS_LEVELS.index(needed) <= ACCESS_LEVELS.index(granted)
-
-
-def _with_ci(value: float, ci: Interval) -> str:
-    return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
-
-
-def _small(p_value: float) -> str:
-    return "less than 0.1%" if p_value < 0.001 else f"{p_value:.1%}"

@@ -28,6 +28,7 @@ __all__ = [
     "clopper_pearson",
     "group_means",
     "interval",
+    "patient_folds",
     "permuted_aucs",
     "permuted_members",
     "resampled_rocs",
@@ -225,6 +226,24 @@ def balanced_accuracy(
         threshold = curve.thresholds[int(np.argmax(curve.tpr - curve.fpr))]
         decision[held_out] = scores[held_out] >= threshold
     return float((decision[member].mean() + (~decision[~member]).mean()) / 2), decision
+
+
+def patient_folds(groups: Sequence[str], seed: int, n_folds: int = 5) -> Iterator[NDArray[np.bool_]]:
+    """Folds that never split a group (patient), dealt without regard to anything else.
+
+    Args:
+        groups: the group of each unit, length N.
+        seed: seed of the deal.
+        n_folds: number of folds, lowered to the number of groups.
+
+    Yields:
+        Which units are in the fold, shape (N,), bool; each unit is in one of them.
+    """
+    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    n_folds = min(n_folds, len(names))
+    dealt = np.random.default_rng([seed, 0, 0, 9]).permutation(len(names)) % n_folds
+    for fold in range(n_folds):
+        yield dealt[inverse] == fold
 
 
 def permuted_members(member: ArrayLike, groups: Sequence[str], n_permutations: int, seed: int) -> NDArray[np.bool_]:

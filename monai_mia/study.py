@@ -15,12 +15,13 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import __version__, executors, files, report
@@ -30,7 +31,9 @@ from monai_mia.data.cohorts import read_ids
 from monai_mia.designs import TARGET, Case, Design
 from monai_mia.engines import TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
-from monai_mia.signals import BAND
+from monai_mia.handlers import Signal
+from monai_mia.maps import LABELS, MapStore, RecordedMaps
+from monai_mia.signals import BAND, segmentation_signals
 from monai_mia.table import SignalTable
 
 __all__ = ["Study"]
@@ -39,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # What a full or forbidden disk says; any other OSError is a bug of ours.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+_T = TypeVar("_T")
 
 #: Version of study.json.
 SCHEMA = "1"
@@ -54,19 +59,29 @@ class Study:
         output_dir: folder of the study; run again with the same one to resume.
         audit: the attacks and how they are measured.
         shadows: number of shadows; more can be added later.
+        targets: number of targets that the same shadows attack; the report is about the first, a
+            :class:`~monai_mia.comparison.Comparison` about all of them.
         seed: seed of the design and of every model.
         checkpoint: weights of a released target (an observational design); by default the target is trained here.
         members: with ``checkpoint``: case or patient ids it was trained on, as a list or a text file.
         nonmembers: with ``checkpoint``: case or patient ids it was not trained on.
         train_files: training config of target and shadows: the bundle's own and overlays.
+        target_train_files: training config of the targets, where it is not the shadows': a poisoned or a defended
+            training that the adversary's shadows do not imitate.
         inference_files: config to query the models through.
         train_overrides: id-value pairs for the training config.
+        target_train_overrides: id-value pairs for the targets' training config, beside or instead of those.
         inference_overrides: id-value pairs for the inference config.
         release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
         transform_id: id, in the inference config, of a dictionary transform of ``pred`` before it leaves the model,
             such as an output defence; by default the activation or the argmax that ``release`` asks for.
         activation: ``softmax`` or ``sigmoid``.
         n_labels: labels are integers in [0, n_labels); by default as metadata.json says.
+        signals: what is recorded of each query beside :func:`~monai_mia.signals.segmentation_signals`: dataclasses that
+            :class:`~monai_mia.handlers.SignalRecorder` can call, such as
+            :class:`~monai_mia.variants.QueryVariants` or :class:`~monai_mia.white_box.WhiteBox`.
+        maps: whether the predictions themselves are recorded too (``private/maps``), for attacks that read them.
+        maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         threads: CPU threads of each process; results are the same bit for bit for the same number.
         checkpoint_interval: epochs between checkpoints of a training.
@@ -78,18 +93,24 @@ class Study:
     output_dir: str
     audit: Audit
     shadows: int = 8
+    targets: int = 1
     seed: int = 0
     checkpoint: str | None = None
     members: str | Sequence[str] | None = None
     nonmembers: str | Sequence[str] | None = None
     train_files: Sequence[str] = ("configs/train.json",)
+    target_train_files: Sequence[str] | None = None
     inference_files: Sequence[str] = ("configs/inference.json",)
     train_overrides: Mapping[str, Any] = field(default_factory=dict)
+    target_train_overrides: Mapping[str, Any] = field(default_factory=dict)
     inference_overrides: Mapping[str, Any] = field(default_factory=dict)
     release: Literal["logits", "probabilities", "mask"] = "logits"
     activation: Literal["softmax", "sigmoid"] = "softmax"
     transform_id: str | None = None
     n_labels: int | None = None
+    signals: Sequence[Signal] = ()
+    maps: bool = False
+    maps_resolution: int | Sequence[int] = 1
     n_jobs: int | None = None
     threads: int = 1
     checkpoint_interval: int = 1
@@ -97,8 +118,14 @@ class Study:
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
+        result = self.command(self.run)
+        tqdm.write(report.summary(result))
+        tqdm.write(f"Report: {self._path('report/index.html')}")
+
+    def command(self, run: Callable[[], _T]) -> _T:
+        """Run a step of this study; what the user must mend ends the process with one line."""
         try:
-            result = self.run()
+            return run()
         except InputError as error:
             raise SystemExit(f"monai_mia: {error}") from error
         except OSError as error:
@@ -109,8 +136,6 @@ class Study:
                 f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
                 "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
             ) from error
-        tqdm.write(report.summary(result))
-        tqdm.write(f"Report: {self._path('report/index.html')}")
 
     def run(self) -> AuditResult:
         """Run all steps that are not done yet.
@@ -120,6 +145,35 @@ class Study:
             OSError: the output folder cannot be written.
         """
         start = time.perf_counter()
+        design, examination = self.record()
+        table = self.table(design)
+        features = examination.of(table.case_ids)
+        kinds = {str(case["case_id"]): str(case.get("canary") or "") for case in design.cases}
+        canary = [kinds[case] for case in table.case_ids] if any(kinds.values()) else None
+        result = self.audit.run(
+            table,
+            TARGET,
+            design.shadows,
+            features,
+            randomised=design.kind == "randomised",
+            maps=self.recorded_maps(table, TARGET, design.shadows),
+            canary=canary,
+        )
+        if canary is not None:  # the rest is about patients
+            table = table.only(np.array([not kind for kind in canary]))
+        self._write_scores(result, table, examination)
+        about = self._about(design, time.perf_counter() - start)
+        report.write_report(result, table, self._path("report"), about)
+        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        return result
+
+    def record(self) -> tuple[Design, Examination]:
+        """Train and query what is not done yet: all that attacks need is then in ``private/``.
+
+        Raises:
+            InputError: as :meth:`run`.
+            OSError: as :meth:`run`.
+        """
         self._check()
         self._open()
         self._identify(
@@ -127,35 +181,53 @@ class Study:
             design="randomised" if self.checkpoint is None else "observational",
             target=None if self.checkpoint is None else files.sha256(self.checkpoint),
             training=self._train_config().fingerprint(),
+            target_training=self._train_config(TARGET).fingerprint(),
         )
         cases = self._cases()
         design = self._design(cases)
+        _check_canaries(design)
         examination = examine(design.cases, self._n_labels(), self._path("private/examination.csv"))
         self._identify(cohort=_cohort_key(design, examination))
         design.write(self._path("private/design.csv"))
         keys = self._train(design, examination)
         self._query(design, examination, keys)
-        table = SignalTable.read(self._path("private/signals"), design.model_ids)
-        features = examination.of(table.case_ids)
-        result = self.audit.run(table, TARGET, features=features, randomised=design.kind == "randomised")
-        self._write_scores(result, table, examination)
-        about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about)
-        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
-        return result
+        return design, examination
+
+    def table(self, design: Design) -> SignalTable:
+        """The recorded signals of the design's models."""
+        return SignalTable.read(self._path("private/signals"), design.model_ids)
+
+    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> RecordedMaps | None:
+        """The recorded maps of a target and shadows, or None if the study records none."""
+        return MapStore(self._path("private/maps")).of(table, target, shadows) if self.maps else None
+
+    def recorded_features(self, case_ids: Sequence[str]) -> NDArray[np.float64]:
+        """The image statistics of these cases, shape (N, F), as they were examined."""
+        return Examination.read(self._path("private/examination.csv")).of(case_ids)
 
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name
 
-    def _train_config(self) -> BundleConfig:
-        return BundleConfig(str(self.bundle_root), tuple(self.train_files), dict(self.train_overrides))
+    def _train_config(self, model: str = "") -> BundleConfig:
+        """The training config of a model; the shadows', if none is named."""
+        names, overrides = self.train_files, dict(self.train_overrides)
+        if model.startswith(TARGET):
+            names, overrides = self.target_train_files or names, {**overrides, **self.target_train_overrides}
+        return BundleConfig(str(self.bundle_root), tuple(names), overrides)
 
     def _inference_config(self) -> BundleConfig:
         return BundleConfig(str(self.bundle_root), tuple(self.inference_files), dict(self.inference_overrides))
 
     def _check(self) -> None:
         """What can be refused before anything is read."""
-        for name, lowest in (("shadows", 0), ("seed", 0), ("n_jobs", 1), ("threads", 1), ("checkpoint_interval", 1)):
+        for name, lowest in (
+            ("shadows", 0),
+            ("targets", 1),
+            ("seed", 0),
+            ("n_jobs", 1),
+            ("threads", 1),
+            ("checkpoint_interval", 1),
+        ):
             value = getattr(self, name)
             if name == "n_jobs" and value is None:
                 continue
@@ -165,14 +237,22 @@ class Study:
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         given = [name for name in ("checkpoint", "members", "nonmembers") if getattr(self, name) is not None]
+        if given and self.targets > 1:
+            raise InputError(f"targets must be 1 for a released target, got {self.targets}. Drop --targets.")
         if given and len(given) < 3:
             raise InputError(
                 f"checkpoint, members and nonmembers must be given together for a released target, "
                 f"got {', '.join(given)}."
             )
+        for signal in self.signals:
+            if not is_dataclass(signal) or isinstance(signal, type):  # a function's repr is a memory address
+                raise InputError(f"signals must be dataclass objects that can be called, got {signal!r}.")
+        if self.checkpoint is not None and (self.target_train_files or self.target_train_overrides):
+            raise InputError("target_train_files must be left out for a released target, got both. Drop one of them.")
         self.audit.check(self.shadows)
         if self.checkpoint is None or self.shadows:
-            self._train_config().parser(TRAINING_IDS)
+            for model in ("", TARGET):
+                self._train_config(model).parser(TRAINING_IDS)
         check_inference(self._inference_config(), self.checkpoint)
 
     def _open(self) -> None:
@@ -211,7 +291,7 @@ class Study:
 
     def _design(self, cases: Sequence[Case]) -> Design:
         if self.checkpoint is None:
-            return Design.randomised(cases, self.shadows, self.seed)
+            return Design.randomised(cases, self.shadows, self.seed, self.targets)
         members, nonmembers = read_ids(self.members or ()), read_ids(self.nonmembers or ())
         return Design.observational(cases, members, nonmembers, self.shadows, self.seed)
 
@@ -231,18 +311,18 @@ class Study:
     def _train(self, design: Design, examination: Examination) -> dict[str, str]:
         """Train what is not trained; give each model's key."""
         prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
-        bundle = self._train_config()
-        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(design, examination)
+        cohort_key = _cohort_key(design, examination)
         cohort = [_bare(case) for case in design.cases]
         keys, jobs = {}, []
         for model in design.model_ids:
             if model == TARGET and self.checkpoint is not None:
                 keys[model] = files.digest([files.sha256(self.checkpoint), self.threads])
                 continue
+            bundle = self._train_config(model)
             members = design.members(model)
             seed = int(files.digest([self.seed, model])[:8], 16)
             trained_on = [[case["case_id"], prints[case["case_id"]]] for case in members]
-            keys[model] = files.digest([__version__, fingerprint, trained_on, seed, self.threads])
+            keys[model] = files.digest([__version__, bundle.fingerprint(), trained_on, seed, self.threads])
             folder = self._path(f"private/models/{model}")
             job = Training(
                 bundle=bundle,
@@ -279,33 +359,29 @@ class Study:
         for model in design.model_ids:
             cohort = [_bare(case) for case in design.queries(model)]
             asked = [[case["case_id"], case["member"]] for case in cohort]
-            key = files.digest(
-                [
-                    __version__,
-                    BAND,
-                    keys[model],
-                    fingerprint,
-                    asked,
-                    examination.fingerprints,
-                    recorder,
-                    self.transform_id,
-                ]
-            )
-            path = self._path(f"private/signals/{model}.csv")
-            if not files.is_current(path, key):
-                progress = str(self._path(f"private/models/{model}/queried.json"))
+            common = [__version__, BAND, keys[model], fingerprint, asked, examination.fingerprints, recorder]
+            further = [[repr(signal) for signal in self.signals]] if self.signals else []
+            key = files.digest([*common, self.transform_id, *further])
+            maps_key = files.digest(["maps", *common, self.transform_id, self.maps_resolution])
+            path, maps = self._path(f"private/signals/{model}.csv"), self._path(f"private/maps/{model}.npz")
+            todo = not files.is_current(path, key)
+            todo_maps = self.maps and not (files.is_current(maps, maps_key) and MapStore(maps.parent).about(LABELS))
+            if todo or todo_maps:
                 jobs.append(
                     Query(
                         bundle=bundle,
                         cohort=cohort,
                         model_id=model,
                         checkpoint=self._checkpoint(model),
-                        path=str(path),
-                        progress=progress,
+                        path=str(path) if todo else None,
+                        progress=str(self._path(f"private/models/{model}/queried.json")),
                         key=key,
                         cohort_key=cohort_key,
                         transform_id=self.transform_id,
-                        recorder=recorder,
+                        recorder={**recorder, "signals": (segmentation_signals, *self.signals)},
+                        maps=str(maps) if todo_maps else None,
+                        maps_key=maps_key,
+                        map_options={"resolution": self.maps_resolution},
                         cache_rate=self.cache_rate,
                         threads=self.threads,
                     )
@@ -342,7 +418,7 @@ class Study:
             "design": {
                 "kind": design.kind,
                 "seed": design.seed,
-                "n_shadow": len(design.model_ids) - 1,
+                "n_shadow": len(design.shadows),
                 "n_member": len(set(patients[member])),
                 "n_nonmember": len(set(patients[~member])),
                 "n_member_cases": int(member.sum()),
@@ -358,8 +434,10 @@ class Study:
                 "release": self.release,
                 "activation": self.activation,
                 "train_files": list(self.train_files),
+                "target_train_files": list(self._train_config(TARGET).files),
                 "inference_files": list(self.inference_files),
                 "train_overrides": dict(self.train_overrides),
+                "target_train_overrides": dict(self.target_train_overrides),
                 "inference_overrides": dict(self.inference_overrides),
                 "training_config_sha256": self._train_config().fingerprint(),
                 "inference_config_sha256": self._inference_config().fingerprint(),
@@ -371,6 +449,22 @@ class Study:
                 "wall_s": seconds,
             },
         }
+
+
+def _check_canaries(design: Design) -> None:
+    """Refuse, before anything is trained, canaries of which the coins left too few on a side."""
+    member = design.member[TARGET]
+    for kind in sorted({str(case.get("canary") or "") for case in design.cases} - {""}):
+        sides = [
+            {case["patient_id"] for case, flag in zip(design.cases, member, strict=True)
+             if case.get("canary") == kind and flag == side}
+            for side in (True, False)
+        ]  # fmt: skip
+        if min(map(len, sides)) < 4:
+            raise InputError(
+                f"canaries of kind {kind!r} must be at least 4 on each side of the target, got {len(sides[0])} members "
+                f"and {len(sides[1])} non-members. Plant more of them, or take another seed."
+            )
 
 
 def _bare(case: Case) -> dict[str, Any]:

@@ -13,8 +13,16 @@ from oracles import SIGNALS, game, plain
 from scipy import stats
 
 from monai_mia import epsilon, statistics
-from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA, Threshold
-from monai_mia.audit import Audit, AuditResult, VerdictRules
+from monai_mia.attacks import (
+    DifficultyCalibration,
+    EverySignal,
+    GlobalLoss,
+    LiRA,
+    QuantileRegression,
+    Threshold,
+    TransferredThreshold,
+)
+from monai_mia.audit import Audit, AuditResult, VerdictRules, score_cases
 from monai_mia.errors import InputError
 from monai_mia.table import SignalTable
 
@@ -459,3 +467,100 @@ def test_rules_are_the_users():
     assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_lift=1.2)).verdict.level == "high"
     assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(significance=0.001)).verdict.level == "low"
     assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(min_patients=201)).verdict.level == "inconclusive"
+
+
+# Fitted attacks, decisions, claims, canaries
+
+
+@dataclass(frozen=True)
+class Spy:
+    """Scores by the log-likelihood, and remembers which non-members it was told."""
+
+    told: list
+    name: str = "spy"
+    signals: tuple[str, ...] = ("log_likelihood",)
+    min_shadows: int = 0
+    needs_nonmembers: bool = True
+
+    def __call__(self, knowledge):
+        self.told.append(knowledge.nonmember)
+        return knowledge.target[:, 0] + 0.0
+
+
+def test_known_nonmembers_are_never_among_the_patients_that_are_scored(played):
+    told: list = []
+    scores = score_cases(Spy(told), played.table.knowledge(), played.member, seed=3)
+    np.testing.assert_array_equal(scores, played.table.values[0, :, 0])
+    assert len(told) == 5
+    known = np.stack(told)
+    assert not known[:, played.member].any()
+    # Each non-member is unknown in exactly one fold, the one in which it is scored, and so is all of its patient.
+    assert (known[:, ~played.member].sum(axis=0) == 4).all()
+    np.testing.assert_array_equal(known[:, ::2], known[:, 1::2])
+
+
+def test_an_attack_fitted_to_nonmembers_is_at_chance_under_the_null():
+    aucs = []
+    for seed in range(20):
+        null = game(n=120, shadows=2, delta=0.0, seed=seed)
+        features = np.random.default_rng(seed).standard_normal((120, 3))
+        result = Audit([QuantileRegression("log_likelihood")], **QUICK).run(null.table, features=features)
+        aucs.append(result.best.auc)
+    # Standard error of one AUC of 60 against 60 is 0.053.
+    assert abs(np.mean(aucs) - 0.5) < 4 * 0.053 / np.sqrt(20)
+
+
+def test_a_decision_of_the_attack_is_reported_as_it_falls(played):
+    attack = TransferredThreshold("log_likelihood", "mean_member")
+    result = Audit([attack, GlobalLoss()], **QUICK).run(played.table)
+    claimed = pooled(played, attack(played.table.knowledge())) >= 0
+    found = result.attack(attack.name).transferred
+    assert found is not None
+    assert found["tpr"][0] == pytest.approx(claimed[result.member].mean())
+    assert found["fpr"][0] == pytest.approx(claimed[~result.member].mean())
+    assert found["balanced_accuracy"][0] == pytest.approx((found["tpr"][0] + 1 - found["fpr"][0]) / 2)
+    for value, (low, high) in found.values():
+        assert low <= value <= high
+    assert result.attack("global loss").transferred is None
+
+
+def test_claims_are_those_of_the_best_attack(result):
+    assert result.claims is not None
+    assert result.claims.n_calibration + result.claims.n_nonmember == 30
+    assert result.claims.n_claims >= result.claims.n_false
+
+
+def test_a_cohort_too_small_for_a_claim_has_none():
+    small = game(n=4, shadows=4)
+    assert Audit([GlobalLoss()], **QUICK).run(small.table).claims is None
+
+
+def test_canaries_are_counted_apart(played):
+    kinds = ["lesion"] * 40 + [""] * 80
+    whole = Audit([GlobalLoss(), LiRA()], **QUICK).run(played.table)
+    apart = Audit([GlobalLoss(), LiRA()], **QUICK).run(played.table, canary=kinds)
+    assert whole.canaries == {}
+    assert len(apart.member) == 40
+    assert set(apart.canaries) == {"lesion"}
+    bounds = apart.canaries["lesion"]
+    assert set(bounds) == {"one run", "Clopper-Pearson", "one run, Gaussian", "Clopper-Pearson, Gaussian"}
+    scores = {"global loss": GlobalLoss(), LiRA().name: LiRA()}[apart.best.name](played.table.knowledge())
+    expected = epsilon.audit_canaries(
+        scores, played.member, played.table.patient_ids, np.array([bool(kind) for kind in kinds]), 1e-5
+    )
+    assert bounds == expected
+    for bound in bounds.values():
+        assert 0 <= bound.value <= bound.ceiling
+
+
+def test_too_few_canaries_of_a_kind_are_named(played):
+    with pytest.raises(InputError, match="canaries of kind 'lesion'"):
+        Audit([GlobalLoss()], **QUICK).run(played.table, canary=["lesion"] * 4 + [""] * 116)
+    with pytest.raises(InputError, match="canary must tell of each of 120 cases, got 3"):
+        Audit([GlobalLoss()], **QUICK).run(played.table, canary=["", "", "lesion"])
+
+
+@pytest.mark.parametrize("option", ["claims_q", "delta"])
+def test_rates_must_be_rates(played, option):
+    with pytest.raises(InputError, match=f"{option} must be in"):
+        Audit([GlobalLoss()], **{option: 0.0}).run(played.table)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, ROOT, environment, run_bundle
-from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from monai_mia.__main__ import bundles_folder
 from monai_mia.data import phantom_cohort
@@ -151,6 +151,22 @@ def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, shadows: int) -
     report = json.loads((tmp_path / "out/report/report.json").read_text())
     assert report["design"]["n_shadow"] == shadows
     assert report["unit"] == "patient"
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_attack_study_lists_its_attacks(learned: bool) -> None:
+    folder = bundles_folder() / "hippocampus_unet3d"
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "attack_study.yaml")
+    parser["bundle_root"], parser["dataset_dir"], parser["learned"] = str(folder), "nowhere", learned
+    comparison = parser.get_parsed_content("comparison")
+    comparison.check()
+    names = [attack.name for attack in comparison.listed(16)]
+    assert set(comparison.references) < set(names)
+    assert ("calibrated maps" in names) == learned
+    # What is listed is recorded: the plain signals and those that the study asks for.
+    recorded = {"agreement", "robust_dice", "negative_influence", "predictability", "third_probability"}
+    assert recorded < {signal for attack in comparison.listed(1) for signal in attack.signals} | {"predictability"}
 
 
 def test_bundles_are_found(bundle: Path) -> None:

@@ -18,10 +18,14 @@ STATISTICS = [
     "monai_mia.designs",
     "monai_mia.statistics",
     "monai_mia.epsilon",
+    "monai_mia.claims",
+    "monai_mia.maps",
+    "monai_mia.verdict",
     "monai_mia.attacks",
     "monai_mia.controls",
     "monai_mia.audit",
     "monai_mia.report",
+    "monai_mia.comparison",
 ]
 
 

@@ -29,8 +29,10 @@ from monai_mia.attacks import standard_attacks
 from monai_mia.audit import Audit
 from monai_mia.designs import Design
 from monai_mia.engines import BundleConfig, load_weights
+from monai_mia.maps import MapStore
 from monai_mia.study import Study
 from monai_mia.table import SignalTable
+from monai_mia.variants import Flip, QueryVariants
 
 Hashes = Callable[[Path], dict[str, str]]
 
@@ -120,6 +122,31 @@ def test_more_shadows_extend_a_study(cohort: Any, tmp_path: Path) -> None:
     assert result.attack("calibrated: log_odds_foreground").n_shadow == 4
     assert (tmp_path / "private/models/shadow_01/model.pt").stat().st_mtime_ns == stamp
     assert first.items() <= signals(tmp_path).items()
+
+
+def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: Path) -> None:
+    asked = QueryVariants((Flip(0),), ("dice",))
+    wide = replace(small_study(cohort, tmp_path, targets=2), maps=True, signals=(asked,))
+    result = wide.run()
+    assert "agreement" in {signal for attack in result.attacks for signal in attack.signals}
+    recorded = signals(tmp_path)
+    assert set(recorded) == {"target.csv", "target_01.csv", "shadow_00.csv", "shadow_01.csv"}
+    # The same models as without them, and the plain signals first, to the last digit.
+    for name, content in signals(study.output_dir).items():
+        for plain, more in zip(content.splitlines(), recorded[name].splitlines(), strict=True):
+            assert more.startswith(plain)
+    store = MapStore(tmp_path / "private/maps")
+    assert store.model_ids == ("shadow_00", "shadow_01", "target", "target_01")
+    table = SignalTable.read(tmp_path / "private/signals")
+    maps = wide.recorded_maps(table, "target_01", ["shadow_00", "shadow_01"])
+    assert maps is not None
+    scores = attacks.VoxelCalibration()(replace(table.knowledge("target_01", ["shadow_00", "shadow_01"]), maps=maps))
+    assert np.isfinite(scores).all()
+    # Without its signals, only the signals are recorded again.
+    stamp = (tmp_path / "private/maps/target.npz").stat().st_mtime_ns
+    replace(wide, signals=()).run()
+    assert (tmp_path / "private/maps/target.npz").stat().st_mtime_ns == stamp
+    assert signals(study.output_dir).items() <= signals(tmp_path).items()
 
 
 def test_damaged_artefacts_are_made_again(cohort: Any, tmp_path: Path) -> None:
@@ -306,8 +333,10 @@ class TestRefusals:
             ({"cohort": "nowhere"}, ["dataset_dir", "nowhere'", "does not exist"]),
             ({"checkpoint": "x.pt"}, ["checkpoint, members and nonmembers", "together"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
-            ({"audit": Audit([attacks.LiRA()])}, ["shadows must be at least 3", "LiRA", "--shadows"]),
+            ({"audit": Audit([attacks.LiRA(variance="case")])}, ["shadows must be at least 4", "LiRA", "--shadows"]),
             ({"audit": Audit([attacks.GlobalLoss(signal="glow")])}, ["signal must be one of", "'glow'"]),
+            ({"targets": 0}, ["targets must be a whole number, at least 1"]),
+            ({"signals": (len,)}, ["signals must be dataclass objects"]),
             ({"n_labels": 2}, ["label must hold integers in [0, 2)", "got 2"]),
         ],
     )

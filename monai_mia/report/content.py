@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
@@ -16,7 +17,7 @@ from monai_mia.statistics import resolution
 __all__ = ["SCHEMA", "as_json", "summary"]
 
 #: Version of report.json; docs/report_format.md documents it.
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 
 _EXPOSURE_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -49,6 +50,11 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
                 for fpr, value in result.best.tpr_at_fpr.items()
                 if value is not None
             },
+        },
+        "claims": None if result.claims is None else {"attack": result.best.name, **asdict(result.claims)},
+        "canaries": {
+            kind: {method: asdict(bound) for method, bound in bounds.items()}
+            for kind, bounds in result.canaries.items()
         },
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
@@ -92,6 +98,9 @@ def _attack(attack: AttackResult) -> dict[str, Any]:
         "advantage_ci": list(attack.advantage_ci),
         "balanced_accuracy": attack.balanced_accuracy,
         "balanced_accuracy_ci": list(attack.balanced_accuracy_ci),
+        "transferred": None
+        if attack.transferred is None
+        else {rate: _with_ci(value) for rate, value in attack.transferred.items()},
         "epsilon_lower_bound": None if bound is None else bound.value,
         "epsilon": None
         if bound is None
@@ -128,6 +137,12 @@ def summary(result: AuditResult, n_rows: int = 12) -> str:
     for metric, sides in result.utility.items():
         values = [f"{side} {sides[side]['value']:.3f}" for side in ("members", "nonmembers")]
         lines.append(f"{metric}: {', '.join(values)} (means over {result.unit}s)")
+    for kind, bounds in result.canaries.items():
+        bound = bounds["one run"]
+        lines.append(
+            f"canaries ({kind}): epsilon >= {bound.value:.2f} at delta {bound.delta:g} (one run; at most "
+            f"{bound.ceiling:.2f} could have been shown)"
+        )
     lines.append(f"Verdict: {result.verdict.level.upper()}")
     lines += [f"  {reason}" for reason in result.verdict.reasons]
     return "\n".join(["", *lines, ""])

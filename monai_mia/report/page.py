@@ -184,6 +184,8 @@ def _page(
             blind=content["controls"]["blind_baseline"],
             beyond_blind=content["controls"]["attack_minus_blind"],
             null=content["controls"]["null"],
+            claims=content["claims"],
+            canaries=content["canaries"],
             n_exposed=figures.exposure_bins(result)[0].count,
             roc=roc,
             panels=panels,

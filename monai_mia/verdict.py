@@ -1,0 +1,125 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict of an audit: the answer in one word, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from monai_mia.audit import AttackResult, Interval
+
+__all__ = ["Verdict", "VerdictRules", "judge"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer in one word, and why.
+
+    Attributes:
+        level: ``low``, ``moderate``, ``high`` or ``inconclusive``.
+        reasons: sentences for a reader without a background in privacy.
+    """
+
+    level: Literal["low", "moderate", "high", "inconclusive"]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerdictRules:
+    """When a verdict is what; the defaults' reasons are in docs/report_format.md.
+
+    Attributes:
+        significance: an attack counts if chance gives its AUC less often than this, over all attacks tried.
+        high_auc: the verdict is ``high`` if the best attack's interval of the AUC lies above this.
+        high_lift: or if the interval of its TPR, at some reported FPR, lies above this many times the FPR.
+        min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
+            than this, or the audit is ``inconclusive``.
+        max_detectable: where chance gives the best attack this AUC in 1 of 20 cases, finding nothing is
+            ``inconclusive``: the cohort is too small to see less.
+        min_patients: fewer patients than this on a side are ``inconclusive``.
+    """
+
+    significance: float = 0.05
+    high_auc: float = 0.7
+    high_lift: float = 4.0
+    min_gain_over_blind: float = 0.1
+    max_detectable: float = 0.75
+    min_patients: int = 10
+
+
+def judge(
+    rules: VerdictRules,
+    attacks: Sequence[AttackResult],
+    blind: AttackResult | None,
+    attack_minus_blind: tuple[float, Interval] | None,
+    sides: tuple[int, int],
+    detectable: float,
+    randomised: bool,
+) -> Verdict:
+    """The verdict; see docs/report_format.md for the rules in words.
+
+    Args:
+        rules: the thresholds.
+        attacks: results, best first.
+        blind: the blind baseline, or None.
+        attack_minus_blind: AUC of the best attack minus that of the blind baseline, with its interval.
+        sides: number of member and of non-member patients.
+        detectable: the AUC that chance gives the best attack in 1 of 20 permutations; less would not be noticed.
+        randomised: whether a coin decided the members.
+    """
+    best = attacks[0]
+    if min(sides) < rules.min_patients:
+        few = (
+            f"Only {sides[0]} member and {sides[1]} non-member patients: too few to tell anything (at least "
+            f"{rules.min_patients} on each side are needed)."
+        )
+        return Verdict("inconclusive", (few,))
+    which = f"The best of {len(attacks)} attacks, “{best.name}”," if len(attacks) > 1 else f"The attack “{best.name}”"
+    evidence = f"{which} has an AUC of {_with_ci(best.auc, best.auc_ci)}"
+    reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
+    if blind is not None and attack_minus_blind is not None and blind.p_value < rules.significance:
+        told = f"membership can be told without the model (blind baseline, AUC {_with_ci(blind.auc, blind.auc_ci)})"
+        gain = _with_ci(*attack_minus_blind)
+        if not randomised or attack_minus_blind[1][0] <= rules.min_gain_over_blind:
+            reasons += [
+                f"But {told}; the attack has {gain} more. Members and non-members differ as images, so that the attack "
+                "may have found that difference and no memory, or may have been hindered by it.",
+                "Take both from one source, or let the tool train the target (a randomised design).",
+            ]
+            return Verdict("inconclusive", tuple(reasons))
+        reasons.append(f"Although {told}, the attack is clearly better ({gain} more).")
+    if best.p_value >= rules.significance:
+        reasons[0] = f"{reasons[0]} So nothing was shown."
+        if detectable > rules.max_detectable:
+            reasons.append(f"With so few patients, only an AUC above {detectable:.2f} would have been noticed.")
+            return Verdict("inconclusive", tuple(reasons))
+        reasons.append(
+            f"An AUC above {detectable:.2f} would have been noticed. This is no proof of privacy: other attacks, more "
+            "shadows or more patients could find more."
+        )
+        return Verdict("low", tuple(reasons))
+    lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]
+    lift, fpr, value = max(lifts, default=(0.0, 0.0, (0.0, (0.0, 0.0))))
+    if best.auc_ci[0] > rules.high_auc:
+        reasons.append(f"The whole interval of the AUC lies above {rules.high_auc:g}: membership is told with ease.")
+        return Verdict("high", tuple(reasons))
+    if lift > rules.high_lift:
+        found = _with_ci(*value)
+        reasons.append(f"While it falsely accuses {fpr:.1%} of the others, it finds {found} of the members.")
+        return Verdict("high", tuple(reasons))
+    reasons.append(
+        f"The evidence about an average patient is limited (AUC not clearly above {rules.high_auc:g}); "
+        "single patients may still stand out."
+    )
+    return Verdict("moderate", tuple(reasons))
+
+
+def _with_ci(value: float, ci: Interval) -> str:
+    return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
+
+
+def _small(p_value: float) -> str:
+    return "less than 0.1%" if p_value < 0.001 else f"{p_value:.1%}"
