@@ -169,18 +169,19 @@ class Comparison:
             )
         if self.references and self.headline_fpr not in self.fprs:
             raise InputError(f"headline_fpr must be one of fprs {list(self.fprs)}, got {self.headline_fpr}.")
-        listed = {item.name for item in self.listed(max(self.budgets)) if not isinstance(item, EverySignal)}
-        unknown = [name for name in self.references if name not in listed]
+        lists = {budget: self.listed(budget) for budget in self.budgets}
+        known = {item.name for item in lists[max(lists)] if not isinstance(item, EverySignal)}
+        unknown = [name for name in self.references if name not in known]
         if unknown:
             raise InputError(f"references must be names of attacks that are compared, got {unknown[0]!r}.")
-        for budget in self.budgets:
-            for item in self.listed(budget):
+        for budget, listed in lists.items():
+            for item in listed:
                 if not isinstance(item, EverySignal) and item.min_shadows > budget:
                     raise InputError(
                         f"budgets must be at least {item.min_shadows} for attack {item.name!r}, got {budget}. List it "
                         "for larger budgets only."
                     )
-            names = Counter(attack.name for attack in self.listed(budget))
+            names = Counter(attack.name for attack in listed)
             twice = [name for name, count in names.items() if count > 1]
             if twice:
                 raise InputError(f"attacks must have different names, got {twice[0]!r} more than once.")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from monai_mia.attacks.attack import Array, require_shadows
+from monai_mia.attacks.attack import Array, in_and_out, require_shadows, without_offsets
 from monai_mia.attacks.voxelwise import opponents, require_maps, voxel_features
 from monai_mia.errors import InputError
 from monai_mia.table import Knowledge
@@ -36,8 +35,8 @@ class LearnedCombination:
     target). A signal is counted from the middle between the means of the models with and without the case, which takes
     all shadows and so has less noise than either mean; a gap of each case's own would be noise, too, and grow with its
     difficulty as the spread does. Recorded maps enter as :data:`~monai_mia.attacks.voxelwise.FEATURES`, counted from
-    the same middle. The ridge penalty is chosen on the shadows, by patient; a patient is scored by a regression that
-    was fitted on the other patients.
+    the out-of-sample mean map. The ridge penalty is chosen on the shadows, by patient; a patient is scored by a
+    regression that was fitted on the other patients.
 
     Access: that of its signals; probabilities+label with maps. Cost: 4 shadows (two complementary pairs). Source:
     ours; shadows as players as in `Shokri et al. (2017) <https://arxiv.org/abs/1610.05820>`_.
@@ -122,11 +121,8 @@ class LearnedCombination:
     def _features(self, knowledge: Knowledge) -> Array:
         """Of the target and of each shadow as a player, shape (1 + M, N, K)."""
         member = knowledge.shadow_member
-        read = [knowledge.signal(name) for name in self.signals]
-        every = np.stack([np.concatenate([target[None], shadow]) for target, shadow in read], axis=2)
-        # How well a whole model fits is no evidence; see `without_offsets`.
-        every = every - np.median(every - every.mean(axis=0), axis=1, keepdims=True)
-        blocks = [np.stack(list(_calibrated(every, member)))]
+        read = (without_offsets(*knowledge.signal(name)) for name in self.signals)
+        blocks = [np.stack([_calibrated(target, shadow, member) for target, shadow in read], axis=2)]
         if self.maps:
             maps = require_maps(self, knowledge)
             voxels = np.stack([voxel_features(maps, member, player) for player in (None, *range(len(member)))])
@@ -134,21 +130,11 @@ class LearnedCombination:
         return np.concatenate(blocks, axis=2)
 
 
-def _sides(shadow: Array, member: Members) -> tuple[Array, Array]:
-    """Means of the shadows with and without each case, shape (N, S) each."""
-    inside = member[..., None]
-    n_in, n_out = inside.sum(axis=0), (~inside).sum(axis=0)
-    with_case = np.where(inside, shadow, 0.0).sum(axis=0) / np.maximum(n_in, 1)
-    without = np.where(inside, 0.0, shadow).sum(axis=0) / np.maximum(n_out, 1)
-    # A side that the opponents lack is the other one and the mean gap over cases that have both.
-    both = ((n_in > 0) & (n_out > 0))[:, 0]
-    gap = (with_case - without)[both].mean(axis=0) if both.any() else 0.0
-    return np.where(n_in > 0, with_case, without + gap), np.where(n_out > 0, without, with_case - gap)
-
-
-def _calibrated(every: Array, member: Members) -> Iterator[Array]:
-    """Signals from the middle of both sides, of the target, then of each shadow against its opponents; (N, S) each."""
+def _calibrated(target: Array, shadow: Array, member: Members) -> Array:
+    """One signal from the middle of both sides, of the target and of each shadow against its opponents, (1 + M, N)."""
+    rows = []
     for player in (None, *range(len(member))):
-        rivals = opponents(member, player)
-        with_case, without = _sides(every[1:][rivals], member[rivals])
-        yield every[0 if player is None else 1 + player] - (with_case + without) / 2
+        own, rivals = target if player is None else shadow[player], opponents(member, player)
+        with_case, without = in_and_out(own, shadow[rivals], member[rivals])
+        rows.append(own - (with_case + without) / 2)
+    return np.stack(rows)
