@@ -19,7 +19,7 @@ from monai_mia.attacks import Attack, EverySignal, GlobalLoss
 from monai_mia.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 from monai_mia.controls import blind_baseline
 from monai_mia.errors import InputError
-from monai_mia.table import ACCESS_LEVELS, Knowledge, Maps, SignalTable
+from monai_mia.table import ACCESS_LEVELS, Knowledge, Maps, SignalTable, highest_access
 from monai_mia.verdict import Verdict, VerdictRules, judge
 
 __all__ = ["AttackResult", "Audit", "AuditResult", "Interval", "Verdict", "VerdictRules"]
@@ -189,8 +189,14 @@ class Audit:
     rules: VerdictRules = field(default_factory=VerdictRules)
     seed: int = 0
 
-    def check(self, n_shadow: int) -> None:
-        """Refuse, before anything is trained, what cannot be done with so many shadows."""
+    def check(self, n_shadow: int, maps: bool = True, access_of: Callable[[str], str] | None = None) -> None:
+        """Refuse, before anything is trained, what cannot be done.
+
+        Args:
+            n_shadow: number of shadows.
+            maps: whether maps are recorded.
+            access_of: the access level that a signal will need, where that is known beforehand.
+        """
         attacks = self._listed(n_shadow)
         if not attacks:
             raise InputError("attacks must be a list of at least one attack, got an empty list.")
@@ -219,6 +225,23 @@ class Audit:
                     f"shadows must be at least {attack.min_shadows} for attack {attack.name!r}, got {n_shadow}. "
                     "Train more shadows (--shadows), or take the attack off the list."
                 )
+            if not isinstance(attack, EverySignal):
+                if getattr(attack, "needs_maps", False) and not maps:
+                    raise InputError(
+                        f"maps must be recorded for attack {attack.name!r}, got none. Record them (maps: true in the "
+                        "study), or take the attack off the list."
+                    )
+                if access_of is not None:
+                    self._require(attack, highest_access([access_of(name) for name in attack.signals]))
+
+    def _require(self, attack: Attack, read: str) -> None:
+        """Refuse an attack whose access is not granted."""
+        needed = _needed(attack, read)
+        if not _granted(needed, self.access):
+            raise InputError(
+                f"access must be at least {needed!r} for attack {attack.name!r}, got {self.access!r}. "
+                "Grant it, or take the attack off the list."
+            )
 
     def _listed(self, n_shadow: int) -> list[Attack | EverySignal]:
         return list(self.attacks(n_shadow) if callable(self.attacks) else self.attacks)
@@ -349,12 +372,7 @@ class Audit:
                 continue
             for signal in attack.signals:
                 knowledge.signal(signal)  # names the signal that is missing
-            needed = access_needed(attack, knowledge)
-            if not _granted(needed, self.access):
-                raise InputError(
-                    f"access must be at least {needed!r} for attack {attack.name!r}, got {self.access!r}. "
-                    "Grant it, or take the attack off the list."
-                )
+            self._require(attack, knowledge.access_of(attack.signals))
             attacks.append(attack)
         if not attacks:
             raise InputError(f"attacks must be at least one with access {self.access!r}, got no signal that it grants.")
@@ -521,7 +539,11 @@ class Audit:
 
 def access_needed(attack: Attack, knowledge: Knowledge) -> str:
     """The access level of an attack: the higher of what its signals need and, if it reads maps, what it declares."""
-    declared, read = getattr(attack, "access", None), knowledge.access_of(attack.signals)
+    return _needed(attack, knowledge.access_of(attack.signals))
+
+
+def _needed(attack: Attack, read: str) -> str:
+    declared = getattr(attack, "access", None)
     if declared is None:
         return read
     return max(str(declared), read, key=ACCESS_LEVELS.index) if attack.signals else str(declared)

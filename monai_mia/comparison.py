@@ -44,6 +44,7 @@ class _Study(Protocol):
     output_dir: str
     shadows: int
     targets: int
+    maps: bool
 
     def record(self) -> Any: ...
     def command(self, run: Callable[[], Any]) -> Any: ...
@@ -180,6 +181,11 @@ class Comparison:
                     raise InputError(
                         f"budgets must be at least {item.min_shadows} for attack {item.name!r}, got {budget}. List it "
                         "for larger budgets only."
+                    )
+                if getattr(item, "needs_maps", False) and not self.study.maps:
+                    raise InputError(
+                        f"maps must be recorded for attack {item.name!r}, got none. Record them (maps: true in the "
+                        "study), or take the attack off the list."
                     )
             names = Counter(attack.name for attack in listed)
             twice = [name for name, count in names.items() if count > 1]

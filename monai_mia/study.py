@@ -33,7 +33,7 @@ from monai_mia.engines import TRAINING_IDS, BundleConfig, Query, Training, check
 from monai_mia.errors import InputError
 from monai_mia.handlers import Signal
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
-from monai_mia.signals import BAND, segmentation_signals
+from monai_mia.signals import BAND, access_of, segmentation_signals
 from monai_mia.table import SignalTable
 
 __all__ = ["Study"]
@@ -249,11 +249,23 @@ class Study:
                 raise InputError(f"signals must be dataclass objects that can be called, got {signal!r}.")
         if self.checkpoint is not None and (self.target_train_files or self.target_train_overrides):
             raise InputError("target_train_files must be left out for a released target, got both. Drop one of them.")
-        self.audit.check(self.shadows)
+        # A signal of the user's own may need another access than its name says.
+        known = None if any(hasattr(signal, "access") for signal in self.signals) else self._access_of
+        self.audit.check(self.shadows, self.maps, known)
         if self.checkpoint is None or self.shadows:
             for model in ("", TARGET):
                 self._train_config(model).parser(TRAINING_IDS)
         check_inference(self._inference_config(), self.checkpoint)
+
+    def _access_of(self, signal: str) -> str:
+        """The access that a signal needs, or an error if this release does not give it."""
+        access = access_of(signal)
+        if self.release == "mask" and access.startswith("probabilities"):
+            raise InputError(
+                f"release must be logits or probabilities for signal {signal!r}, got 'mask'. Take attacks that read it "
+                "off the list, or use standard_attacks with this release."
+            )
+        return access
 
     def _open(self) -> None:
         folder = self._path("")

@@ -89,12 +89,16 @@ class Knowledge:
 
     def access_of(self, signals: Sequence[str]) -> str:
         """The access level that these signals need; an undeclared signal counts as ``probabilities+label``."""
-        levels = [self.access.get(name, "probabilities+label") for name in signals]
-        highest = max(levels, key=ACCESS_LEVELS.index, default="mask")
-        # A reference segmentation beside plain probabilities is the level that has both.
-        if highest == "probabilities" and "mask+label" in levels:
-            return "probabilities+label"
-        return highest
+        return highest_access([self.access.get(name, "probabilities+label") for name in signals])
+
+
+def highest_access(levels: Sequence[str]) -> str:
+    """The level that includes all of these; ``mask`` if there are none."""
+    highest = max(levels, key=ACCESS_LEVELS.index, default="mask")
+    # A reference segmentation beside plain probabilities is the level that has both.
+    if highest == "probabilities" and "mask+label" in levels:
+        return "probabilities+label"
+    return highest
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class RecordedStudy:
     output_dir: str
     shadows: int = 4
     targets: int = 4
+    maps: bool = True
     recorded: int = 0
 
     def record(self) -> None:

@@ -24,7 +24,7 @@ import pytest
 import torch
 from conftest import PHANTOM, ROOT, SMALL, environment, run_bundle, small_study
 
-from monai_mia import attacks, files
+from monai_mia import attackers, attacks, files
 from monai_mia.attacks import standard_attacks
 from monai_mia.audit import Audit
 from monai_mia.designs import Design
@@ -334,7 +334,6 @@ class TestRefusals:
             ({"checkpoint": "x.pt"}, ["checkpoint, members and nonmembers", "together"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
             ({"audit": Audit([attacks.LiRA(variance="case")])}, ["shadows must be at least 4", "LiRA", "--shadows"]),
-            ({"audit": Audit([attacks.GlobalLoss(signal="glow")])}, ["signal must be one of", "'glow'"]),
             ({"targets": 0}, ["targets must be a whole number, at least 1"]),
             ({"signals": (len,)}, ["signals must be dataclass objects"]),
             ({"n_labels": 2}, ["label must hold integers in [0, 2)", "got 2"]),
@@ -345,6 +344,29 @@ class TestRefusals:
         for part in parts:
             assert part in message
         assert not (tmp_path / "out" / "report").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "parts"),
+        [
+            ({"audit": Audit([attacks.GlobalLoss(signal="glow")])}, ["signal must begin with one of", "'glow'"]),
+            ({"audit": Audit([attackers.type_two()])}, ["maps must be recorded for attack 'Type-II", "maps: true"]),
+            (
+                {"audit": Audit([attacks.LiRA()], access="mask")},
+                ["access must be at least 'probabilities+label' for attack 'LiRA", "got 'mask'"],
+            ),
+            (
+                {"audit": Audit([attacks.LiRA()]), "release": "mask"},
+                ["release must be logits or probabilities for signal", "got 'mask'"],
+            ),
+        ],
+    )
+    def test_attacks_before_any_training(
+        self, cohort: Any, tmp_path: Path, options: dict[str, Any], parts: list[str]
+    ) -> None:
+        message = stop(replace(small_study(cohort, tmp_path / "out"), **options))
+        for part in parts:
+            assert part in message
+        assert not (tmp_path / "out" / "private" / "models").exists()
 
     def test_duplicate_case(self, cohort: Any, tmp_path: Path) -> None:
         message = stop(small_study([*cohort, cohort[0]], tmp_path / "out"))

@@ -154,8 +154,8 @@ class MapAttacker:
         require_shadows(self, knowledge)
         if not isinstance(knowledge.maps, RecordedMaps):
             raise InputError(
-                f"maps must be recorded for attack {self.name!r}, got none. Query the models with their maps recorded, "
-                "or take the attack off the list."
+                f"maps must be recorded for attack {self.name!r}, got none. Record them (maps: true in the study), or "
+                "take the attack off the list."
             )
         asked = MapInputs(self, knowledge)
         learnt = asked if self.fitted_on is None else self._elsewhere(Path(self.fitted_on), asked)

@@ -66,8 +66,8 @@ def require_maps(attack: object, knowledge: Knowledge) -> Maps:
     """The recorded maps, or an error that names the attack."""
     if knowledge.maps is None:
         raise InputError(
-            f"maps must be recorded for attack {getattr(attack, 'name', attack)!r}, got none. Record them with "
-            "--maps True, or take the attack off the list."
+            f"maps must be recorded for attack {getattr(attack, 'name', attack)!r}, got none. Record them (maps: "
+            "true in the study), or take the attack off the list."
         )
     if getattr(knowledge.maps, "release", "logits") == "mask":
         raise InputError(
