@@ -22,7 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("bundles", help="print the folders of the bundles that come with the package")
-    parser.parse_args(arguments)
+    commands.add_parser("overlays", help="print the folder of the overlays that change a bundle, such as defences")
+    if parser.parse_args(arguments).command == "overlays":
+        print(bundles_folder() / "overlays")
+        return
     for folder in sorted(bundles_folder().iterdir()):
         if (folder / "configs").is_dir():
             print(folder)

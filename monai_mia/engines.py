@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 TRAINING_IDS = ("network_def", "train#dataset#data", "train#trainer", "train#trainer#max_epochs")
 QUERY_IDS = ("network_def", "inferer", "preprocessing")
 
+#: Id of cases that a training config may ask for: see :attr:`monai_mia.study.Study.auxiliary`.
+AUXILIARY = "auxiliary"
+
 #: Handlers of a bundle that a study's training runs without: they write, or they look at cases that are no members.
 _LEFT_OUT = (
     "CheckpointLoader",
@@ -129,6 +132,8 @@ class Training:
         bundle: the bundle's training config.
         cohort: all cases of the study; read and preprocessed once a process.
         members: the cases this model trains on.
+        auxiliary: cases of patients that no model trains on, for defences that need some; they replace the config's id
+            ``auxiliary``, if it has one.
         model_id: id of the model.
         seed: seed of this model's weights, shuffling and augmentation.
         folder: where ``model.pt``, ``model.json`` and, meanwhile, the checkpoint are written.
@@ -150,6 +155,7 @@ class Training:
     cohort_key: str
     checkpoint_interval: int = 1
     threads: int = 1
+    auxiliary: Sequence[Mapping[str, Any]] = ()
 
     @property
     def path(self) -> Path:
@@ -193,6 +199,7 @@ class Training:
                 seed=self.seed,
                 epochs=trainer.state.epoch,
                 n_cases=len(self.members),
+                privacy=getattr(trainer._process_function, "privacy", None),
                 final_loss=sum(losses) / len(losses) if losses else None,
                 seconds=time.perf_counter() - start,
             )
@@ -209,6 +216,8 @@ class Training:
         )
         parser = self.bundle.parser(TRAINING_IDS)
         parser.globals["mia_cohort"] = shared
+        if AUXILIARY in parser and self.auxiliary:
+            parser[AUXILIARY] = [dict(case) for case in self.auxiliary]
         parser["train#dataset"] = {
             "_target_": "monai_mia.data.CaseSubset",
             "dataset": "$mia_cohort",
@@ -227,7 +236,19 @@ class Training:
         trainer.logger.setLevel(logging.WARNING)
         built = parser.get_parsed_content(listed[-1]) or [] if listed else []
         schedulers = [handler.lr_scheduler for handler in built if isinstance(handler, LrScheduleHandler)]
-        return trainer, shared, {f"scheduler_{n}": scheduler for n, scheduler in enumerate(schedulers)}
+        # A defence may hold state of its own: an account of epsilon, a discriminator, averaged weights.
+        parts = (*built, trainer._process_function, trainer.prepare_batch, trainer.loss_function)
+        keeping = [
+            part
+            for part in parts
+            if hasattr(part, "load_state_dict") and not (isinstance(part, nn.Module) and not part.state_dict())
+        ]
+        return (
+            trainer,
+            shared,
+            {f"scheduler_{n}": scheduler for n, scheduler in enumerate(schedulers)}
+            | {f"defence_{n}": part for n, part in enumerate(keeping)},
+        )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from monai_mia.audit import Audit, AuditResult
 from monai_mia.data import Examination, examine, read_cohort
 from monai_mia.data.cohorts import read_ids
 from monai_mia.designs import TARGET, Case, Design
-from monai_mia.engines import TRAINING_IDS, BundleConfig, Query, Training, check_inference
+from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.handlers import Signal
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
@@ -77,6 +77,9 @@ class Study:
             such as an output defence; by default the activation or the argmax that ``release`` asks for.
         activation: ``softmax`` or ``sigmoid``.
         n_labels: labels are integers in [0, n_labels); by default as metadata.json says.
+        auxiliary: share of the patients, in [0, 1), who are set apart: no model trains on them for its own sake or is
+            asked about them. Defences that need other data (a discriminator's reference, a transfer set) find their
+            cases under the id ``auxiliary`` of the training config.
         signals: what is recorded of each query beside :func:`~monai_mia.signals.segmentation_signals`: dataclasses that
             :class:`~monai_mia.handlers.SignalRecorder` can call, such as
             :class:`~monai_mia.variants.QueryVariants` or :class:`~monai_mia.white_box.WhiteBox`.
@@ -108,6 +111,7 @@ class Study:
     activation: Literal["softmax", "sigmoid"] = "softmax"
     transform_id: str | None = None
     n_labels: int | None = None
+    auxiliary: float = 0.0
     signals: Sequence[Signal] = ()
     maps: bool = False
     maps_resolution: int | Sequence[int] = 1
@@ -119,7 +123,8 @@ class Study:
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
         result = self.command(self.run)
-        tqdm.write(report.summary(result))
+        target = files.read_json(self._path("study.json")).get("target", {})
+        tqdm.write(report.summary(result, accounted=target.get("privacy")))
         tqdm.write(f"Report: {self._path('report/index.html')}")
 
     def command(self, run: Callable[[], _T]) -> _T:
@@ -181,15 +186,17 @@ class Study:
             design="randomised" if self.checkpoint is None else "observational",
             target=None if self.checkpoint is None else files.sha256(self.checkpoint),
             training=self._train_config().fingerprint(),
+            **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cases = self._cases()
+        cases, auxiliary = self._set_apart(self._cases())
         design = self._design(cases)
         _check_canaries(design)
-        examination = examine(design.cases, self._n_labels(), self._path("private/examination.csv"))
+        examined = [*design.cases, *auxiliary]
+        examination = examine(examined, self._n_labels(), self._path("private/examination.csv"))
         self._identify(cohort=_cohort_key(design, examination))
         design.write(self._path("private/design.csv"))
-        keys = self._train(design, examination)
+        keys = self._train(design, examination, auxiliary)
         self._query(design, examination, keys)
         return design, examination
 
@@ -237,6 +244,12 @@ class Study:
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         given = [name for name in ("checkpoint", "members", "nonmembers") if getattr(self, name) is not None]
+        if not 0 <= self.auxiliary < 1:
+            raise InputError(f"auxiliary must be a share of the patients in [0, 1), got {self.auxiliary}.")
+        if given and self.auxiliary:
+            raise InputError(
+                f"auxiliary must be 0 for a released target, got {self.auxiliary}: its members are what they are."
+            )
         if given and self.targets > 1:
             raise InputError(f"targets must be 1 for a released target, got {self.targets}. Drop --targets.")
         if given and len(given) < 3:
@@ -286,6 +299,16 @@ class Study:
             return list(read_cohort(self.cohort))
         return list(self.cohort)
 
+    def _set_apart(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+        """The cases to audit, and those of auxiliary patients, drawn by the study's seed."""
+        patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
+        count = round(self.auxiliary * len(patients))
+        drawn = set(np.random.default_rng([self.seed, 0, 0, 9]).permutation(patients)[:count].tolist())
+        sides: tuple[list[Case], list[Case]] = ([], [])
+        for case in cases:
+            sides[str(case["patient_id"]) in drawn].append(case)
+        return sides
+
     def _n_labels(self) -> int:
         if self.n_labels is not None:
             return self.n_labels
@@ -320,7 +343,7 @@ class Study:
             )
         files.write_json(path, {**study, "identity": {**known, **identity}})
 
-    def _train(self, design: Design, examination: Examination) -> dict[str, str]:
+    def _train(self, design: Design, examination: Examination, auxiliary: Sequence[Case] = ()) -> dict[str, str]:
         """Train what is not trained; give each model's key."""
         prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
         cohort_key = _cohort_key(design, examination)
@@ -331,10 +354,14 @@ class Study:
                 keys[model] = files.digest([files.sha256(self.checkpoint), self.threads])
                 continue
             bundle = self._train_config(model)
+            reads = AUXILIARY in bundle.parser(())
             members = design.members(model)
             seed = int(files.digest([self.seed, model])[:8], 16)
             trained_on = [[case["case_id"], prints[case["case_id"]]] for case in members]
-            keys[model] = files.digest([__version__, bundle.fingerprint(), trained_on, seed, self.threads])
+            beside = [[case["case_id"], prints[case["case_id"]]] for case in auxiliary] if reads else []
+            keys[model] = files.digest(
+                [__version__, bundle.fingerprint(), trained_on, seed, self.threads, *([beside] if beside else [])]
+            )
             folder = self._path(f"private/models/{model}")
             job = Training(
                 bundle=bundle,
@@ -348,6 +375,7 @@ class Study:
                 cohort_key=cohort_key,
                 checkpoint_interval=self.checkpoint_interval,
                 threads=self.threads,
+                auxiliary=[_bare(case) for case in auxiliary],
             )
             if not files.is_current(job.path, job.key):
                 jobs.append(job)
@@ -416,6 +444,7 @@ class Study:
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
         """What was run, for study.json, which is private, and for the report, which leaves out what may be a path."""
         meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
+        trained = files.read_json(self._path(f"private/models/{TARGET}/model.json"))
         member = design.member[TARGET]
         patients = np.array(design.patient_ids)
         trainings = [
@@ -435,12 +464,14 @@ class Study:
                 "n_nonmember": len(set(patients[~member])),
                 "n_member_cases": int(member.sum()),
                 "n_nonmember_cases": int((~member).sum()),
+                "auxiliary": self.auxiliary,
             },
             "target": {
                 "checkpoint_sha256": files.sha256(self._checkpoint(TARGET)),
                 "bundle": str(meta.get("name") or Path(self.bundle_root).resolve().name),
                 "bundle_version": str(meta.get("version", "")),
-                "epochs": files.read_json(self._path(f"private/models/{TARGET}/model.json")).get("epochs"),
+                "epochs": trained.get("epochs"),
+                "privacy": trained.get("privacy"),
             },
             "settings": {
                 "release": self.release,

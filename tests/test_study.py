@@ -224,6 +224,31 @@ def test_training_overlay(cohort: Any, tmp_path: Path, hashes: Hashes) -> None:
     assert hashes(PHANTOM) == before
 
 
+def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
+    """No model trains on them or is asked about them; a training config that has the id gets their cases."""
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        "auxiliary: []\n"
+        "seen: \"$open(@seen_file, 'a').write(','.join(case['case_id'] for case in @auxiliary) + ';')\"\n"
+        f"seen_file: {tmp_path / 'seen.txt'}\n"
+        'train#trainer#max_epochs: "$1 if @seen else 1"\n'
+    )
+    options = {"train_files": ("configs/train.json", str(overlay)), "train_overrides": SMALL, "auxiliary": 0.3}
+    small_study(cohort, tmp_path / "out", **options).run()
+    design = Design.read(tmp_path / "out/private/design.csv")
+    apart = {case["patient_id"] for case in cohort} - set(design.patient_ids)
+    assert len(apart) == 3
+    table = SignalTable.read(tmp_path / "out/private/signals")
+    assert not apart & set(table.patient_ids)
+    expected = sorted(case["case_id"] for case in cohort if case["patient_id"] in apart)
+    seen = [sorted(part.split(",")) for part in (tmp_path / "seen.txt").read_text().split(";") if part]
+    assert seen
+    assert all(part == expected for part in seen if part != [""])
+    assert files.read_json(tmp_path / "out/report/report.json")["design"]["auxiliary"] == 0.3
+    other = small_study(cohort, tmp_path / "out", **{**options, "auxiliary": 0.5})
+    assert "another auxiliary" in stop(other)
+
+
 def test_handlers_inside_the_trainer_do_not_write(cohort: Any, tmp_path: Path) -> None:
     """A saver that a bundle lists in the trainer itself is left out, too."""
     saver = {"_target_": "CheckpointSaver", "save_dir": str(tmp_path / "saved"), "save_dict": {"m": "@network"},
@@ -334,6 +359,7 @@ class TestRefusals:
             ({"checkpoint": "x.pt"}, ["checkpoint, members and nonmembers", "together"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
             ({"audit": Audit([attacks.LiRA(variance="case")])}, ["shadows must be at least 4", "LiRA", "--shadows"]),
+            ({"auxiliary": 1.0}, ["auxiliary must be a share of the patients in [0, 1), got 1.0"]),
             ({"targets": 0}, ["targets must be a whole number, at least 1"]),
             ({"signals": (len,)}, ["signals must be dataclass objects"]),
             ({"n_labels": 2}, ["label must hold integers in [0, 2)", "got 2"]),

@@ -17,7 +17,7 @@ from monai_mia.statistics import resolution
 __all__ = ["SCHEMA", "as_json", "summary"]
 
 #: Version of report.json; docs/report_format.md documents it.
-SCHEMA = "1.1"
+SCHEMA = "1.2"
 
 _EXPOSURE_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -119,8 +119,8 @@ def _with_ci(value: tuple[float, tuple[float, float]] | None) -> dict[str, Any] 
     return None if value is None else {"value": value[0], "ci": list(value[1])}
 
 
-def summary(result: AuditResult, n_rows: int = 12) -> str:
-    """The best attacks and the verdict, for a terminal."""
+def summary(result: AuditResult, n_rows: int = 12, accounted: Mapping[str, Any] | None = None) -> str:
+    """The best attacks and the verdict, for a terminal; and what the target's training accounted for, if it did."""
     percent = f"{result.confidence:.0%}"
     fprs = [fpr for fpr, value in result.best.tpr_at_fpr.items() if value is not None]
     heads = ["attack", f"AUC [{percent} interval]", *(f"TPR@{fpr:.3g}FPR" for fpr in fprs), "epsilon >="]
@@ -143,6 +143,9 @@ def summary(result: AuditResult, n_rows: int = 12) -> str:
             f"canaries ({kind}): epsilon >= {bound.value:.2f} at delta {bound.delta:g} (one run; at most "
             f"{bound.ceiling:.2f} could have been shown)"
         )
+    if accounted is not None:
+        bounded = "no bound" if accounted["epsilon"] is None else f"at most {accounted['epsilon']:.2f}"
+        lines.append(f"accounted epsilon: {bounded} at delta {accounted['delta']:g} ({accounted['unit']}s)")
     lines.append(f"Verdict: {result.verdict.level.upper()}")
     lines += [f"  {reason}" for reason in result.verdict.reasons]
     return "\n".join(["", *lines, ""])

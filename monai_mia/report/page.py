@@ -162,7 +162,7 @@ def _page(
         .render(
             content=content,
             design={"kind": None, "n_shadow": None, "seed": None, **content.get("design", {})},
-            target={"bundle": None, "bundle_version": None, **content.get("target", {})},
+            target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
             settings=content.get("settings", {}),
             versions=content.get("versions", {}),
             sides=_sides(result, facts.table),
