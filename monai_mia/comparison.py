@@ -29,7 +29,7 @@ from monai_mia.designs import Design
 from monai_mia.errors import InputError
 from monai_mia.table import Knowledge, Maps, SignalTable
 
-__all__ = ["Comparison", "ComparisonResult", "ComparisonRow"]
+__all__ = ["Comparison", "ComparisonResult", "ComparisonRow", "by_patient"]
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -89,6 +89,9 @@ class ComparisonResult:
         patients: how many patients.
         resolution: the smallest FPR that can be told from 0.
         reference: the reference attack (with its number of shadows) that the gains are over.
+        member: whether a target trained on a patient, shape (T, P).
+        scores: by name and number of shadows, every target's scores of the patients, shape (T, P).
+        samples: by name and number of shadows, resampled AUCs and TPRs at :attr:`Comparison.headline_fpr`, (B,) each.
         gains: by name and number of shadows, AUC minus the reference's and the ratio of the TPRs at
             :attr:`Comparison.headline_fpr`, each with its paired interval.
     """
@@ -98,6 +101,9 @@ class ComparisonResult:
     patients: int
     resolution: float
     reference: tuple[str, int] | None
+    member: NDArray[np.bool_]
+    scores: dict[tuple[str, int], Array]
+    samples: dict[tuple[str, int], tuple[Array, Array]]
     gains: dict[tuple[str, int], dict[str, tuple[float, Interval]]]
 
 
@@ -211,8 +217,8 @@ class Comparison:
         features = self.study.recorded_features(table.case_ids)
         tasks = self._tasks(table, design)
         members = np.stack([table.members(target) for target in design.targets])
-        rows, samples = [], {}
-        weights = self._weights(members, table)
+        rows, samples, of_patients = [], {}, {}
+        weights = self.weights(members, table)
         bar = tqdm(tasks, "scoring", disable=not tasks, mininterval=0.5 if sys.stderr.isatty() else 20.0)
         for attack, budget in bar:
             bar.set_postfix_str(attack.name, refresh=False)
@@ -220,7 +226,8 @@ class Comparison:
             row, drawn = self._row(attack, budget, access, scores, members, table, weights, seconds)
             rows.append(row)
             samples[row.name, row.n_shadow] = drawn
-        result = self._result(rows, samples, members, table)
+            of_patients[row.name, row.n_shadow] = by_patient(scores, table)
+        result = self._result(rows, of_patients, samples, members, table)
         report.write_comparison(result, self, self._path("report"))
         return result
 
@@ -288,7 +295,7 @@ class Comparison:
         files.write_artefact(path, buffer.getvalue(), key=key, attack=attack.name, n_shadow=budget, seconds=seconds)
         return stacked, seconds, access
 
-    def _weights(self, members: NDArray[np.bool_], table: SignalTable) -> Array:
+    def weights(self, members: NDArray[np.bool_], table: SignalTable) -> Array:
         """How often each (target, patient) occurs in each resample, shape (B, T, P)."""
         n_targets, n_patients = len(members), len(set(table.patient_ids))
         rng = np.random.default_rng([self.seed, 0, 0, 10])
@@ -307,8 +314,7 @@ class Comparison:
         weights: Array,
         seconds: float,
     ) -> tuple[ComparisonRow, tuple[Array, Array]]:
-        pooled = np.stack([statistics.group_means(row, table.patient_ids)[1] for row in scores])
-        inside = np.stack([statistics.group_means(row, table.patient_ids)[1] > 0.5 for row in members])
+        pooled, inside = by_patient(scores, table), by_patient(members, table) > 0.5
         aucs = np.array([float(statistics.roc(row, side).auc) for row, side in zip(pooled, inside, strict=True)])
         share = weights.sum(axis=2) / weights.sum(axis=(1, 2))[:, None]
         auc_samples = np.zeros(len(weights))
@@ -349,6 +355,7 @@ class Comparison:
     def _result(
         self,
         rows: list[ComparisonRow],
+        scores: dict[tuple[str, int], Array],
         samples: dict[tuple[str, int], tuple[Array, Array]],
         members: NDArray[np.bool_],
         table: SignalTable,
@@ -376,6 +383,9 @@ class Comparison:
             patients=len(set(table.patient_ids)),
             resolution=1 / n_out,
             reference=(reference.name, reference.n_shadow) if gains and reference is not None else None,
+            member=by_patient(members, table) > 0.5,
+            scores=scores,
+            samples=samples,
             gains=gains,
         )
 
@@ -386,6 +396,11 @@ class Comparison:
     def _quantiles(self, values: Array) -> Interval:
         low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
         return float(low), float(high)
+
+
+def by_patient(values: Array | NDArray[np.bool_], table: SignalTable) -> Array:
+    """Means over each patient's cases, of every target: shape (T, N) to (T, P)."""
+    return np.stack([statistics.group_means(row, table.patient_ids)[1] for row in values])
 
 
 def _standardised(scores: Array) -> Array:

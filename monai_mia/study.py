@@ -86,6 +86,8 @@ class Study:
         maps: whether the predictions themselves are recorded too (``private/maps``), for attacks that read them.
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         n_jobs: processes; by default one a core, or one where there is a GPU.
+        models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
+            the same cohort, design and training can share one, and train once.
         threads: CPU threads of each process; results are the same bit for bit for the same number.
         checkpoint_interval: epochs between checkpoints of a training.
         cache_rate: share of the cohort that is kept in memory for queries.
@@ -116,6 +118,7 @@ class Study:
     maps: bool = False
     maps_resolution: int | Sequence[int] = 1
     n_jobs: int | None = None
+    models_dir: str | None = None
     threads: int = 1
     checkpoint_interval: int = 1
     cache_rate: float = 1.0
@@ -204,6 +207,14 @@ class Study:
         """The recorded signals of the design's models."""
         return SignalTable.read(self._path("private/signals"), design.model_ids)
 
+    def trained(self, model: str) -> dict[str, Any]:
+        """What was written beside a model's weights: seconds, epochs, the account of its privacy."""
+        return files.read_json(self._model(model) / "model.json")
+
+    def queried(self, model: str) -> dict[str, Any]:
+        """What was written beside a model's signals."""
+        return files.read_json(self._path(f"private/signals/{model}.json"))
+
     def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> RecordedMaps | None:
         """The recorded maps of a target and shadows, or None if the study records none."""
         return MapStore(self._path("private/maps")).of(table, target, shadows) if self.maps else None
@@ -214,6 +225,10 @@ class Study:
 
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name
+
+    def _model(self, model: str) -> Path:
+        """The folder of a model."""
+        return (self._path("private/models") if self.models_dir is None else Path(self.models_dir)) / model
 
     def _train_config(self, model: str = "") -> BundleConfig:
         """The training config of a model; the shadows', if none is named."""
@@ -362,7 +377,7 @@ class Study:
             keys[model] = files.digest(
                 [__version__, bundle.fingerprint(), trained_on, seed, self.threads, *([beside] if beside else [])]
             )
-            folder = self._path(f"private/models/{model}")
+            folder = self._model(model)
             job = Training(
                 bundle=bundle,
                 cohort=cohort,
@@ -389,7 +404,7 @@ class Study:
     def _checkpoint(self, model: str) -> str:
         if model == TARGET and self.checkpoint is not None:
             return self.checkpoint
-        return str(self._path(f"private/models/{model}/model.pt"))
+        return str(self._model(model) / "model.pt")
 
     def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
         bundle = self._inference_config()
@@ -414,7 +429,7 @@ class Study:
                         model_id=model,
                         checkpoint=self._checkpoint(model),
                         path=str(path) if todo else None,
-                        progress=str(self._path(f"private/models/{model}/queried.json")),
+                        progress=str(self._model(model) / "queried.json"),
                         key=key,
                         cohort_key=cohort_key,
                         transform_id=self.transform_id,
@@ -444,16 +459,11 @@ class Study:
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
         """What was run, for study.json, which is private, and for the report, which leaves out what may be a path."""
         meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
-        trained = files.read_json(self._path(f"private/models/{TARGET}/model.json"))
+        trained = self.trained(TARGET)
         member = design.member[TARGET]
         patients = np.array(design.patient_ids)
-        trainings = [
-            files.read_json(self._path(f"private/models/{model}/model.json")).get("seconds")
-            for model in design.model_ids
-        ]
-        queries = [
-            files.read_json(self._path(f"private/signals/{model}.json")).get("seconds") for model in design.model_ids
-        ]
+        trainings = [self.trained(model).get("seconds") for model in design.model_ids]
+        queries = [self.queried(model).get("seconds") for model in design.model_ids]
         return {
             "versions": _versions(),
             "design": {

@@ -13,7 +13,7 @@ from monai_mia.attacks.lira import LiRA, offline_lira, online_lira
 from monai_mia.attacks.multivariate import MultivariateLiRA
 from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
 from monai_mia.attacks.rmia import BASE, RMIA, log_probability
-from monai_mia.attacks.standard import dense_attacks, reference_attacks, standard_attacks
+from monai_mia.attacks.standard import dense_attacks, reference_attacks, standard_attacks, strongest_attacks
 from monai_mia.attacks.threshold import EverySignal, GlobalLoss, Threshold
 from monai_mia.attacks.transfer import TopScores, TransferredThreshold
 from monai_mia.attacks.voxelwise import VoxelCalibration
@@ -43,5 +43,6 @@ __all__ = [
     "online_lira",
     "reference_attacks",
     "standard_attacks",
+    "strongest_attacks",
     "without_offsets",
 ]

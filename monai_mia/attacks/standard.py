@@ -19,7 +19,7 @@ from monai_mia.attacks.transfer import TopScores, TransferredThreshold
 from monai_mia.attacks.voxelwise import FEATURES, VoxelCalibration
 from monai_mia.errors import InputError
 
-__all__ = ["dense_attacks", "reference_attacks", "standard_attacks"]
+__all__ = ["dense_attacks", "reference_attacks", "standard_attacks", "strongest_attacks"]
 
 
 def standard_attacks(n_shadow: int, release: str = "logits") -> list[Attack | EverySignal]:
@@ -134,6 +134,29 @@ def dense_attacks(n_shadow: int, variants: bool = False, white_box: bool = False
         attacks += [LearnedCombination(more)] if variants else []
         attacks += [LearnedCombination(more, maps=True)] if variants and maps else []
         attacks += [LearnedCombination((*more, *_WHITE_BOX), maps=maps)] if white_box else []
+    return attacks
+
+
+def strongest_attacks(n_shadow: int, release: str = "logits") -> list[Attack]:
+    """A short list: the attacks that found most where all were compared (docs/results.md), and the global loss.
+
+    Args:
+        n_shadow: number of shadows, at least 0.
+        release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
+
+    Example:
+        >>> [attack.name for attack in strongest_attacks(4, "mask")]
+        ['threshold: dice', 'RMIA online: dice', 'RMIA online: dice_boundary', 'LiRA online, pooled variance: dice', \
+'learned combination: 3 signals']
+    """
+    _check(n_shadow)
+    masks = release == "mask"
+    attacks: list[Attack] = [Threshold("dice") if masks else GlobalLoss()]
+    if n_shadow >= 1:
+        fits = ("dice", "dice_boundary") if masks else ("soft_dice", "log_likelihood", "log_odds_foreground")
+        attacks += [*(RMIA(fit) for fit in fits), LiRA(fits[0])]
+    if n_shadow >= 4:
+        attacks.append(LearnedCombination(("dice", "dice_boundary", "volume_ratio")) if masks else LearnedCombination())
     return attacks
 
 

@@ -1,0 +1,172 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The defence study as a page with its picture, as a table to read, and as JSON. No patient is in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from monai_mia import files
+
+if TYPE_CHECKING:
+    from monai_mia.defence_study import Adversary, DefenceRow, DefenceStudyResult
+
+__all__ = ["write_defences"]
+
+_AWARE, _UNAWARE, _GREY = "#1f5f99", "#b8651b", "#56616e"
+_WORDS = {
+    "dice": "Dice",
+    "surface_dice": "surface Dice",
+    "negative_hd95": "HD95, voxels",
+    "negative_calibration_error": "calibration error",
+    "negative_overconfidence": "overconfidence",
+}
+
+
+def write_defences(result: DefenceStudyResult, folder: str | os.PathLike[str]) -> None:
+    """Write ``defences.html`` (self-contained), ``.md``, ``.json`` and ``.png`` into ``folder``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = _picture(result)
+    heads, rows = _table(result)
+    content = {"schema": "1", **asdict(result)}
+    files.write_json(folder / "defences.json", content, private=False)
+    files.write(folder / "defences.png", picture, private=False)
+    lines = ["# Defences", "", *_notes(result), "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    files.write(folder / "defences.md", "\n".join([*lines, ""]), private=False)
+    environment = Environment(
+        loader=PackageLoader("monai_mia.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("defences.html").render(
+        notes=_notes(result), heads=heads, rows=rows, picture=base64.b64encode(picture).decode()
+    )
+    files.write(folder / "defences.html", page, private=False)
+
+
+def _notes(result: DefenceStudyResult) -> list[str]:
+    fpr = f"{result.headline_fpr:.0%}"
+    return [
+        f"{result.targets} {'target' if result.targets == 1 else 'targets'}, {result.shadows} "
+        f"{'shadow' if result.shadows == 1 else 'shadows'}, {result.patients} patients, unit patient; "
+        f"{result.confidence:.0%} intervals, bootstrap over patients and targets, the same resamples for every row.",
+        "The adaptive adversary trains and queries shadows under the defence, the unaware one without it. Each takes "
+        f"the best of the same list of attacks; AUC is the mean over targets, the TPR is at {fpr} FPR. The change is "
+        "against the best attack without a defence, paired. A defence that only the unaware adversary fails against "
+        "protects from nobody who reads this page.",
+        "Utility is that on non-members. Accounted epsilon is an upper bound, audited epsilon a lower one, of the "
+        "first target; behind \u201cof\u201d, what a perfect attack on as many patients could have shown.",
+    ]
+
+
+def _table(result: DefenceStudyResult) -> tuple[list[str], list[list[str]]]:
+    metrics = list(dict.fromkeys(name for row in result.rows for name in row.utility))
+    rate = f"TPR@{result.headline_fpr:.3g}"
+    heads = ["defence", "release", *(_WORDS.get(name, name) for name in metrics)]
+    heads += [
+        "adaptive: AUC",
+        rate,
+        "change in AUC",
+        "attack",
+        "unaware: AUC",
+        rate,
+        "accounted \u03b5",
+        "audited \u03b5 \u2265",
+    ]
+    heads += ["training, s", "query, s"]
+    return heads, [_cells(row, metrics) for row in result.rows]
+
+
+def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
+    cells = [row.name, row.release]
+    for name in metrics:
+        value = row.utility.get(name)
+        if value is not None and name.startswith("negative_"):  # as the field writes it
+            value = (-value[0], (-value[1][1], -value[1][0]))
+        cells.append("" if value is None else _with_ci(value))
+    accounted = ""
+    if row.accounted_epsilon is not None:
+        epsilon, delta = row.accounted_epsilon
+        accounted = "no bound" if epsilon is None else f"{epsilon:.2f} (\u03b4 = {delta:g})"
+    bound = row.audited_epsilon
+    aware, unaware = row.adaptive, row.unaware
+    cells += [_with_ci(aware.auc), _rate(aware), _with_ci(aware.auc_change, "+.3f"), aware.attack]
+    cells += [_with_ci(unaware.auc), _rate(unaware), accounted, f"{bound.value:.2f} of {bound.ceiling:.2f}"]
+    return [*cells, f"{row.training_s:.0f}", f"{row.query_s:.0f}"]
+
+
+def _rate(adversary: Adversary) -> str:
+    return "below resolution" if adversary.tpr is None else _with_ci(adversary.tpr)
+
+
+def _with_ci(value: tuple[float, tuple[float, float]], form: str = ".3f") -> str:
+    return f"{value[0]:{form}} [{value[1][0]:{form}}, {value[1][1]:{form}}]"
+
+
+def _picture(result: DefenceStudyResult) -> bytes:
+    """Privacy against utility: AUC on the left, TPR on the right; a line joins what the two adversaries find."""
+    figure = Figure(figsize=(13, 6), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    metric = next(iter(result.rows[0].utility), None)
+    for axes, kind in ((left, "auc"), (right, "tpr")):
+        for row in result.rows:
+            if metric is None or metric not in row.utility:
+                continue
+            x, (x_low, x_high) = row.utility[metric]
+            points = [(row.unaware, _UNAWARE, "none"), (row.adaptive, _AWARE, _AWARE)]
+            found = [(getattr(adversary, kind), colour, fill) for adversary, colour, fill in points]
+            seen = [value[0] for value, _, _ in found if value is not None]
+            axes.plot([x] * len(seen), seen, color="#c3cad2", lw=1, zorder=1)
+            for value, colour, fill in found:
+                if value is None:
+                    continue
+                y, (low, high) = value
+                aware = colour == _AWARE
+                axes.errorbar(
+                    [x],
+                    [y],
+                    yerr=[[max(0.0, y - low)], [max(0.0, high - y)]] if aware else None,
+                    xerr=[[max(0.0, x - x_low)], [max(0.0, x_high - x)]] if aware else None,
+                    fmt="o",
+                    ms=5,
+                    color=colour,
+                    mfc=fill,
+                    elinewidth=0.6,
+                    alpha=0.9,
+                    zorder=3 if aware else 2,
+                )
+                if aware:
+                    axes.annotate(_label(row), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        axes.set_xlabel(f"{_WORDS.get(metric or '', metric or '')} on non-members")
+        axes.grid(color="#d9dee4", lw=0.5)
+        axes.set_axisbelow(True)
+    left.axhline(0.5, color=_GREY, lw=0.8, ls=":")
+    left.set_ylabel("AUC of the best attack")
+    right.axhline(result.headline_fpr, color=_GREY, lw=0.8, ls=":")
+    right.set_ylabel(f"TPR at {result.headline_fpr:.0%} FPR of the best attack")
+    left.plot([], [], "o", color=_AWARE, label="adversary who knows the defence")
+    left.plot([], [], "o", color=_UNAWARE, mfc="none", label="adversary who does not")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=2)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _label(row: DefenceRow) -> str:
+    """The defence's name; of private trainings what was accounted for, and below it what was shown."""
+    if row.accounted_epsilon is None:
+        return row.name
+    epsilon = row.accounted_epsilon[0]
+    upper = "no bound" if epsilon is None else f"{epsilon:.2f}"
+    return f"{row.name}\n\u03b5 \u2264 {upper}\n\u03b5 \u2265 {row.audited_epsilon.value:.2f}"
