@@ -184,7 +184,8 @@ class Training:
             for handler in (checkpointer, EpochSeeder(self.seed, dataset), ProgressFile(self.progress, "epochs")):
                 handler.attach(trainer)
             trainer.run()
-            if trainer.state.epoch < trainer.state.max_epochs or not all(map(_finite, losses)):
+            stopped = getattr(trainer.state, "stopped_by", None)  # a defence that ended it on purpose
+            if (trainer.state.epoch < trainer.state.max_epochs and stopped is None) or not all(map(_finite, losses)):
                 raise InputError(
                     f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, "
                     f"got {losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
@@ -198,6 +199,7 @@ class Training:
                 model_id=self.model_id,
                 seed=self.seed,
                 epochs=trainer.state.epoch,
+                stopped_by=stopped,
                 n_cases=len(self.members),
                 privacy=getattr(trainer._process_function, "privacy", None),
                 final_loss=sum(losses) / len(losses) if losses else None,
