@@ -348,11 +348,7 @@ class Query:
     def _transform(self, parser: ConfigParser) -> Any:
         """What turns the network's logits into the release."""
         if self.transform_id is not None:
-            if self.transform_id not in parser:
-                raise InputError(
-                    f"transform_id must be an id of {', '.join(self.bundle.files)}, got {self.transform_id!r}."
-                )
-            return _instantiated(parser, self.transform_id, self.bundle)
+            return _released(parser, self.transform_id, self.bundle)
         release, softmax = self.recorder.get("release", "logits"), self.recorder.get("activation") != "sigmoid"
         if release == "logits":
             return None
@@ -362,11 +358,20 @@ class Query:
         return Compose([activate, AsDiscreted("pred", argmax=True) if softmax else AsDiscreted("pred", threshold=0.5)])
 
 
-def check_inference(bundle: BundleConfig, checkpoint: str | None = None) -> None:
+def check_inference(bundle: BundleConfig, checkpoint: str | None = None, transform_id: str | None = None) -> None:
     """Build all that queries will need, and load the weights of a released target, before anything is trained."""
     parser, _, _ = _network(bundle, checkpoint)
     for name in ("inferer", "preprocessing"):
         _instantiated(parser, name, bundle)
+    if transform_id is not None:
+        _released(parser, transform_id, bundle)
+
+
+def _released(parser: ConfigParser, transform_id: str, bundle: BundleConfig) -> Any:
+    """The transform of that id."""
+    if transform_id not in parser:
+        raise InputError(f"transform_id must be an id of {', '.join(bundle.files)}, got {transform_id!r}.")
+    return _instantiated(parser, transform_id, bundle)
 
 
 def _network(bundle: BundleConfig, checkpoint: str | None) -> tuple[ConfigParser, nn.Module, torch.device]:

@@ -283,7 +283,7 @@ class Study:
         if self.checkpoint is None or self.shadows:
             for model in ("", TARGET):
                 self._train_config(model).parser(TRAINING_IDS)
-        check_inference(self._inference_config(), self.checkpoint)
+        check_inference(self._inference_config(), self.checkpoint, self.transform_id)
 
     def _access_of(self, signal: str) -> str:
         """The access that a signal needs, or an error if this release does not give it."""

@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import PHANTOM, ROOT, SMALL, environment, run_bundle, small_study
+from conftest import BUNDLES, PHANTOM, ROOT, SMALL, environment, run_bundle, small_study
 
 from monai_mia import attackers, attacks, files
 from monai_mia.attacks import standard_attacks
@@ -33,6 +33,8 @@ from monai_mia.maps import MapStore
 from monai_mia.study import Study
 from monai_mia.table import SignalTable
 from monai_mia.variants import Flip, QueryVariants
+
+OVERLAYS = BUNDLES / "overlays/defences"
 
 Hashes = Callable[[Path], dict[str, str]]
 
@@ -384,11 +386,17 @@ class TestRefusals:
                 {"audit": Audit([attacks.LiRA()]), "release": "mask"},
                 ["release must be logits or probabilities for signal", "got 'mask'"],
             ),
+            (
+                {
+                    "inference_files": ("configs/inference.json", str(OVERLAYS / "noise.yaml")),
+                    "transform_id": "defence",
+                    "release": "probabilities",
+                },
+                ["key must be a secret string, got none", "noise_key"],
+            ),
         ],
     )
-    def test_attacks_before_any_training(
-        self, cohort: Any, tmp_path: Path, options: dict[str, Any], parts: list[str]
-    ) -> None:
+    def test_before_any_training(self, cohort: Any, tmp_path: Path, options: dict[str, Any], parts: list[str]) -> None:
         message = stop(replace(small_study(cohort, tmp_path / "out"), **options))
         for part in parts:
             assert part in message

@@ -1,0 +1,95 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Defences: what a model's owner does against membership inference, at release or in training.
+
+Name them in a bundle's config by ``_target_: monai_mia.defences.MixedBatch`` and the like;
+``bundles/overlays/defences`` has an overlay for each. Differential privacy is in :mod:`monai_mia.dp`.
+"""
+
+from monai_mia.defences.adversarial import AdversarialRegularisation
+from monai_mia.defences.auxiliary import AuxiliaryCases
+from monai_mia.defences.averaging import WeightAveraging
+from monai_mia.defences.distillation import Distillation
+from monai_mia.defences.inferer import DefendedInferer, MCDropoutInferer
+from monai_mia.defences.laplace import LaplaceFit, LaplaceNetwork
+from monai_mia.defences.losses import LossFloor, SoftDiceCELoss
+from monai_mia.defences.mixing import ColumnSplice, MixedBatch
+from monai_mia.defences.monitor import LeakageMonitor
+from monai_mia.defences.output import (
+    ClipConfidence,
+    ClipConfidenceD,
+    ClipConfidenced,
+    ClipConfidenceDict,
+    GaussianNoise,
+    GaussianNoiseD,
+    GaussianNoised,
+    GaussianNoiseDict,
+    HardMask,
+    HardMaskD,
+    HardMaskd,
+    HardMaskDict,
+    OutputDefence,
+    OutputDefenced,
+    RoundProbabilities,
+    RoundProbabilitiesD,
+    RoundProbabilitiesd,
+    RoundProbabilitiesDict,
+    SmoothBoundary,
+    SmoothBoundaryD,
+    SmoothBoundaryd,
+    SmoothBoundaryDict,
+    Temperature,
+    TemperatureD,
+    Temperatured,
+    TemperatureDict,
+    TopClasses,
+    TopClassesD,
+    TopClassesd,
+    TopClassesDict,
+)
+
+__all__ = [
+    "AdversarialRegularisation",
+    "AuxiliaryCases",
+    "ClipConfidence",
+    "ClipConfidenceD",
+    "ClipConfidenceDict",
+    "ClipConfidenced",
+    "ColumnSplice",
+    "DefendedInferer",
+    "Distillation",
+    "GaussianNoise",
+    "GaussianNoiseD",
+    "GaussianNoiseDict",
+    "GaussianNoised",
+    "HardMask",
+    "HardMaskD",
+    "HardMaskDict",
+    "HardMaskd",
+    "LaplaceFit",
+    "LaplaceNetwork",
+    "LeakageMonitor",
+    "LossFloor",
+    "MCDropoutInferer",
+    "MixedBatch",
+    "OutputDefence",
+    "OutputDefenced",
+    "RoundProbabilities",
+    "RoundProbabilitiesD",
+    "RoundProbabilitiesDict",
+    "RoundProbabilitiesd",
+    "SmoothBoundary",
+    "SmoothBoundaryD",
+    "SmoothBoundaryDict",
+    "SmoothBoundaryd",
+    "SoftDiceCELoss",
+    "Temperature",
+    "TemperatureD",
+    "TemperatureDict",
+    "Temperatured",
+    "TopClasses",
+    "TopClassesD",
+    "TopClassesDict",
+    "TopClassesd",
+    "WeightAveraging",
+]
