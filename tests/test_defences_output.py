@@ -17,8 +17,8 @@ from monai.networks.nets import UNet
 from monai.transforms import Activations, Compose
 from torch import nn
 
+from monai_mia import defences
 from monai_mia.defences import inferer as inferers
-from monai_mia.defences import output as defences
 from monai_mia.errors import InputError
 from monai_mia.table import SignalTable
 from monai_mia.variants import Flip, QueryVariants

@@ -62,7 +62,13 @@ def test_attacks_never_import_the_audit():
     assert not loaded & {"monai_mia.audit", "monai_mia.statistics", "monai_mia.report", "monai_mia.controls"}
 
 
-@pytest.mark.parametrize("modules", [("monai_mia.signals", "monai_mia.transforms", "monai_mia.handlers")])
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ("monai_mia.signals", "monai_mia.transforms", "monai_mia.handlers"),
+        ("monai_mia.utility", "monai_mia.defences", "monai_mia.dp"),
+    ],
+)
 def test_the_monai_half_never_imports_attacks(modules):
     for module, loaded in loaded_after(*modules).items():
         assert "torch" in loaded

@@ -12,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Literal
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.networks.layers import GaussianFilter
-from monai.transforms import AsDiscrete, MapTransform, Transform
+from monai.transforms import AsDiscrete, Transform
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -29,35 +29,13 @@ from monai_mia.signals import CLIP, Release, boundary_distance, log_likelihood_m
 
 __all__ = [
     "ClipConfidence",
-    "ClipConfidenceD",
-    "ClipConfidenceDict",
-    "ClipConfidenced",
     "GaussianNoise",
-    "GaussianNoiseD",
-    "GaussianNoiseDict",
-    "GaussianNoised",
     "HardMask",
-    "HardMaskD",
-    "HardMaskDict",
-    "HardMaskd",
     "OutputDefence",
-    "OutputDefenced",
     "RoundProbabilities",
-    "RoundProbabilitiesD",
-    "RoundProbabilitiesDict",
-    "RoundProbabilitiesd",
     "SmoothBoundary",
-    "SmoothBoundaryD",
-    "SmoothBoundaryDict",
-    "SmoothBoundaryd",
     "Temperature",
-    "TemperatureD",
-    "TemperatureDict",
-    "Temperatured",
     "TopClasses",
-    "TopClassesD",
-    "TopClassesDict",
-    "TopClassesd",
     "keyed_digest",
 ]
 
@@ -184,8 +162,11 @@ class HardMask(OutputDefence):
         if self.activation == "sigmoid":
             mask = AsDiscrete(threshold=0.0 if self.release == "logits" else 0.5)(values)
         else:
+            flat = values.flatten(1)
+            slabs = range(0, flat.shape[1], _SLAB)
+            index = torch.cat([_first_largest(flat[:, start : start + _SLAB]) for start in slabs])
             one_hot = values.shape[0] if self.one_hot or self.output == "logits" else None
-            mask = AsDiscrete(to_onehot=one_hot)(_first_largest(values)[None].float())
+            mask = AsDiscrete(to_onehot=one_hot)(index.float().reshape(1, *values.shape[1:]))
         return self._released(_plain(mask))
 
 
@@ -300,15 +281,17 @@ class RoundProbabilities(OutputDefence):
             above, below = rounded.clamp(min=min(0.5 + unit, 1.0)), rounded.clamp(max=max(0.5 - unit, 0.0))
             return torch.where(p >= 0.5, above, below)
         predicted = _first_largest(p)
-        scaled = p * scale
+        scaled = p.mul_(scale)
         units: Tensor = scaled.floor()
         remainder = scaled.sub_(units)
         left = scale - units.sum(dim=0)
         units += _ranks(remainder) < left
-        wrong = _first_largest(units)
-        moved = (wrong != predicted).to(units.dtype)[None]
-        units.scatter_add_(0, predicted[None], moved)
-        units.scatter_add_(0, wrong[None], -moved)
+        tied = (_first_largest(units) != predicted).nonzero()[:, 0]
+        if len(tied):
+            few = units[:, tied]
+            one = torch.ones_like(few[:1])
+            few.scatter_add_(0, _first_largest(few).long()[None], -one)
+            units[:, tied] = few.scatter_add_(0, predicted[tied].long()[None], one)
         return units.div_(scale)
 
 
@@ -460,14 +443,14 @@ class ClipConfidence(OutputDefence):
         """See the class."""
         if self.activation == "sigmoid":
             return p.clamp_(1 - self.maximum, self.maximum)
-        index = _first_largest(p)[None]
-        top = p.gather(0, index)
-        others = p.scatter(0, index, 0)
-        rest = others.sum(dim=0, keepdim=True)  # not 1 - top, which has no digits left near 1
-        spread = torch.full_like(p, (1 - self.maximum) / (len(p) - 1))
-        changed = torch.where(rest > CLIP, others * ((1 - self.maximum) / rest.clamp(min=CLIP)), spread)
-        changed.scatter_(0, index, self.maximum)
-        return torch.where(top > self.maximum, changed, p)
+        over = p > self.maximum  # of one class at most
+        rest = p.masked_fill(over, 0).sum(dim=0)  # not 1 - top, which has no digits left near 1
+        clipped = reduce(torch.logical_or, over)  # much faster than any()
+        factor = torch.where(clipped, (1 - self.maximum) / rest.clamp(min=CLIP), 1.0)
+        sure = clipped & (rest <= CLIP)
+        p *= factor
+        p.masked_fill_(sure, (1 - self.maximum) / (len(p) - 1))
+        return p.masked_fill_(over, self.maximum)
 
 
 class SmoothBoundary(OutputDefence):
@@ -502,8 +485,8 @@ class SmoothBoundary(OutputDefence):
     def defend(self, values: Tensor, image: Tensor | None) -> Tensor:
         """See the class."""
         result = self._probabilities(values)
-        label = _first_largest(result)[None].int() if self.activation == "softmax" else (result >= 0.5).to(torch.uint8)
-        near = boundary_distance(label.to(torch.uint8) if len(result) < 256 else label, self.band) > 0
+        label = _first_largest(result)[None] if self.activation == "softmax" else (result >= 0.5).to(torch.uint8)
+        near = boundary_distance(label, self.band) > 0
         if near.any():
             box, inside = _box(near, margin=math.ceil(4 * self.sigma) + 1)
             part = result[(slice(None), *box)]
@@ -548,10 +531,11 @@ def _inverse(p: Tensor, activation: str) -> Tensor:
 
 def _first_largest(values: Tensor) -> Tensor:
     """Argmax over the leading axis, several times faster than torch's; the first of equals."""
-    best, index = values[0], torch.zeros_like(values[0], dtype=torch.int64)
+    best = values[0].clone()
+    index = torch.zeros(best.shape, dtype=torch.uint8 if len(values) < 256 else torch.int32, device=best.device)
     for c, value in enumerate(values[1:], start=1):
-        index = torch.maximum(index, (value > best) * c)  # the last to exceed all before it
-        best = torch.maximum(best, value)
+        index.masked_fill_(value > best, c)  # the last to exceed all before it
+        torch.maximum(best, value, out=best)
     return index
 
 
@@ -560,7 +544,7 @@ def _ranks(values: Tensor) -> Tensor:
     n = len(values)
     if n > 8:
         return values.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
-    ranks = torch.zeros_like(values)
+    ranks = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
     for a in range(n):
         for b in range(a + 1, n):
             after = values[b] > values[a]
@@ -580,94 +564,3 @@ def _box(near: Tensor, margin: int) -> tuple[tuple[slice, ...], tuple[slice, ...
         box.append(slice(start, min(high + margin, size)))
         inside.append(slice(low - start, high - start))
     return tuple(box), tuple(inside)
-
-
-class OutputDefenced(MapTransform):
-    """Base of the dictionary transforms: they replace each prediction by the defended one.
-
-    Args:
-        keys: keys of the predictions.
-        image_key: key of the image, for defences that are fixed per case; None: the prediction fixes them.
-        allow_missing_keys: whether a missing prediction is passed over.
-        options: of the array transform.
-    """
-
-    transform: Callable[..., OutputDefence] = OutputDefence
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        image_key: str | None = "image",
-        allow_missing_keys: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.image_key = image_key
-        self.defence = type(self).transform(**options)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """A copy of ``data`` with defended predictions."""
-        result = dict(data)
-        image = None
-        if self.defence.needs_image and self.image_key is not None:
-            image = result.get(self.image_key)
-            if image is None:
-                raise InputError(
-                    f"item must have {self.image_key!r}, which fixes the noise, got none. Give it, or set image_key: "
-                    "null to fix the noise by the prediction."
-                )
-            image = torch.as_tensor(image)
-        for key in self.key_iterator(result):
-            result[key] = self.defence(torch.as_tensor(result[key]), image)
-        return result
-
-
-class HardMaskd(OutputDefenced):
-    """Dictionary form of :class:`HardMask`."""
-
-    transform = HardMask
-
-
-class GaussianNoised(OutputDefenced):
-    """Dictionary form of :class:`GaussianNoise`."""
-
-    transform = GaussianNoise
-
-
-class RoundProbabilitiesd(OutputDefenced):
-    """Dictionary form of :class:`RoundProbabilities`."""
-
-    transform = RoundProbabilities
-
-
-class TopClassesd(OutputDefenced):
-    """Dictionary form of :class:`TopClasses`."""
-
-    transform = TopClasses
-
-
-class Temperatured(OutputDefenced):
-    """Dictionary form of :class:`Temperature`."""
-
-    transform = Temperature
-
-
-class ClipConfidenced(OutputDefenced):
-    """Dictionary form of :class:`ClipConfidence`."""
-
-    transform = ClipConfidence
-
-
-class SmoothBoundaryd(OutputDefenced):
-    """Dictionary form of :class:`SmoothBoundary`."""
-
-    transform = SmoothBoundary
-
-
-HardMaskD = HardMaskDict = HardMaskd
-GaussianNoiseD = GaussianNoiseDict = GaussianNoised
-RoundProbabilitiesD = RoundProbabilitiesDict = RoundProbabilitiesd
-TopClassesD = TopClassesDict = TopClassesd
-TemperatureD = TemperatureDict = Temperatured
-ClipConfidenceD = ClipConfidenceDict = ClipConfidenced
-SmoothBoundaryD = SmoothBoundaryDict = SmoothBoundaryd
