@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from monai_mia import epsilon, statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
+from monai_mia.attacks.attack import missing_maps
 from monai_mia.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 from monai_mia.controls import blind_baseline
 from monai_mia.errors import InputError
@@ -227,10 +228,7 @@ class Audit:
                 )
             if not isinstance(attack, EverySignal):
                 if getattr(attack, "needs_maps", False) and not maps:
-                    raise InputError(
-                        f"maps must be recorded for attack {attack.name!r}, got none. Record them (maps: true in the "
-                        "study), or take the attack off the list."
-                    )
+                    raise missing_maps(attack.name)
                 if access_of is not None:
                     self._require(attack, highest_access([access_of(name) for name in attack.signals]))
 

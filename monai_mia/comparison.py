@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from monai_mia import __version__, files, report, statistics
 from monai_mia.attacks import Attack, EverySignal
+from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit import access_needed, score_cases
 from monai_mia.designs import Design
 from monai_mia.errors import InputError
@@ -189,10 +190,7 @@ class Comparison:
                         "for larger budgets only."
                     )
                 if getattr(item, "needs_maps", False) and not self.study.maps:
-                    raise InputError(
-                        f"maps must be recorded for attack {item.name!r}, got none. Record them (maps: true in the "
-                        "study), or take the attack off the list."
-                    )
+                    raise missing_maps(item.name)
             names = Counter(attack.name for attack in listed)
             twice = [name for name, count in names.items() if count > 1]
             if twice:

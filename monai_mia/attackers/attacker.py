@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from monai_mia import __version__, files
 from monai_mia.attackers.inputs import INPUTS, MapInputs
 from monai_mia.attackers.networks import BestEpoch, PooledNetwork
-from monai_mia.attacks.attack import Array, require_option, require_shadows
+from monai_mia.attacks.attack import Array, missing_maps, require_option, require_shadows
 from monai_mia.designs import TARGET
 from monai_mia.errors import InputError
 from monai_mia.handlers import tensor_bytes
@@ -153,10 +153,7 @@ class MapAttacker:
         """
         require_shadows(self, knowledge)
         if not isinstance(knowledge.maps, RecordedMaps):
-            raise InputError(
-                f"maps must be recorded for attack {self.name!r}, got none. Record them (maps: true in the study), or "
-                "take the attack off the list."
-            )
+            raise missing_maps(self.name)
         asked = MapInputs(self, knowledge)
         learnt = asked if self.fitted_on is None else self._elsewhere(Path(self.fitted_on), asked)
         folds = self._folds(learnt.patient_ids)

@@ -59,6 +59,14 @@ def require_shadows(attack: Attack, knowledge: Knowledge) -> None:
         )
 
 
+def missing_maps(name: str) -> InputError:
+    """The refusal of an attack that reads maps where none are recorded."""
+    return InputError(
+        f"maps must be recorded for attack {name!r}, got none. Record them (maps: true in the study), or take the "
+        "attack off the list."
+    )
+
+
 def granted_features(attack: Attack, knowledge: Knowledge) -> Array:
     """Image statistics, shape (N, F), a missing value as its feature's median; refused by name if there are none."""
     if knowledge.features is None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from monai_mia.attacks.attack import Array, require_shadows
+from monai_mia.attacks.attack import Array, missing_maps, require_shadows
 from monai_mia.errors import InputError
 from monai_mia.table import Knowledge, Maps
 
@@ -65,10 +65,7 @@ _computed: OrderedDict[_Key, Array] = OrderedDict()
 def require_maps(attack: object, knowledge: Knowledge) -> Maps:
     """The recorded maps, or an error that names the attack."""
     if knowledge.maps is None:
-        raise InputError(
-            f"maps must be recorded for attack {getattr(attack, 'name', attack)!r}, got none. Record them (maps: "
-            "true in the study), or take the attack off the list."
-        )
+        raise missing_maps(getattr(attack, "name", str(attack)))
     if getattr(knowledge.maps, "release", "logits") == "mask":
         raise InputError(
             f"maps must be of logits or probabilities for attack {getattr(attack, 'name', attack)!r}, got masks. Take "

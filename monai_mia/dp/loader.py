@@ -92,7 +92,7 @@ class PoissonPatientSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Indices of the patients of each step, sorted."""
         rank, world = 0, 1
-        if distributed.is_available() and distributed.is_initialized():
+        if noise.several_processes():
             rank, world = distributed.get_rank(), distributed.get_world_size()
         key = noise.new_key(self.secure)
         for step in range(self.steps):

@@ -60,7 +60,7 @@ class ClippedSum:
 
         Every process draws the same noise, so that all take the same step.
         """
-        if distributed.is_available() and distributed.is_initialized():
+        if noise.several_processes():
             for total in self.total:
                 distributed.all_reduce(total)
         scale = noise_multiplier * self.max_norm

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import distributed
 
-__all__ = ["gaussian", "new_key", "uniform"]
+__all__ = ["gaussian", "new_key", "several_processes", "uniform"]
 
 _KEY_BYTES = 32
 
@@ -26,11 +26,16 @@ def new_key(secure: bool) -> bytes:
             so that a seed repeats the training, and whoever knows the seed can take the noise away.
     """
     key = os.urandom(_KEY_BYTES) if secure else torch.randint(256, (_KEY_BYTES,), dtype=torch.uint8).numpy().tobytes()
-    if distributed.is_available() and distributed.is_initialized():
+    if several_processes():
         shared = [key]
         distributed.broadcast_object_list(shared, src=0)
         key = shared[0]
     return key
+
+
+def several_processes() -> bool:
+    """Whether this is one of several processes, as under ``torchrun``."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def uniform(key: bytes, purpose: str, count: int) -> NDArray[np.float64]:

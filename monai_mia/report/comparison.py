@@ -19,7 +19,7 @@ from monai_mia.attacks import GlobalLoss
 if TYPE_CHECKING:
     from monai_mia.comparison import Comparison, ComparisonResult
 
-__all__ = ["write_comparison"]
+__all__ = ["png", "with_ci", "write_comparison"]
 
 # Rows of the picture.
 _SHOWN = 24
@@ -87,18 +87,19 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
     ]
     lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in result.rows:
-        rates = [_with_ci(row.tpr_at_fpr[fpr]) for fpr in fprs]
+        rates = [with_ci(row.tpr_at_fpr[fpr]) for fpr in fprs]
         gains = []
         if gain_heads:
             gain = result.gains[row.name, row.n_shadow]
-            gains = [_with_ci(gain["auc"], "+.3f"), _with_ci(gain["tpr_ratio"], ".2f")]
+            gains = [with_ci(gain["auc"], "+.3f"), with_ci(gain["tpr_ratio"], ".2f")]
         own = "" if row.transferred is None else f"TPR {row.transferred[0]:.2f}, FPR {row.transferred[1]:.2f}"
-        cells = [str(row.n_shadow), row.name, row.access, _with_ci(row.auc), *rates, *gains, own, f"{row.seconds:.1f}"]
+        cells = [str(row.n_shadow), row.name, row.access, with_ci(row.auc), *rates, *gains, own, f"{row.seconds:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
-def _with_ci(value: tuple[float, tuple[float, float]] | None, form: str = ".3f") -> str:
+def with_ci(value: tuple[float, tuple[float, float]] | None, form: str = ".3f") -> str:
+    """A value and its interval; a rate may be below the resolution."""
     if value is None:
         return "below resolution"
     return f"{value[0]:{form}} [{value[1][0]:{form}}, {value[1][1]:{form}}]"
@@ -139,10 +140,11 @@ def _picture(result: ComparisonResult, comparison: Comparison) -> bytes:
     for axes in (left, right):
         axes.grid(axis="both", color="#d9dee4", lw=0.5)
         axes.set_axisbelow(True)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The bytes of a picture, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,9 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from monai_mia import files
+from monai_mia.report.comparison import png, with_ci
 
 if TYPE_CHECKING:
-    from monai_mia.defence_study import Adversary, DefenceRow, DefenceStudyResult
+    from monai_mia.defence_study import DefenceRow, DefenceStudyResult
 
 __all__ = ["write_defences"]
 
@@ -93,24 +93,16 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
         value = row.utility.get(name)
         if value is not None and name.startswith("negative_"):  # as the field writes it
             value = (-value[0], (-value[1][1], -value[1][0]))
-        cells.append("" if value is None else _with_ci(value))
+        cells.append("" if value is None else with_ci(value))
     accounted = ""
     if row.accounted_epsilon is not None:
         epsilon, delta = row.accounted_epsilon
         accounted = "no bound" if epsilon is None else f"{epsilon:.2f} (\u03b4 = {delta:g})"
     bound = row.audited_epsilon
     aware, unaware = row.adaptive, row.unaware
-    cells += [_with_ci(aware.auc), _rate(aware), _with_ci(aware.auc_change, "+.3f"), aware.attack]
-    cells += [_with_ci(unaware.auc), _rate(unaware), accounted, f"{bound.value:.2f} of {bound.ceiling:.2f}"]
+    cells += [with_ci(aware.auc), with_ci(aware.tpr), with_ci(aware.auc_change, "+.3f"), aware.attack]
+    cells += [with_ci(unaware.auc), with_ci(unaware.tpr), accounted, f"{bound.value:.2f} of {bound.ceiling:.2f}"]
     return [*cells, f"{row.training_s:.0f}", f"{row.query_s:.0f}"]
-
-
-def _rate(adversary: Adversary) -> str:
-    return "below resolution" if adversary.tpr is None else _with_ci(adversary.tpr)
-
-
-def _with_ci(value: tuple[float, tuple[float, float]], form: str = ".3f") -> str:
-    return f"{value[0]:{form}} [{value[1][0]:{form}}, {value[1][1]:{form}}]"
 
 
 def _picture(result: DefenceStudyResult) -> bytes:
@@ -158,9 +150,7 @@ def _picture(result: DefenceStudyResult) -> bytes:
     left.plot([], [], "o", color=_AWARE, label="adversary who knows the defence")
     left.plot([], [], "o", color=_UNAWARE, mfc="none", label="adversary who does not")
     figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=2)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _label(row: DefenceRow) -> str:
