@@ -31,6 +31,7 @@ from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
+from monai_mia.unwrapping import bare_network
 
 __all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
 
@@ -190,8 +191,7 @@ class Training:
                     f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, "
                     f"got {losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
                 )
-            network = trainer.network
-            network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+            network = bare_network(trainer.network)
             files.write_artefact(
                 self.path,
                 tensor_bytes({name: value.cpu() for name, value in network.state_dict().items()}),

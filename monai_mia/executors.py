@@ -110,7 +110,9 @@ def _watched(jobs: Sequence[Job], description: str) -> Iterator[None]:
                 done = sum(state.get("done", 0) for state in states)
                 finished = sum(state.get("done", 0) == total for state in states)
                 bar.total = total * len(jobs)
-                bar.set_postfix_str(f"{finished}/{len(jobs)} models", refresh=False)
+                spent = max((state["epsilon"] for state in states if "epsilon" in state), default=None)
+                epsilon = "" if spent is None else f", epsilon {spent:.2f}"
+                bar.set_postfix_str(f"{finished}/{len(jobs)} models{epsilon}", refresh=False)
                 bar.update(done - bar.n)
             if last:
                 bar.refresh()

@@ -31,6 +31,7 @@ from monai_mia.errors import InputError
 from monai_mia.maps import IMAGES, LABELS, MapStore, MapWriter, design_digest
 from monai_mia.signals import CLIP, Release, access_of, segmentation_signals
 from monai_mia.table import SignalTable, write_signals
+from monai_mia.unwrapping import plain_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,7 @@ class SignalRecorder:
             image, label = None if images is None else images[n], None if labels is None else labels[n]
             case = str(batch["case_id"][n])
             available = {
-                "image": None if image is None else _plain(image),
+                "image": None if image is None else plain_tensor(image),
                 "case_id": case,
                 "ask": partial(self._ask, engine, label) if hasattr(engine, "network") else None,
                 "network": getattr(engine, "network", None),
@@ -147,7 +148,7 @@ class SignalRecorder:
                             f"evaluator must give {', '.join(lacking)} for {signal}, got none. Use a "
                             "monai.engines.SupervisedEvaluator."
                         )
-                    values = signal(release, None if label is None else _plain(label), **needed)
+                    values = signal(release, None if label is None else plain_tensor(label), **needed)
                     row.update(self._declared(signal, values))
             except InputError as error:
                 raise InputError(f"case {case!r}: {error}") from error
@@ -173,7 +174,7 @@ class SignalRecorder:
         """What leaves the model of one raw prediction."""
         if self.transform is not None:
             prediction = self.transform({"pred": prediction, "label": label, "image": image})["pred"]
-        return Release(_plain(prediction), self.release, self.activation, self.n_classes)
+        return Release(plain_tensor(prediction), self.release, self.activation, self.n_classes)
 
     def _declared(self, signal: Signal, values: Mapping[str, float]) -> dict[str, float]:
         """Finite numbers, whose access is known from then on."""
@@ -307,11 +308,13 @@ class MapRecorder:
             case = str(batch["case_id"][n])
             item = {"pred": prediction, "label": None if labels is None else labels[n], "image": output["image"][n]}
             released = prediction if self.transform is None else self.transform(dict(item))["pred"]
-            self._writers[self.model_id].add(case, self._map(case, _plain(released)))
+            self._writers[self.model_id].add(case, self._map(case, plain_tensor(released)))
             if LABELS in self._writers:
-                self._writers[LABELS].add(case, _numbers(_middle(_plain(item["label"]), self.resolution), torch.uint8))
+                self._writers[LABELS].add(
+                    case, _numbers(_middle(plain_tensor(item["label"]), self.resolution), torch.uint8)
+                )
             if IMAGES in self._writers:
-                image = _mean(_plain(item["image"]).float(), self.resolution)
+                image = _mean(plain_tensor(item["image"]).float(), self.resolution)
                 self._writers[IMAGES].add(case, _numbers(image, torch.float16))
             self._members.append(bool(batch["member"][n]))
 
@@ -385,10 +388,6 @@ def _middle(values: Tensor, factors: tuple[int, ...]) -> Tensor:
 
 def _numbers(values: Tensor, dtype: torch.dtype) -> np.ndarray:
     return values.to(dtype).cpu().numpy()
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 class _Audit(Protocol):
@@ -527,7 +526,7 @@ class ProgressFile:
     """Keep in a small file how far a step has come, for whoever watches from another process.
 
     Args:
-        path: the file; it holds ``done`` and ``total``.
+        path: the file; it holds ``done`` and ``total``, and ``epsilon`` of a training with differential privacy.
         unit: ``epochs`` of a training, or ``cases`` of an evaluation.
     """
 
@@ -546,4 +545,6 @@ class ProgressFile:
         done, total = (
             (state.epoch, state.max_epochs) if self.unit == "epochs" else (state.iteration, state.epoch_length)
         )
-        files.write_json(self.path, {"done": done, "total": total})
+        epsilon = state.metrics.get("epsilon", math.inf)
+        spent = {"epsilon": epsilon} if math.isfinite(epsilon) else {}
+        files.write_json(self.path, {"done": done, "total": total, **spent})

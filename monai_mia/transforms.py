@@ -20,6 +20,7 @@ from torch import Tensor
 from monai_mia import signals
 from monai_mia.errors import InputError
 from monai_mia.signals import Release
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = [
     "EntropyMap",
@@ -80,8 +81,8 @@ class VoxelMap(Transform):
         """
         if self.needs_label and label is None:
             raise InputError(f"label must be given for {type(self).__name__}, got None.")
-        plain = prediction.as_tensor() if isinstance(prediction, MetaTensor) else prediction
-        reference = label.as_tensor() if isinstance(label, MetaTensor) else label
+        plain = plain_tensor(prediction)
+        reference = None if label is None else plain_tensor(label)
         result = self.map(Release(plain, self.release, self.activation), reference)[None]
         return MetaTensor(result, meta=prediction.meta) if isinstance(prediction, MetaTensor) else result
 

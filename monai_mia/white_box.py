@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.errors import InputError
 from monai_mia.signals import Release
+from monai_mia.unwrapping import bare_network
 
 __all__ = ["WhiteBox", "case_gradient", "influence"]
 
@@ -53,7 +54,7 @@ def case_gradient(
     Returns:
         The gradient of each parameter, by name, in its shape.
     """
-    network = network.module if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else network
+    network = bare_network(network)
     with torch.inference_mode(False), torch.enable_grad():
         # Copies, since nothing made in inference mode can take part in a gradient.
         network, inferer = copy.deepcopy(network).eval(), copy.deepcopy(inferer)

@@ -48,6 +48,7 @@ from monai_mia.dp import (
 from monai_mia.dp.noise import gaussian, new_key, uniform
 from monai_mia.dp_audit import one_run_audit, sensitivity_audit
 from monai_mia.errors import InputError
+from monai_mia.executors import run_jobs
 from monai_mia.handlers import EpochSeeder, ProgressFile
 
 pytestmark = [
@@ -645,6 +646,26 @@ def test_a_private_study(tmp_path):
     assert "accounted epsilon: at most" in report.summary(result, accounted=target["privacy"])
     shadow = files.read_json(tmp_path / "out/private/models/shadow_00/model.json")
     assert shadow["privacy"]["epsilon"] <= 3.0
+    progress = files.read_json(tmp_path / "out/private/models/shadow_00/progress.json")
+    assert progress["epsilon"] == pytest.approx(shadow["privacy"]["epsilon"])
+
+
+def test_the_progress_bar_tells_epsilon(tmp_path, capsys):
+    """The largest epsilon that any of the trainings has spent so far, beside how many are done."""
+
+    class Job:
+        def __init__(self, name: str, epsilon: float | None) -> None:
+            self.progress = str(tmp_path / f"{name}.json")
+            self.epsilon = epsilon
+
+        def run(self) -> None:
+            spent = {} if self.epsilon is None else {"epsilon": self.epsilon}
+            files.write_json(self.progress, {"done": 2, "total": 2, **spent})
+
+    run_jobs([Job("a", 1.5), Job("b", 2.25)], "training", n_jobs=1)
+    assert "2/2 models, epsilon 2.25" in capsys.readouterr().err
+    run_jobs([Job("c", None)], "training", n_jobs=1)
+    assert "epsilon" not in capsys.readouterr().err
 
 
 def test_a_killed_private_training_continues_its_account(tmp_path):

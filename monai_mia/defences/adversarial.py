@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.defences.auxiliary import AuxiliaryCases, network_of, undisturbed
 from monai_mia.defences.losses import LossTerm, one_hot_label
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["AdversarialRegularisation"]
 
@@ -128,7 +128,7 @@ class AdversarialRegularisation(LossTerm):
         return shown
 
     def _pairs(self, pred: Tensor, label: Tensor) -> Tensor:
-        pred = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
+        pred = plain_tensor(pred)
         pred = pred.float()  # mixed precision is for the network
         p = pred.softmax(dim=1) if self.activation == "softmax" else pred.sigmoid()
         return torch.cat([p, one_hot_label(p, label)], dim=1)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import bare_network
 
 __all__ = ["AuxiliaryCases", "epoch_end", "network_of", "undisturbed"]
 
@@ -99,5 +100,4 @@ def epoch_end() -> Any:
 
 def network_of(engine: Any) -> nn.Module:
     """The network that a trainer trains, without the wrapper of several processes."""
-    network: nn.Module = engine.network
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+    return bare_network(engine.network)

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.defences.auxiliary import AuxiliaryCases, epoch_end, network_of
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["Distillation"]
 
@@ -132,7 +132,7 @@ class Distillation:
         image = batch["image"].to(engine.state.device)
         with torch.no_grad():
             answers = engine.inferer(image, self.teacher)
-        answers = answers.as_tensor() if isinstance(answers, MetaTensor) else answers
+        answers = plain_tensor(answers)
         softmax = self.activation == "softmax"
         hard = answers.argmax(dim=1, keepdim=True) if softmax else (answers > 0).to(answers.dtype)
         self._answers = None if self.temperature is None else answers
@@ -142,7 +142,7 @@ class Distillation:
         if self._answers is None or self.temperature is None:
             return
         pred = engine.state.output["pred"]
-        student = (pred.as_tensor() if isinstance(pred, MetaTensor) else pred) / self.temperature
+        student = plain_tensor(pred) / self.temperature
         teacher = self._answers / self.temperature
         if self.activation == "softmax":
             divergence = F.kl_div(

@@ -15,8 +15,9 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from monai_mia.defences.output import OutputDefence, _inverse, _plain, _secret, keyed_digest
+from monai_mia.defences.output import OutputDefence, _inverse, _secret, keyed_digest
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["DefendedInferer", "MCDropoutInferer"]
 
@@ -68,11 +69,11 @@ class DefendedInferer(_Around):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Infer, then defend; shapes (B, ...) to (B, C, *spatial)."""
         prediction = self._chosen(self.inferer(inputs, network, *args, **kwargs))
-        plain, images = _plain(prediction), _plain(inputs)
+        plain, images = plain_tensor(prediction), plain_tensor(inputs)
         if isinstance(self.defence, OutputDefence):
             items = [self.defence(item, image) for item, image in zip(plain, images, strict=True)]
         else:
-            items = [_plain(self.defence(item)) for item in plain]
+            items = [plain_tensor(self.defence(item)) for item in plain]
         defended = items[0][None] if len(items) == 1 else torch.stack(items)
         return MetaTensor(defended, meta=prediction.meta) if isinstance(prediction, MetaTensor) else defended
 
@@ -137,7 +138,7 @@ class MCDropoutInferer(_Around):
                 logits = self.inferer(inputs, network, *args, **kwargs)
                 if not isinstance(logits, Tensor):
                     raise InputError(f"network must return one tensor for dropout, got {type(logits).__name__}.")
-                p = _plain(logits).float()
+                p = plain_tensor(logits).float()
                 p = p.softmax(dim=1) if self.activation == "softmax" else p.sigmoid()
                 mean = p if mean is None else mean.add_(p)
         assert mean is not None

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
-from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from monai_mia.defences.auxiliary import epoch_end, network_of, undisturbed
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["LaplaceFit", "LaplaceNetwork"]
 
@@ -151,7 +151,7 @@ class LaplaceFit:
         network.eval()
         precision = {name: torch.full_like(value, self.prior_precision) for name, value in network.variances.items()}
         for n, image in enumerate(images):
-            image = image.as_tensor() if isinstance(image, MetaTensor) else image
+            image = plain_tensor(image)
             with torch.no_grad():
                 if n == 0:
                     _check_last(network, image)

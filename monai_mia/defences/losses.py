@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine
-from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.losses import DiceCELoss
 from monai.networks.utils import one_hot
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["LossFloor", "LossTerm", "SoftDiceCELoss", "one_hot_label"]
 
@@ -90,7 +90,7 @@ class LossFloor(LossTerm):
 
 def _flattening(pred: Tensor, label: Tensor) -> Tensor:
     """Mean cross-entropy with flat targets over voxels, right ones counting 0."""
-    logits = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
+    logits = plain_tensor(pred)
     reference = one_hot_label(logits, label)
     log_p = F.log_softmax(logits, dim=1)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def _flattening(pred: Tensor, label: Tensor) -> Tensor:
 
 def one_hot_label(pred: Tensor, label: Tensor) -> Tensor:
     """The reference with as many channels as the prediction, in its precision; class indices become one-hot."""
-    label = label.as_tensor() if isinstance(label, MetaTensor) else label
+    label = plain_tensor(label)
     if label.shape[1] == 1 and pred.shape[1] > 1:
         label = one_hot(label, pred.shape[1])
     return label.to(pred.dtype)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from monai.engines import PrepareBatch
 from monai.engines.utils import default_prepare_batch
 from monai.networks.utils import one_hot
@@ -16,6 +15,7 @@ from monai.transforms.regularization.array import Mixer
 from torch import Tensor
 
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["ColumnSplice", "MixedBatch"]
 
@@ -99,7 +99,7 @@ class MixedBatch(PrepareBatch):
         self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The mixed images, shape (B, channels, *spatial), and references, shape (B, n_classes, *spatial)."""
-        image, label = _plain(batchdata["image"]), _plain(batchdata["label"])
+        image, label = plain_tensor(batchdata["image"]), plain_tensor(batchdata["label"])
         self._largest = max(self._largest, len(image))
         if self._largest == 1:
             raise InputError(
@@ -115,7 +115,3 @@ class MixedBatch(PrepareBatch):
             {"image": image, "label": label.to(image.dtype)}, device, non_blocking, **kwargs
         )
         return mixed
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor

@@ -19,6 +19,7 @@ from torch import Tensor
 from monai_mia.defences.auxiliary import epoch_end, network_of, undisturbed
 from monai_mia.errors import InputError
 from monai_mia.signals import Release, segmentation_signals
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = ["LeakageMonitor"]
 
@@ -156,7 +157,9 @@ class LeakageMonitor:
         for n, item in enumerate(sample):
             prediction = self.inferer(item["image"][None].to(device), network)[0]
             label = torch.as_tensor(item["label"])
-            signals = segmentation_signals(Release(_plain(prediction), "logits", self.activation), _plain(label))
+            signals = segmentation_signals(
+                Release(plain_tensor(prediction), "logits", self.activation), plain_tensor(label)
+            )
             if self.signal not in signals:
                 raise InputError(f"signal must be one of {', '.join(signals)}, got {self.signal!r}.")
             rows.append([signals["dice"], signals[self.signal]])
@@ -173,10 +176,6 @@ class LeakageMonitor:
 
 def _evenly(cases: Sequence[Mapping[str, Any]], n: int) -> Sequence[Mapping[str, Any]]:
     return cases[:: max(1, len(cases) // n)]
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
 
 
 def _wins(members: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from monai_mia.errors import InputError
 from monai_mia.signals import CLIP, Release, boundary_distance, log_likelihood_map
+from monai_mia.unwrapping import plain_tensor
 
 __all__ = [
     "ClipConfidence",
@@ -88,10 +89,10 @@ class OutputDefence(Transform):
         Raises:
             InputError: the prediction is not finite, not of that shape, or not what ``release`` says.
         """
-        plain = _plain(prediction).detach()
+        plain = plain_tensor(prediction).detach()
         Release(plain, self.release, self.activation)  # refuses what cannot be defended
         plain = plain.float() if plain.dtype in (torch.float16, torch.bfloat16) else plain
-        defended = self.defend(plain, None if image is None else _plain(image))
+        defended = self.defend(plain, None if image is None else plain_tensor(image))
         if isinstance(prediction, MetaTensor):
             defended = MetaTensor(defended, meta=prediction.meta, applied_operations=prediction.applied_operations)
         return defended
@@ -167,7 +168,7 @@ class HardMask(OutputDefence):
             index = torch.cat([_first_largest(flat[:, start : start + _SLAB]) for start in slabs])
             one_hot = values.shape[0] if self.one_hot or self.output == "logits" else None
             mask = AsDiscrete(to_onehot=one_hot)(index.float().reshape(1, *values.shape[1:]))
-        return self._released(_plain(mask))
+        return self._released(plain_tensor(mask))
 
 
 class GaussianNoise(OutputDefence):
@@ -386,7 +387,7 @@ class Temperature(OutputDefence):
         Raises:
             InputError: there are no cases, or no temperature in that range is the best.
         """
-        cases = [(_plain(z), _plain(y)) for z, y in zip(logits, labels, strict=True)]
+        cases = [(plain_tensor(z), plain_tensor(y)) for z, y in zip(logits, labels, strict=True)]
         if not cases:
             raise InputError("logits must be of at least one held-out case, got none.")
         voxels = sum(z[0].numel() for z, _ in cases)
@@ -502,7 +503,7 @@ class SmoothBoundary(OutputDefence):
 
 def keyed_digest(key: bytes, case: Tensor) -> bytes:
     """HMAC-SHA256 of a case's values, the same on every device; 32 bytes."""
-    values = _plain(case).detach().to("cpu", torch.float32).contiguous() + 0.0  # -0 is 0
+    values = plain_tensor(case).detach().to("cpu", torch.float32).contiguous() + 0.0  # -0 is 0
     code = hmac.new(key, repr(tuple(values.shape)).encode(), hashlib.sha256)
     code.update(values.numpy().data)
     return code.digest()
@@ -516,11 +517,6 @@ def _secret(key: str | None) -> bytes:
             "overlay)."
         )
     return key.encode()
-
-
-def _plain(values: Tensor) -> Tensor:
-    plain: Tensor = values.as_tensor() if isinstance(values, MetaTensor) else values
-    return plain
 
 
 def _inverse(p: Tensor, activation: str) -> Tensor:

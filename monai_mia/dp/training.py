@@ -21,6 +21,7 @@ from monai_mia.dp.loader import PatientLoader
 from monai_mia.dp.mechanism import ClippedSum
 from monai_mia.dp.validation import Patches, validate
 from monai_mia.errors import InputError
+from monai_mia.unwrapping import bare_network
 
 __all__ = ["PatientDPSGD"]
 
@@ -194,14 +195,14 @@ class PatientDPSGD:
             "patient-level DP-SGD: noise multiplier %.3f, clip norm %g, sample rate %g of %d patients, %d steps",
             self.noise_multiplier, self.max_norm, rate, n_patients, steps,
         )  # fmt: skip
-        trained = [parameter for parameter in _unwrapped(engine.network).parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in bare_network(engine.network).parameters() if parameter.requires_grad]
         self._sum = ClippedSum(trained, self.max_norm)
         return self._sum
 
     def _gradient(self, engine: SupervisedTrainer, patches: Patches) -> tuple[list[Tensor | None], float]:
         """The gradient of the mean loss over a patient's patches, and that loss."""
         assert self._sum is not None
-        network = _unwrapped(engine.network).train()
+        network = bare_network(engine.network).train()
         size = self.patches_per_pass or len(patches)
         gradients: list[Tensor | None] = [None] * len(self._sum.parameters)
         mean_loss = 0.0
@@ -252,8 +253,3 @@ class PatientDPSGD:
             self.history[-1] = (sigma, rate, self.history[-1][2] + 1)
         else:
             self.history.append((sigma, rate, 1))
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """The network itself: the clipped sums are added up over processes here, not by a wrapper's hooks."""
-    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
