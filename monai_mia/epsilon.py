@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, inf, log
+from math import ceil, exp, floor, inf, log
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,8 @@ from monai_mia.statistics import group_means
 
 __all__ = [
     "EpsilonBound",
+    "at_least",
+    "at_most",
     "audit_canaries",
     "canary_epsilon",
     "epsilon_ceiling",
@@ -473,3 +475,23 @@ def _checked(scores: ArrayLike, member: ArrayLike) -> tuple[NDArray[np.float64],
     if not np.isfinite(scores).all():
         raise InputError(f"scores must be finite, got {int((~np.isfinite(scores)).sum())} that are not.")
     return scores, member
+
+
+def at_least(bound: float) -> str:
+    """A lower bound on epsilon with two digits, rounded down, so that what is printed holds, too.
+
+    Example:
+        >>> at_least(0.577), at_least(0.57)
+        ('0.57', '0.57')
+    """
+    return f"{floor(round(100 * bound, 6)) / 100:.2f}"
+
+
+def at_most(bound: float) -> str:
+    """An upper bound on epsilon with two digits, rounded up.
+
+    Example:
+        >>> at_most(7.991), at_most(7.99)
+        ('8.00', '7.99')
+    """
+    return f"{ceil(round(100 * bound, 6)) / 100:.2f}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.epsilon import at_least, at_most
 from monai_mia.statistics import resolution
 
 __all__ = ["SCHEMA", "as_json", "summary"]
@@ -140,11 +141,11 @@ def summary(result: AuditResult, n_rows: int = 12, accounted: Mapping[str, Any] 
     for kind, bounds in result.canaries.items():
         bound = bounds["one run"]
         lines.append(
-            f"canaries ({kind}): epsilon >= {bound.value:.2f} at delta {bound.delta:g} (one run; at most "
+            f"canaries ({kind}): epsilon >= {at_least(bound.value)} at delta {bound.delta:g} (one run; at most "
             f"{bound.ceiling:.2f} could have been shown)"
         )
     if accounted is not None:
-        bounded = "no bound" if accounted["epsilon"] is None else f"at most {accounted['epsilon']:.2f}"
+        bounded = "no bound" if accounted["epsilon"] is None else f"at most {at_most(accounted['epsilon'])}"
         lines.append(f"accounted epsilon: {bounded} at delta {accounted['delta']:g} ({accounted['unit']}s)")
     lines.append(f"Verdict: {result.verdict.level.upper()}")
     lines += [f"  {reason}" for reason in result.verdict.reasons]
@@ -157,4 +158,4 @@ def _row(attack: AttackResult, fprs: list[float]) -> list[str]:
         value = attack.tpr_at_fpr[fpr]
         cells.append("" if value is None else f"{value[0]:.3f}")
     bound = attack.epsilon_lower_bound
-    return [*cells, "" if bound is None else f"{bound.value:.2f}"]
+    return [*cells, "" if bound is None else at_least(bound.value)]

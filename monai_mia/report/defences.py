@@ -16,9 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from monai_mia import files
+from monai_mia.epsilon import at_least, at_most
 from monai_mia.report.comparison import png, with_ci
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from monai_mia.defence_study import DefenceRow, DefenceStudyResult
 
 __all__ = ["write_defences"]
@@ -97,11 +100,11 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
     accounted = ""
     if row.accounted_epsilon is not None:
         epsilon, delta = row.accounted_epsilon
-        accounted = "no bound" if epsilon is None else f"{epsilon:.2f} (\u03b4 = {delta:g})"
+        accounted = "no bound" if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
     bound = row.audited_epsilon
     aware, unaware = row.adaptive, row.unaware
     cells += [with_ci(aware.auc), with_ci(aware.tpr), with_ci(aware.auc_change, "+.3f"), aware.attack]
-    cells += [with_ci(unaware.auc), with_ci(unaware.tpr), accounted, f"{bound.value:.2f} of {bound.ceiling:.2f}"]
+    cells += [with_ci(unaware.auc), with_ci(unaware.tpr), accounted, f"{at_least(bound.value)} of {bound.ceiling:.2f}"]
     return [*cells, f"{row.training_s:.0f}", f"{row.query_s:.0f}"]
 
 
@@ -112,6 +115,7 @@ def _picture(result: DefenceStudyResult) -> bytes:
     left, right = figure.subplots(1, 2)
     metric = next(iter(result.rows[0].utility), None)
     for axes, kind in ((left, "auc"), (right, "tpr")):
+        named: list[tuple[float, float, str]] = []
         for row in result.rows:
             if metric is None or metric not in row.utility:
                 continue
@@ -139,10 +143,11 @@ def _picture(result: DefenceStudyResult) -> bytes:
                     zorder=3 if aware else 2,
                 )
                 if aware:
-                    axes.annotate(_label(row), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+                    named.append((x, y, _label(row)))
         axes.set_xlabel(f"{_WORDS.get(metric or '', metric or '')} on non-members")
         axes.grid(color="#d9dee4", lw=0.5)
         axes.set_axisbelow(True)
+        _write_names(axes, named)
     left.axhline(0.5, color=_GREY, lw=0.8, ls=":")
     left.set_ylabel("AUC of the best attack")
     right.axhline(result.headline_fpr, color=_GREY, lw=0.8, ls=":")
@@ -153,10 +158,36 @@ def _picture(result: DefenceStudyResult) -> bytes:
     return png(figure)
 
 
+def _write_names(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside the axes, each with a line to its point; most defences keep the Dice, and would hide each other."""
+    points = sorted(points, key=lambda point: -point[1])
+    low, high = axes.get_ylim()
+    heights = [0.04 * (text.count("\n") + 1) for _, _, text in points]
+    heights = [height / max(1.0, sum(heights)) for height in heights]
+    tops, free = [], 1.0
+    for (_, y, _), height in zip(points, heights, strict=True):
+        tops.append(min((y - low) / (high - low) + height / 2, free))
+        free = tops[-1] - height
+    free = 0.0
+    for k in reversed(range(len(points))):  # those that fell off the end push the others up
+        tops[k] = max(tops[k], free + heights[k])
+        free = tops[k]
+    for (x, y, text), top, height in zip(points, tops, heights, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(1.05, top - height / 2),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": "#aab3bd", "lw": 0.5, "relpos": (0, 0.5)},
+        )
+
+
 def _label(row: DefenceRow) -> str:
     """The defence's name; of private trainings what was accounted for, and below it what was shown."""
     if row.accounted_epsilon is None:
         return row.name
     epsilon = row.accounted_epsilon[0]
-    upper = "no bound" if epsilon is None else f"{epsilon:.2f}"
-    return f"{row.name}\n\u03b5 \u2264 {upper}\n\u03b5 \u2265 {row.audited_epsilon.value:.2f}"
+    upper = "no bound" if epsilon is None else at_most(epsilon)
+    return f"{row.name}\n\u03b5 \u2264 {upper}\n\u03b5 \u2265 {at_least(row.audited_epsilon.value)}"

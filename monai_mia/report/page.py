@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.epsilon import at_least, at_most
 from monai_mia.errors import InputError
 from monai_mia.report import figures
 from monai_mia.report.content import as_json
@@ -223,6 +224,8 @@ def _environment() -> Environment:
         "data": lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
         "duration": _duration,
         "number": _number,
+        "at_least": at_least,
+        "at_most": at_most,
         "percent": figures.percent,
         "percent_ci": lambda pair: f"[{', '.join(figures.percent(rate)[:-2] for rate in pair)}]",
         "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
