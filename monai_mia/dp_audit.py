@@ -32,7 +32,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from monai_mia.epsilon import EpsilonBound, canary_epsilon, epsilon_lower_bound
+from monai_mia.epsilon import EpsilonBound, at_least, canary_epsilon, epsilon_lower_bound
 from monai_mia.errors import InputError
 
 __all__ = ["ClaimAudit", "SensitivityAudit", "many_run_audit", "one_run_audit", "sensitivity_audit"]
@@ -110,8 +110,8 @@ class ClaimAudit:
         """The finding in one sentence."""
         bound = self.bounds[self.best]
         found = (
-            f"{self.best}: epsilon is at least {bound.value:.2f} at delta {bound.delta:g}, of {bound.ceiling:.2f} that "
-            f"could have been shown; claimed is {self.claimed_epsilon:.2f}"
+            f"{self.best}: epsilon is at least {at_least(bound.value)} at delta {bound.delta:g}, of "
+            f"{bound.ceiling:.2f} that could have been shown; claimed is {self.claimed_epsilon:.2f}"
         )
         if self.flagged:
             return f"{found}. The claim is refuted."

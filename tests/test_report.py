@@ -76,7 +76,7 @@ def coarse_pictures():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(figures, "_png", lambda figure: b"")
+    monkeypatch.setattr(figures, "png", lambda figure: b"")
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from monai_mia.defences.auxiliary import AuxiliaryCases, network_of, undisturbed
+from monai_mia.defences.auxiliary import AuxiliaryCases, undisturbed
 from monai_mia.defences.losses import LossTerm, one_hot_label
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.unwrapping import bare_network, plain_tensor
 
 __all__ = ["AdversarialRegularisation"]
 
@@ -120,7 +120,7 @@ class AdversarialRegularisation(LossTerm):
 
     def _shown(self, engine: Any, image: Tensor, label: Tensor) -> Tensor:
         """What the discriminator is trained on."""
-        network = network_of(engine)
+        network = bare_network(engine.network)
         network.eval()
         with torch.no_grad():
             shown = self._pairs(engine.inferer(image, network), label)

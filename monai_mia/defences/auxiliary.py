@@ -15,13 +15,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset
 from monai.data.utils import list_data_collate, set_rnd
-from torch import nn
 from torch.utils.data import DataLoader
 
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import bare_network
 
-__all__ = ["AuxiliaryCases", "epoch_end", "network_of", "undisturbed"]
+__all__ = ["AuxiliaryCases", "epoch_end", "undisturbed"]
 
 
 class AuxiliaryCases:
@@ -96,8 +94,3 @@ def undisturbed() -> Iterator[None]:
 def epoch_end() -> Any:
     """The event of an epoch's last iteration, before handlers of the epoch's end validate or save."""
     return Events.ITERATION_COMPLETED(event_filter=lambda engine, n: n % engine.state.epoch_length == 0)
-
-
-def network_of(engine: Any) -> nn.Module:
-    """The network that a trainer trains, without the wrapper of several processes."""
-    return bare_network(engine.network)

@@ -15,9 +15,9 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from monai_mia.defences.auxiliary import AuxiliaryCases, epoch_end, network_of
+from monai_mia.defences.auxiliary import AuxiliaryCases, epoch_end
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.unwrapping import bare_network, plain_tensor
 
 __all__ = ["Distillation"]
 
@@ -109,13 +109,13 @@ class Distillation:
 
     def _hide(self, engine: Any) -> None:
         if self.teacher is None:
-            network = network_of(engine)
+            network = bare_network(engine.network)
             self._unfinished = {name: value.clone() for name, value in network.state_dict().items()}
             network.load_state_dict(self.fresh.state_dict())
 
     def _switch(self, engine: Any) -> None:
         if self._unfinished and engine.state.epoch <= self.teacher_epochs:
-            network_of(engine).load_state_dict(self._unfinished)
+            bare_network(engine.network).load_state_dict(self._unfinished)
         elif self._unfinished:  # the network holds the fresh weights already
             self.teacher = copy.deepcopy(self.fresh)
             self.teacher.load_state_dict(self._unfinished)

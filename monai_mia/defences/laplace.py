@@ -14,9 +14,9 @@ from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from monai_mia.defences.auxiliary import epoch_end, network_of, undisturbed
+from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.unwrapping import bare_network, plain_tensor
 
 __all__ = ["LaplaceFit", "LaplaceNetwork"]
 
@@ -170,7 +170,7 @@ class LaplaceFit:
         network.train(training)
 
     def _network(self, engine: Any) -> LaplaceNetwork:
-        network = network_of(engine)
+        network = bare_network(engine.network)
         if not isinstance(network, LaplaceNetwork):
             raise InputError(
                 f"network_def must be a LaplaceNetwork for LaplaceFit, got {type(network).__name__}. Set "

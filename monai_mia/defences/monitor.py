@@ -16,10 +16,10 @@ from monai.inferers import Inferer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_mia.defences.auxiliary import epoch_end, network_of, undisturbed
+from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
 from monai_mia.signals import Release, segmentation_signals
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.unwrapping import bare_network, plain_tensor
 
 __all__ = ["LeakageMonitor"]
 
@@ -113,13 +113,13 @@ class LeakageMonitor:
         epoch = engine.state.epoch
         if epoch % self.interval and epoch != engine.state.max_epochs:
             return
-        measured = self.measure(network_of(engine), engine.state.device)
+        measured = self.measure(bare_network(engine.network), engine.state.device)
         engine.state.metrics.update(measured)
         self.history.append({"epoch": epoch, **measured})
         logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in measured.items()))
         if self.stop_above is None:
             return
-        network = network_of(engine)
+        network = bare_network(engine.network)
         if measured["leakage_auc"] <= self.stop_above:
             self._kept = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         elif not self._kept:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,12 @@ from matplotlib.figure import Figure
 
 from monai_mia import files
 from monai_mia.attacks import GlobalLoss
+from monai_mia.report.figures import png
 
 if TYPE_CHECKING:
     from monai_mia.comparison import Comparison, ComparisonResult
 
-__all__ = ["png", "with_ci", "write_comparison"]
+__all__ = ["with_ci", "write_comparison"]
 
 # Rows of the picture.
 _SHOWN = 24
@@ -141,10 +141,3 @@ def _picture(result: ComparisonResult, comparison: Comparison) -> bytes:
         axes.grid(axis="both", color="#d9dee4", lw=0.5)
         axes.set_axisbelow(True)
     return png(figure)
-
-
-def png(figure: Figure) -> bytes:
-    """The bytes of a picture, the same for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

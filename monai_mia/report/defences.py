@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from monai_mia import files
 from monai_mia.epsilon import at_least, at_most
-from monai_mia.report.comparison import png, with_ci
+from monai_mia.report.comparison import with_ci
+from monai_mia.report.figures import png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +115,8 @@ def _picture(result: DefenceStudyResult) -> bytes:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     metric = next(iter(result.rows[0].utility), None)
-    for axes, kind in ((left, "auc"), (right, "tpr")):
+    for axes, kind, chance in ((left, "auc", 0.5), (right, "tpr", result.headline_fpr)):
+        axes.axhline(chance, color=_GREY, lw=0.8, ls=":")
         named: list[tuple[float, float, str]] = []
         for row in result.rows:
             if metric is None or metric not in row.utility:
@@ -148,9 +150,7 @@ def _picture(result: DefenceStudyResult) -> bytes:
         axes.grid(color="#d9dee4", lw=0.5)
         axes.set_axisbelow(True)
         _write_names(axes, named)
-    left.axhline(0.5, color=_GREY, lw=0.8, ls=":")
     left.set_ylabel("AUC of the best attack")
-    right.axhline(result.headline_fpr, color=_GREY, lw=0.8, ls=":")
     right.set_ylabel(f"TPR at {result.headline_fpr:.0%} FPR of the best attack")
     left.plot([], [], "o", color=_AWARE, label="adversary who knows the defence")
     left.plot([], [], "o", color=_UNAWARE, mfc="none", label="adversary who does not")

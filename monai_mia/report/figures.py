@@ -164,7 +164,7 @@ def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
         "Members found, for each rate of false accusations",
         f"ROC curves on logarithmic axes, from a false positive rate of {percent(finest)} to 100 %. {found}. "
         "The diagonal is chance.",
-        _png(figure),
+        png(figure),
     )
 
 
@@ -216,7 +216,7 @@ def distribution(name: str, title: str, label: str, values: Array, member: NDArr
         title,
         f"Histograms of {label} for {int(member.sum())} members, median {_number(medians[0])}, and "
         f"{int((~member).sum())} non-members, median {_number(medians[1])}.",
-        _png(figure),
+        png(figure),
     )
 
 
@@ -307,12 +307,12 @@ def exposure(result: AuditResult) -> Picture:
         f"Member {result.unit}s by the smallest rate of false accusations at which they are found",
         f"Bars: number of {total} member {result.unit}s for ranges of the smallest false positive rate at which the "
         f"best attack finds them. {listed}.",
-        _png(figure),
+        png(figure),
     )
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure((width, height), facecolor="white", layout="constrained")
+    figure = Figure((width, height), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor="white")
     axes.set_axisbelow(True)
@@ -326,12 +326,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The bytes of a picture at its own resolution, the same on every machine; names are written as they are."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_fontfamily("DejaVu Sans")  # comes with matplotlib, whatever fonts a machine has
         text.set_usetex(False)
         text.set_parse_math(False)  # a name may hold a dollar sign
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
