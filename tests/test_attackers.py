@@ -425,7 +425,7 @@ class TestFits:
     "make",
     [
         partial(TINY),
-        partial(DenseNet, init_features=4, growth_rate=2, block_config=(1, 1)),
+        partial(DenseNet, init_features=16, growth_rate=8, block_config=(1, 1)),
         partial(SEResNet50, layers=(1, 1, 1, 1), inplanes=64),
         partial(resnet18, False),
     ],
