@@ -64,6 +64,8 @@ class Knowledge:
         nonmember: cases of which the adversary knows that the target did not train on them, shape (N,), bool, or None;
             an audit never grants it for the cases that it scores.
         maps: the recorded maps of target and shadows, or None.
+        foreign: cases of another source than the cohort, shape (N,), bool, or None: an attack scores them, and learns
+            nothing from them.
     """
 
     signals: tuple[str, ...]
@@ -75,6 +77,12 @@ class Knowledge:
     features: NDArray[np.float64] | None = None
     nonmember: NDArray[np.bool_] | None = None
     maps: Maps | None = None
+    foreign: NDArray[np.bool_] | None = None
+
+    @property
+    def cohort(self) -> NDArray[np.bool_]:
+        """Cases from which an attack may learn (offsets, variances, thresholds, fits), shape (N,)."""
+        return np.ones(len(self.target), dtype=bool) if self.foreign is None else ~self.foreign
 
     def signal(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The target's (N,) and the shadows' (M, N) values of one signal.

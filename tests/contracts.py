@@ -184,6 +184,26 @@ class AttackContract:
         moved = attack(reordered(knowledge, np.arange(40), order))
         np.testing.assert_allclose(moved, attack(knowledge), rtol=1e-9, atol=1e-9)
 
+    @pytest.mark.parametrize("shadows", [1, 2, 6])
+    def test_scores_a_foreign_case_and_learns_nothing_from_it(self, attack: Attack, shadows: int) -> None:
+        """The cohort's scores are the same without such cases, however strange those are."""
+        shadows = max(shadows, attack.min_shadows)
+        knowledge = game(n=50, shadows=shadows).knowledge
+        foreign = np.arange(50) >= 40
+        strange = replace(
+            knowledge,
+            target=np.where(foreign[:, None], 0.9, knowledge.target),
+            shadow=np.where(foreign[:, None], 0.01, knowledge.shadow),
+            shadow_member=knowledge.shadow_member & ~foreign,
+            features=None if knowledge.features is None else np.where(foreign[:, None], 1e3, knowledge.features),
+            nonmember=None if knowledge.nonmember is None else knowledge.nonmember & ~foreign,
+            foreign=foreign,
+        )
+        alone = reordered(knowledge, np.arange(40), np.arange(shadows))
+        scores = attack(strange)
+        assert np.isfinite(scores).all()
+        np.testing.assert_allclose(scores[:40], attack(alone), rtol=1e-9, atol=1e-9)
+
     def test_leaves_its_inputs_alone(self, attack: Attack) -> None:
         """Neither changed nor aliased."""
         knowledge = game(n=20, shadows=6).knowledge

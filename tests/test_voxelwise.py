@@ -230,6 +230,29 @@ def test_the_combination_comes_close_to_the_exact_ratio_of_one_signal():
     assert roc(scores, table.member).auc > optimum - 0.03
 
 
+def test_the_combination_learns_nothing_from_a_foreign_case():
+    knowledge = game(n=60, shadows=4).knowledge
+    foreign = np.arange(60) >= 50
+    attack = LearnedCombination(signals=knowledge.signals)
+    strange = replace(
+        knowledge,
+        target=np.where(foreign[:, None], 1e3, knowledge.target),
+        shadow=np.where(foreign[:, None], -1e3, knowledge.shadow),
+        shadow_member=knowledge.shadow_member & ~foreign,
+        foreign=foreign,
+    )
+    alone = replace(
+        knowledge,
+        target=knowledge.target[:50],
+        shadow=knowledge.shadow[:, :50],
+        shadow_member=knowledge.shadow_member[:, :50],
+        patient_ids=knowledge.patient_ids[:50],
+    )
+    scores = attack(strange)
+    np.testing.assert_allclose(scores[:50], attack(alone), rtol=1e-9)
+    assert (scores[50:] > scores[:50].max()).all()  # far better fitted by the target than by any shadow
+
+
 def test_the_combination_learns_from_shadows_alone():
     table = game(n=60, shadows=6)
     attack = LearnedCombination(signals=table.knowledge.signals)

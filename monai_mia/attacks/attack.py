@@ -74,8 +74,10 @@ def granted_features(attack: Attack, knowledge: Knowledge) -> Array:
             f"features must be given for attack {attack.name!r}, got none. "
             "Hand image statistics to the audit (features=...), or take the attack off the list."
         )
-    known = knowledge.features[:, ~np.isnan(knowledge.features).all(axis=0)]
-    return np.where(np.isnan(known), np.nanmedian(known, axis=0), known)
+    own = knowledge.features[knowledge.cohort]
+    some = ~np.isnan(own).all(axis=0)
+    known = knowledge.features[:, some]
+    return np.where(np.isnan(known), np.nanmedian(own[:, some], axis=0), known)
 
 
 def granted_nonmembers(attack: Attack, knowledge: Knowledge) -> NDArray[np.bool_]:
@@ -94,7 +96,7 @@ def require_option(name: str, value: str, known: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
-def without_offsets(target: Array, shadow: Array) -> tuple[Array, Array]:
+def without_offsets(target: Array, shadow: Array, cohort: NDArray[np.bool_] | None = None) -> tuple[Array, Array]:
     """Subtract from each model how much better or worse it fits everything.
 
     A whole model's offset (one network is simply better trained) says nothing about one case, and drowns what does.
@@ -104,6 +106,7 @@ def without_offsets(target: Array, shadow: Array) -> tuple[Array, Array]:
     Args:
         target: shape (N,).
         shadow: shape (M, N).
+        cohort: the cases that tell the offset, shape (N,), bool; by default all.
 
     Returns:
         The same two arrays, less their offsets.
@@ -111,7 +114,8 @@ def without_offsets(target: Array, shadow: Array) -> tuple[Array, Array]:
     if not len(shadow):
         return target, shadow
     every = np.concatenate([target[None], shadow])
-    every = every - np.median(every - every.mean(axis=0), axis=1, keepdims=True)
+    excess = (every - every.mean(axis=0))[:, slice(None) if cohort is None else cohort]
+    every = every - np.median(excess, axis=1, keepdims=True)
     return every[0], every[1:]
 
 
@@ -126,6 +130,7 @@ def in_and_out(
     shadow: Array,
     member: NDArray[np.bool_],
     mean: Callable[[Array, NDArray[np.bool_]], Array] = average,
+    cohort: NDArray[np.bool_] | None = None,
 ) -> tuple[Array, Array]:
     """Mean signal of the shadows that trained on each case, and of those that did not.
 
@@ -139,6 +144,7 @@ def in_and_out(
         shadow: the shadows' signal, shape (M, N), M at least 1.
         member: whether a shadow trained on a case, shape (M, N).
         mean: of values (M, N) over chosen ones (M, N), NaN where none is chosen.
+        cohort: the cases that tell the gap, shape (N,), bool; by default all.
 
     Returns:
         Two arrays of shape (N,), finite.
@@ -146,12 +152,14 @@ def in_and_out(
     ins, outs = mean(shadow, member), mean(shadow, ~member)
     no_in, no_out = np.isnan(ins), np.isnan(outs)
     if no_in.any() or no_out.any():
-        gap, both = 0.0, ~(no_in | no_out)
+        own = np.ones(len(target), dtype=bool) if cohort is None else cohort
+        gap, both = 0.0, ~(no_in | no_out) & own
+        side = member[:, own]
         if both.any():
             gap = float((ins[both] - outs[both]).mean())
-        elif member.any() and not member.all():
-            excess = shadow - target
-            gap = float(excess[member].mean() - excess[~member].mean())
+        elif side.any() and not side.all():
+            excess = (shadow - target)[:, own]
+            gap = float(excess[side].mean() - excess[~side].mean())
         ins, outs = np.where(no_in, outs + gap, ins), np.where(no_out, ins - gap, outs)
     return ins, outs
 

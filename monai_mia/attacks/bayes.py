@@ -91,13 +91,15 @@ class _Side:
     scale: float
 
     @classmethod
-    def of(cls, shadow: Array, chosen: NDArray[np.bool_], mean: Array, spread: float) -> _Side:
+    def of(
+        cls, shadow: Array, chosen: NDArray[np.bool_], mean: Array, spread: float, cohort: NDArray[np.bool_]
+    ) -> _Side:
         squares, freedom = squared_residuals(shadow, chosen, mean)
-        floor = smallest_variance(shadow)
-        some = freedom > 0
+        floor = smallest_variance(shadow[:, cohort])
+        some = (freedom > 0) & cohort
         pooled, prior = spread, (np.inf, spread)
         if some.any():
-            pooled = float(squares.sum() / freedom.sum())
+            pooled = float(squares[some].sum() / freedom[some].sum())
             prior = variance_prior(np.maximum(squares[some] / freedom[some], floor), freedom[some])
         return cls(mean, squares, chosen.sum(axis=0), max(pooled, floor), prior[0], max(prior[1], floor))
 
@@ -179,12 +181,13 @@ class BaVarIA:
         require_shadows(self, knowledge)
         target, shadow = knowledge.signal(self.signal)
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow)
+            target, shadow = without_offsets(target, shadow, knowledge.cohort)
+        own = knowledge.cohort
         member, online = knowledge.shadow_member, self.mode == "online"
-        means = in_and_out(target, shadow, member)
-        spread = difference_variance(target, (means[0] + means[1]) / 2, len(shadow))
-        ins, outs = _Side.of(shadow, member, means[0], spread), _Side.of(shadow, ~member, means[1], spread)
-        gap, varied = gap_prior(ins.mean, outs.mean, ins.count, outs.count, ins.pooled, outs.pooled)
+        means = in_and_out(target, shadow, member, cohort=own)
+        spread = difference_variance(target, (means[0] + means[1]) / 2, len(shadow), own)
+        ins, outs = _Side.of(shadow, member, means[0], spread, own), _Side.of(shadow, ~member, means[1], spread, own)
+        gap, varied = gap_prior(ins.mean[own], outs.mean[own], ins.count[own], outs.count[own], ins.pooled, outs.pooled)
         weight = prior_weight(outs.pooled, ins.pooled, ins.count, varied)
         out = outs.predictive(ins.mean - gap, weight if online else np.where(outs.count == 0, weight, 0.0))
         if self.predictive == "n":

@@ -47,5 +47,5 @@ class DifficultyCalibration:
         require_shadows(self, knowledge)
         target, shadow = knowledge.signal(self.signal)
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow)
-        return target - in_and_out(target, shadow, knowledge.shadow_member)[1]
+            target, shadow = without_offsets(target, shadow, knowledge.cohort)
+        return target - in_and_out(target, shadow, knowledge.shadow_member, cohort=knowledge.cohort)[1]

@@ -36,7 +36,7 @@ class LearnedCombination:
     all shadows and so has less noise than either mean; a gap of each case's own would be noise, too, and grow with its
     difficulty as the spread does. Recorded maps enter as :data:`~monai_mia.attacks.voxelwise.FEATURES`, counted from
     the out-of-sample mean map. The ridge penalty is chosen on the shadows, by patient; a patient is scored by a
-    regression that was fitted on the other patients.
+    regression that was fitted on the other patients, a foreign case by the mean of all of them.
 
     Access: that of its signals; probabilities+label with maps. Cost: 4 shadows (two complementary pairs). Source:
     ours; shadows as players as in `Shokri et al. (2017) <https://arxiv.org/abs/1610.05820>`_.
@@ -101,40 +101,44 @@ class LearnedCombination:
         features = self._features(knowledge)
         players, target = features[1:], features[0]
         n_models, n_cases, n_features = players.shape
-        patients = np.unique(np.asarray(knowledge.patient_ids), return_inverse=True)[1]
+        own = np.flatnonzero(knowledge.cohort)
+        patients = np.unique(np.asarray(knowledge.patient_ids)[own], return_inverse=True)[1]
         if patients.max() + 1 < self.folds:
             raise InputError(
                 f"patients must be at least {self.folds} for attack {self.name!r}, got {patients.max() + 1}. "
                 "Lower folds."
             )
-        scores = np.empty(n_cases)
-        for fit, held_out in GroupKFold(self.folds).split(patients, groups=patients):
-            x = players[:, fit].reshape(-1, n_features)
+        scores, foreign = np.zeros(n_cases), ~knowledge.cohort
+        for fit, held_out in GroupKFold(self.folds).split(own, groups=patients):
+            x = players[:, own[fit]].reshape(-1, n_features)
             groups = np.tile(patients[fit], n_models)
             inner = list(GroupKFold(min(self.folds, len(set(groups)))).split(x, groups=groups))
             ridge = GridSearchCV(LogisticRegression(max_iter=2000), {"C": _STRENGTHS}, cv=inner, scoring="neg_log_loss")
             model = make_pipeline(StandardScaler(), ridge)
-            model.fit(x, member[:, fit].ravel())
-            scores[held_out] = model.decision_function(target[held_out])
+            model.fit(x, member[:, own[fit]].ravel())
+            scores[own[held_out]] = model.decision_function(target[own[held_out]])
+            if foreign.any():
+                scores[foreign] += model.decision_function(target[foreign]) / self.folds
         return scores
 
     def _features(self, knowledge: Knowledge) -> Array:
         """Of the target and of each shadow as a player, shape (1 + M, N, K)."""
         member = knowledge.shadow_member
-        read = (without_offsets(*knowledge.signal(name)) for name in self.signals)
-        blocks = [np.stack([_calibrated(target, shadow, member) for target, shadow in read], axis=2)]
+        own = knowledge.cohort
+        read = (without_offsets(*knowledge.signal(name), own) for name in self.signals)
+        blocks = [np.stack([_calibrated(target, shadow, member, own) for target, shadow in read], axis=2)]
         if self.maps:
             maps = require_maps(self, knowledge)
             voxels = np.stack([voxel_features(maps, member, player) for player in (None, *range(len(member)))])
-            blocks.append(voxels - np.median(voxels, axis=1, keepdims=True))
+            blocks.append(voxels - np.median(voxels[:, own], axis=1, keepdims=True))
         return np.concatenate(blocks, axis=2)
 
 
-def _calibrated(target: Array, shadow: Array, member: Members) -> Array:
+def _calibrated(target: Array, shadow: Array, member: Members, cohort: Members) -> Array:
     """One signal from the middle of both sides, of the target and of each shadow against its opponents, (1 + M, N)."""
     rows = []
     for player in (None, *range(len(member))):
-        own, rivals = target if player is None else shadow[player], opponents(member, player)
-        with_case, without = in_and_out(own, shadow[rivals], member[rivals])
+        own, rivals = target if player is None else shadow[player], opponents(member, player, cohort)
+        with_case, without = in_and_out(own, shadow[rivals], member[rivals], cohort=cohort)
         rows.append(own - (with_case + without) / 2)
     return np.stack(rows)

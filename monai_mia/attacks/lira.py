@@ -18,7 +18,13 @@ __all__ = ["LiRA", "offline_lira", "online_lira"]
 Variance = Literal["pooled", "case"]
 
 
-def online_lira(target: Array, shadow: Array, member: NDArray[np.bool_], variance: Variance = "pooled") -> Array:
+def online_lira(
+    target: Array,
+    shadow: Array,
+    member: NDArray[np.bool_],
+    variance: Variance = "pooled",
+    cohort: NDArray[np.bool_] | None = None,
+) -> Array:
     r"""Log-likelihood ratio of two Gaussians, fitted to the shadows with and without the case.
 
     .. math:: \log N(x; \mu_{in}, \sigma^2_{in}) - \log N(x; \mu_{out}, \sigma^2_{out})
@@ -29,21 +35,28 @@ def online_lira(target: Array, shadow: Array, member: NDArray[np.bool_], varianc
         member: whether a shadow trained on a case, shape (M, N).
         variance: ``pooled`` over cases (the residuals' variance, for few shadows) or one for each ``case``; the
             pooled one for a case with fewer than 2 shadows on a side.
+        cohort: the cases over which is pooled, shape (N,), bool; by default all.
 
     Returns:
         Scores in nats, shape (N,).
     """
-    mean_in, mean_out = in_and_out(target, shadow, member)
-    spread = difference_variance(target, (mean_in + mean_out) / 2, len(shadow))
-    var_in = _variance(shadow, member, mean_in, variance, spread)
-    var_out = _variance(shadow, ~member, mean_out, variance, spread)
+    mean_in, mean_out = in_and_out(target, shadow, member, cohort=cohort)
+    spread = difference_variance(target, (mean_in + mean_out) / 2, len(shadow), cohort)
+    var_in = _variance(shadow, member, mean_in, variance, spread, cohort)
+    var_out = _variance(shadow, ~member, mean_out, variance, spread, cohort)
     scores: Array = (
         (target - mean_out) ** 2 / (2 * var_out) - (target - mean_in) ** 2 / (2 * var_in) + np.log(var_out / var_in) / 2
     )
     return scores
 
 
-def offline_lira(target: Array, shadow: Array, member: NDArray[np.bool_], variance: Variance = "pooled") -> Array:
+def offline_lira(
+    target: Array,
+    shadow: Array,
+    member: NDArray[np.bool_],
+    variance: Variance = "pooled",
+    cohort: NDArray[np.bool_] | None = None,
+) -> Array:
     """Standardised excess over the shadows that did not train on the case, one-sided.
 
     It ranks cases as the one-sided tail probability of the Gaussian does, but never saturates at 1.
@@ -53,13 +66,14 @@ def offline_lira(target: Array, shadow: Array, member: NDArray[np.bool_], varian
         shadow: the shadows' signal, shape (M, N).
         member: whether a shadow trained on a case, shape (M, N).
         variance: ``pooled`` over cases or one for each ``case``.
+        cohort: the cases over which is pooled, shape (N,), bool; by default all.
 
     Returns:
         Scores in standard deviations, shape (N,).
     """
-    mean_in, mean = in_and_out(target, shadow, member)
-    spread = difference_variance(target, (mean_in + mean) / 2, len(shadow))
-    return np.asarray((target - mean) / np.sqrt(_variance(shadow, ~member, mean, variance, spread)))
+    mean_in, mean = in_and_out(target, shadow, member, cohort=cohort)
+    spread = difference_variance(target, (mean_in + mean) / 2, len(shadow), cohort)
+    return np.asarray((target - mean) / np.sqrt(_variance(shadow, ~member, mean, variance, spread, cohort)))
 
 
 def squared_residuals(shadow: Array, chosen: NDArray[np.bool_], mean: Array) -> tuple[Array, NDArray[np.int64]]:
@@ -69,12 +83,13 @@ def squared_residuals(shadow: Array, chosen: NDArray[np.bool_], mean: Array) -> 
     return np.einsum("mn,mn->n", residual, residual), np.maximum(chosen.sum(axis=0) - 1, 0)
 
 
-def difference_variance(target: Array, middle: Array, n_shadow: int) -> float:
+def difference_variance(target: Array, middle: Array, n_shadow: int, cohort: NDArray[np.bool_] | None = None) -> float:
     """Variance of a model's signal from the target's distance to the middle of the means with and without the case.
 
     For want of better where no two shadows share a side: half of the gap hides in it, so that it is a little large.
     """
-    return float(np.var(target - middle) / (1 + 1 / n_shadow))
+    own = slice(None) if cohort is None else cohort
+    return float(np.var((target - middle)[own]) / (1 + 1 / n_shadow))
 
 
 def smallest_variance(shadow: Array) -> float:
@@ -82,15 +97,23 @@ def smallest_variance(shadow: Array) -> float:
     return float(np.finfo(np.float64).eps * max(1.0, shadow.max(initial=0.0), -shadow.min(initial=0.0)) ** 2)
 
 
-def _variance(shadow: Array, chosen: NDArray[np.bool_], mean: Array, variance: Variance, spread: float) -> Array:
+def _variance(
+    shadow: Array,
+    chosen: NDArray[np.bool_],
+    mean: Array,
+    variance: Variance,
+    spread: float,
+    cohort: NDArray[np.bool_] | None,
+) -> Array:
+    own = slice(None) if cohort is None else cohort
     squares, freedom = squared_residuals(shadow, chosen, mean)
     # Residuals are pooled, never raw values: those hold how much cases differ.
-    pooled = squares.sum() / freedom.sum() if freedom.any() else spread
+    pooled = squares[own].sum() / freedom[own].sum() if freedom[own].any() else spread
     if variance == "case":
         var = np.where(freedom > 0, squares / np.maximum(freedom, 1), pooled)
     else:
         var = np.full_like(mean, pooled)
-    return np.maximum(var, smallest_variance(shadow))
+    return np.maximum(var, smallest_variance(shadow[:, own]))
 
 
 @dataclass(frozen=True)
@@ -144,6 +167,6 @@ class LiRA:
         require_shadows(self, knowledge)
         target, shadow = knowledge.signal(self.signal)
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow)
+            target, shadow = without_offsets(target, shadow, knowledge.cohort)
         score = online_lira if self.mode == "online" else offline_lira
-        return score(target, shadow, knowledge.shadow_member, self.variance)
+        return score(target, shadow, knowledge.shadow_member, self.variance, knowledge.cohort)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
@@ -72,7 +71,7 @@ class MultivariateLiRA:
     def __call__(self, knowledge: Knowledge) -> Array:
         """Scores in nats (online) or standard deviations (offline), shape (N,)."""
         require_shadows(self, knowledge)
-        parts = [self._standardised(*knowledge.signal(name), knowledge.shadow_member) for name in self.signals]
+        parts = [self._standardised(name, knowledge) for name in self.signals]
         excess, gap = (np.stack([part[k] for part in parts], axis=-1) for k in (0, 1))
         covariance = LedoitWolf(assume_centered=True).fit(np.stack([part[2] for part in parts], axis=-1)).covariance_
         covariance += np.finfo(np.float64).eps * np.eye(len(covariance))  # no signal may vary at all
@@ -82,28 +81,30 @@ class MultivariateLiRA:
             scores /= np.sqrt(weights[0].sum())
         return np.asarray(scores)
 
-    def _standardised(self, target: Array, shadow: Array, member: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    def _standardised(self, name: str, knowledge: Knowledge) -> tuple[Array, Array, Array]:
         """One signal's excess (N,), gap (N,) and residuals (K,), in standard deviations of the residuals."""
+        target, shadow = knowledge.signal(name)
+        member, own = knowledge.shadow_member, knowledge.cohort
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow)
+            target, shadow = without_offsets(target, shadow, own)
         n_in, n_out = member.sum(axis=0), (~member).sum(axis=0)
-        ins, outs = in_and_out(target, shadow, member)
+        ins, outs = in_and_out(target, shadow, member, cohort=own)
         middle, gap = (ins + outs) / 2, ins - outs
         count = np.where(member, n_in, n_out)
-        some = count > 1
+        some = (count > 1) & own
         if some.any():
             # The mean took a degree of freedom from each case's residuals.
             residual = ((shadow - np.where(member, ins, outs)) * np.sqrt(count / np.maximum(count - 1, 1)))[some]
             variance = float(residual @ residual / len(residual))
         else:
-            residual = (target - middle) / np.sqrt(1 + 1 / len(shadow))
-            variance = difference_variance(target, middle, len(shadow))
-        variance = max(variance, smallest_variance(shadow))
+            residual = (target - middle)[own] / np.sqrt(1 + 1 / len(shadow))
+            variance = difference_variance(target, middle, len(shadow), own)
+        variance = max(variance, smallest_variance(shadow[:, own]))
         if self.mode == "offline":
             excess, gap = target - outs, np.full_like(gap, np.sqrt(variance))
         else:
             excess = target - middle
-            mean, varied = gap_prior(ins, outs, n_in, n_out, variance, variance)
+            mean, varied = gap_prior(ins[own], outs[own], n_in[own], n_out[own], variance, variance)
             noise = variance * (1 / np.maximum(n_in, 1) + 1 / np.maximum(n_out, 1))
             gap = mean + (gap - mean) * (varied / (varied + noise) if self.gap == "case" else 0.0)
         deviation = np.sqrt(variance)

@@ -81,7 +81,9 @@ class QuantileRegression:
             for quantile in self.quantiles
         )
         distance = upper - lower
-        floor = max(float(np.median(distance)) / 3, np.finfo(np.float64).eps * max(1.0, float(np.abs(target).max())))
+        own = knowledge.cohort
+        largest = max(1.0, float(np.abs(target[own]).max()))
+        floor = max(float(np.median(distance[own])) / 3, np.finfo(np.float64).eps * largest)
         return np.asarray((target - lower) / np.maximum(distance, floor))
 
 
@@ -119,8 +121,9 @@ class FeatureRegression:
     def __call__(self, knowledge: Knowledge) -> Array:
         """Scores in units of the signal, shape (N,)."""
         features, target = granted_features(self, knowledge), knowledge.signal(self.signal)[0]
+        own = knowledge.cohort
         ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13)))
-        return np.asarray(target - ridge.fit(*sorted_rows(features, target)).predict(features))
+        return np.asarray(target - ridge.fit(*sorted_rows(features[own], target[own])).predict(features))
 
 
 @dataclass(frozen=True)

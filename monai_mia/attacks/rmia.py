@@ -75,7 +75,7 @@ def log_average(values: Array, chosen: NDArray[np.bool_]) -> Array:
     return np.asarray(result)
 
 
-def relative_likelihood_score(log_ratio: Array, gamma: float) -> Array:
+def relative_likelihood_score(log_ratio: Array, gamma: float, cohort: NDArray[np.bool_] | None = None) -> Array:
     r"""Share of all cases z with :math:`r_x > \gamma r_z`; where both are equal, half of it counts.
 
     By sorting, so that memory is linear in the number of cases. A case meets itself, too: with gamma 1 a tie.
@@ -83,11 +83,12 @@ def relative_likelihood_score(log_ratio: Array, gamma: float) -> Array:
     Args:
         log_ratio: :math:`\log r_x` of each case, shape (N,).
         gamma: factor, at least 1.
+        cohort: the cases z, shape (N,), bool; by default all.
 
     Returns:
         Scores in [0, 1], shape (N,).
     """
-    others = np.sort(log_ratio)
+    others = np.sort(log_ratio if cohort is None else log_ratio[cohort])
     limit = log_ratio - np.log(gamma)
     wins = (np.searchsorted(others, limit, "left") + np.searchsorted(others, limit, "right")) / 2
     return np.asarray(wins / len(others))
@@ -205,7 +206,7 @@ class RMIA:
         require_shadows(self, knowledge)
         target, log_in, log_out = _log_probabilities(knowledge, self.signal, self.remove_offsets)
         first, second = (log_in, log_out) if self.mode == "online" else (np.log1p(self.a) + log_out, _log(1 - self.a))
-        return relative_likelihood_score(target - np.logaddexp(first, second), self.gamma)
+        return relative_likelihood_score(target - np.logaddexp(first, second), self.gamma, knowledge.cohort)
 
 
 def _log(value: float) -> float:
@@ -216,5 +217,5 @@ def _log_probabilities(knowledge: Knowledge, signal: str, remove_offsets: bool) 
     """Log-probabilities of the target, and of the mean shadow with and without each case, shape (N,) each."""
     target, shadow = (log_probability(signal, values) for values in knowledge.signal(signal))
     if remove_offsets:
-        target, shadow = without_offsets(target, shadow)
-    return target, *in_and_out(target, shadow, knowledge.shadow_member, log_average)
+        target, shadow = without_offsets(target, shadow, knowledge.cohort)
+    return target, *in_and_out(target, shadow, knowledge.shadow_member, log_average, knowledge.cohort)

@@ -108,8 +108,9 @@ class TransferredThreshold:
         shadows = slice(None) if self.pooled else slice(1)
         shadow, member = shadow[shadows], knowledge.shadow_member[shadows]
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow)
-        return target - fitted_threshold(shadow.ravel(), member.ravel(), self.rule)
+            target, shadow = without_offsets(target, shadow, knowledge.cohort)
+        own = knowledge.cohort
+        return target - fitted_threshold(shadow[:, own].ravel(), member[:, own].ravel(), self.rule)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class TopScores:
         shadows = slice(None) if self.pooled else slice(1)
         shadow, member = shadow[shadows], knowledge.shadow_member[shadows]
         if self.pooled:
-            target, shadow = _standardised(target), _standardised(shadow)
+            target, shadow = (_standardised(values, knowledge.cohort) for values in (target, shadow))
+        shadow, member = shadow[:, knowledge.cohort], member[:, knowledge.cohort]
         rows, inside = sorted_rows(shadow.reshape(-1, shadow.shape[-1]), member.ravel())
         if inside.all() or not inside.any():
             return np.zeros(len(target))
@@ -180,8 +182,8 @@ class TopScores:
         return np.asarray(np.log(chance) - np.log(out))
 
 
-def _standardised(signals: Array) -> Array:
-    """Mean 0 and standard deviation 1 over cases, shape (..., N, S); 0 where a signal is constant."""
-    centred = signals - signals.mean(axis=-2, keepdims=True)
-    deviation = centred.std(axis=-2, keepdims=True)
+def _standardised(signals: Array, cohort: NDArray[np.bool_]) -> Array:
+    """Mean 0 and standard deviation 1 over the cohort, shape (..., N, S); 0 where a signal is constant."""
+    centred = signals - signals[..., cohort, :].mean(axis=-2, keepdims=True)
+    deviation = centred[..., cohort, :].std(axis=-2, keepdims=True)
     return np.asarray(centred / np.where(deviation > 0, deviation, 1.0))

@@ -156,12 +156,13 @@ def voxel_features(
     return found[0] - found[1] / 2 if level == "middle" else np.array(found[0])
 
 
-def opponents(member: NDArray[np.bool_], player: int | None) -> list[int]:
+def opponents(member: NDArray[np.bool_], player: int | None, cohort: NDArray[np.bool_] | None = None) -> list[int]:
     """The shadows that a player is compared with: all but itself and its complement, if others remain."""
     if player is None:
         return list(range(len(member)))
     others = [m for m in range(len(member)) if m != player]
-    return [m for m in others if not (member[m] == ~member[player]).all()] or others
+    own = member if cohort is None else member[:, cohort]
+    return [m for m in others if not (own[m] == ~own[player]).all()] or others
 
 
 def _features(maps: Maps, member: NDArray[np.bool_], players: Sequence[int | None]) -> Array:
