@@ -313,13 +313,7 @@ class Comparison:
         seconds: float,
     ) -> tuple[ComparisonRow, tuple[Array, Array]]:
         pooled, inside = by_patient(scores, table), by_patient(members, table) > 0.5
-        aucs = np.array([float(statistics.roc(row, side).auc) for row, side in zip(pooled, inside, strict=True)])
-        share = weights.sum(axis=2) / weights.sum(axis=(1, 2))[:, None]
-        auc_samples = np.zeros(len(weights))
-        for t, (row, side) in enumerate(zip(pooled, inside, strict=True)):
-            present = np.where(share[:, t, None] > 0, weights[:, t], 1.0)  # of a target not drawn, which counts 0
-            curves = [curve.auc for curve in statistics.resampled_rocs(row, side, present)]
-            auc_samples += share[:, t] * np.concatenate(curves)
+        aucs, auc_samples = statistics.mean_auc(pooled, inside, weights)
         spread = np.stack([_standardised(row) for row in pooled]).ravel()
         flat, flat_weights = inside.ravel(), weights.reshape(len(weights), -1)
         curve = statistics.roc(spread, flat)

@@ -168,7 +168,7 @@ class DefenceStudy:
 
     def record(self) -> None:
         """Train and query what is not done yet; a command."""
-        self.study.command(self._record)
+        self.study.command(self.train_and_query)
 
     def rescore(self) -> None:
         """Score what was recorded; defences that were not are left out, and named."""
@@ -181,7 +181,7 @@ class DefenceStudy:
         Raises:
             InputError: as :meth:`monai_mia.study.Study.run`.
         """
-        self._record()
+        self.train_and_query()
         return self.score()
 
     def check(self) -> None:
@@ -199,7 +199,16 @@ class DefenceStudy:
         if self.study.shadows < 1:
             raise InputError(f"shadows must be at least 1 for a defence study, got {self.study.shadows}.")
 
-    def _record(self) -> None:
+    def studies(self) -> dict[str, Study]:
+        """The study of each defence by its name, the undefended one first."""
+        return {defence.name: self._study_of(defence) for defence in self._all}
+
+    def train_and_query(self) -> None:
+        """Train and query what is not done yet, and no more.
+
+        Raises:
+            InputError: as :meth:`monai_mia.study.Study.record`.
+        """
         self.check()
         files.private_folder(self._path("private"))
         for number, defence in enumerate(self._all, start=1):

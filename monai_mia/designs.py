@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["TARGET", "Case", "Design"]
+__all__ = ["TARGET", "Case", "Design", "require_canaries"]
 
 Case = Mapping[str, Any]
 
@@ -228,3 +228,19 @@ def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArra
         rows = _rows(cases, half if number % 2 == 0 else set(_patients(cases)) - half)
         member[f"shadow_{number:02d}"] = rows
     return member
+
+
+def require_canaries(design: Design) -> None:
+    """Refuse, before anything is trained, canaries of which the coins left too few on a side."""
+    member = design.member[TARGET]
+    for kind in sorted({str(case.get("canary") or "") for case in design.cases} - {""}):
+        sides = [
+            {case["patient_id"] for case, flag in zip(design.cases, member, strict=True)
+             if case.get("canary") == kind and flag == side}
+            for side in (True, False)
+        ]  # fmt: skip
+        if min(map(len, sides)) < 4:
+            raise InputError(
+                f"canaries of kind {kind!r} must be at least 4 on each side of the target, got {len(sides[0])} members "
+                f"and {len(sides[1])} non-members. Plant more of them, or take another seed."
+            )

@@ -29,6 +29,7 @@ from torch import nn
 
 from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
+from monai_mia.data.foreign import apply
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
 from monai_mia.unwrapping import bare_network
@@ -275,6 +276,10 @@ class Query:
         map_options: options of :class:`~monai_mia.handlers.MapRecorder`: ``resolution``, ``labels``, ``images``.
         cache_rate: share of the preprocessed cohort that is kept in memory for the next model.
         threads: CPU threads.
+        at_input: functions that make dictionary transforms of what the network is given, after the preprocessing; each
+            case's draw depends on ``source`` and its name.
+        without: transforms of the preprocessing that are left out, by the beginning of their class names.
+        source: what the cases' draws depend on, if they are changed at all.
     """
 
     bundle: BundleConfig
@@ -292,6 +297,9 @@ class Query:
     map_options: Mapping[str, Any] = field(default_factory=dict)
     cache_rate: float = 1.0
     threads: int = 1
+    at_input: Sequence[Callable[[], Any]] = ()
+    without: Sequence[str] = ()
+    source: str = ""
 
     def run(self) -> None:
         """Query the model in an evaluator of our own: none of the bundle's postprocessing, metrics or savers runs."""
@@ -301,10 +309,10 @@ class Query:
             recorders = self._recorders(self._transform(parser))
             cases = [{key: value for key, value in case.items() if key != "member"} for case in self.cohort]
             shared = _share(
-                files.digest(["query", self.bundle.fingerprint(), self.cohort_key, self.cache_rate]),
+                files.digest(["query", self.bundle.fingerprint(), self.cohort_key, self.cache_rate, self.source]),
                 lambda: CacheDataset(
                     cases,
-                    Compose([_instantiated(parser, "preprocessing", self.bundle), *_LABEL_TRANSFORMS]),
+                    Compose([self._preprocessing(parser), *_LABEL_TRANSFORMS, self._change]),
                     cache_rate=self.cache_rate,
                     progress=False,
                 ),
@@ -323,6 +331,24 @@ class Query:
         for path in filter(None, (self.path, self.maps)):
             beside = Path(path).with_suffix(".json")
             files.write_json(beside, {**files.read_json(beside), "seconds": time.perf_counter() - start})
+
+    def _preprocessing(self, parser: ConfigParser) -> Any:
+        """The bundle's, less what is left out."""
+        whole = _instantiated(parser, "preprocessing", self.bundle)
+        if not self.without:
+            return whole
+        steps = whole.transforms if isinstance(whole, Compose) else (whole,)
+        kept = [step for step in steps if not type(step).__name__.startswith(tuple(self.without))]
+        if len(kept) == len(steps):
+            raise InputError(
+                f"preprocessing must have a transform that is left out ({', '.join(self.without)}), got none. Take the "
+                "source off the list."
+            )
+        return Compose(kept)
+
+    def _change(self, data: Mapping[str, Any]) -> Any:
+        """What the network is given about a foreign case."""
+        return apply(self.at_input, data, [self.source, str(data["case_id"])]) if self.at_input else data
 
     def _recorders(self, transform: Any) -> list[SignalRecorder | MapRecorder]:
         checkpoint = files.sha256(self.checkpoint)

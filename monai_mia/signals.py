@@ -361,6 +361,8 @@ ACCESS = {
     "negative_hd95": "mask+label",
     "surface_dice": "mask+label",
     "negative_calibration_error": "probabilities+label",
+    "negative_average_calibration_error": "probabilities+label",
+    "negative_class_calibration_error": "probabilities+label",
     "negative_overconfidence": "probabilities+label",
     "negative_gradient_norm": "white-box",
     "negative_influence": "white-box",

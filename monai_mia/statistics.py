@@ -28,6 +28,7 @@ __all__ = [
     "clopper_pearson",
     "group_means",
     "interval",
+    "mean_auc",
     "patient_folds",
     "permuted_aucs",
     "permuted_members",
@@ -294,6 +295,27 @@ def _auc_of_ranks(sums: Array, members: NDArray[np.bool_]) -> Array:
     """AUCs from the members' rank sums, shape (B, K)."""
     n_in = members.sum(axis=1, keepdims=True)
     return np.asarray((sums - n_in * (n_in + 1) / 2) / (n_in * (members.shape[1] - n_in)))
+
+
+def mean_auc(scores: Array, member: NDArray[np.bool_], weights: Array) -> tuple[Array, Array]:
+    """AUCs of one attack on several targets, and their mean in each resample.
+
+    Args:
+        scores: of each target's units, shape (T, U).
+        member: whether a target trained on a unit, shape (T, U).
+        weights: how often a target's unit occurs in each resample, shape (B, T, U); 0 all over for a target that was
+            not drawn.
+
+    Returns:
+        Shape (T,) and (B,).
+    """
+    values = np.array([float(roc(row, side).auc) for row, side in zip(scores, member, strict=True)])
+    share = weights.sum(axis=2) / weights.sum(axis=(1, 2))[:, None]
+    samples = np.zeros(len(weights))
+    for t, (row, side) in enumerate(zip(scores, member, strict=True)):
+        present = np.where(share[:, t, None] > 0, weights[:, t], 1.0)  # of a target not drawn, which counts 0
+        samples += share[:, t] * np.concatenate([curve.auc for curve in resampled_rocs(row, side, present)])
+    return values, samples
 
 
 def group_means(values: ArrayLike, groups: Sequence[str]) -> tuple[NDArray[np.str_], Array]:

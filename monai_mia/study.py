@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from monai_mia import __version__, executors, files, report
 from monai_mia.audit import Audit, AuditResult
-from monai_mia.data import Examination, examine, read_cohort
+from monai_mia.data import Examination, ForeignSource, examine, read_cohort
 from monai_mia.data.cohorts import read_ids
-from monai_mia.designs import TARGET, Case, Design
+from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.handlers import Signal
@@ -194,14 +194,18 @@ class Study:
         )
         cases, auxiliary = self._set_apart(self._cases())
         design = self._design(cases)
-        _check_canaries(design)
+        require_canaries(design)
         examined = [*design.cases, *auxiliary]
-        examination = examine(examined, self._n_labels(), self._path("private/examination.csv"))
-        self._identify(cohort=_cohort_key(design, examination))
+        examination = examine(examined, self.labels(), self._path("private/examination.csv"))
+        self._identify(cohort=_cohort_key(design.cases, examination))
         design.write(self._path("private/design.csv"))
         keys = self._train(design, examination, auxiliary)
         self._query(design, examination, keys)
         return design, examination
+
+    def auxiliary_cases(self) -> list[Case]:
+        """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
+        return self._set_apart(self._cases())[1]
 
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""
@@ -324,7 +328,8 @@ class Study:
             sides[str(case["patient_id"]) in drawn].append(case)
         return sides
 
-    def _n_labels(self) -> int:
+    def labels(self) -> int:
+        """The number of classes, background included."""
         if self.n_labels is not None:
             return self.n_labels
         if self.activation == "sigmoid":
@@ -361,12 +366,12 @@ class Study:
     def _train(self, design: Design, examination: Examination, auxiliary: Sequence[Case] = ()) -> dict[str, str]:
         """Train what is not trained; give each model's key."""
         prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
-        cohort_key = _cohort_key(design, examination)
+        cohort_key = _cohort_key(design.cases, examination)
         cohort = [_bare(case) for case in design.cases]
         keys, jobs = {}, []
         for model in design.model_ids:
             if model == TARGET and self.checkpoint is not None:
-                keys[model] = files.digest([files.sha256(self.checkpoint), self.threads])
+                keys[model] = self._released_key(self.checkpoint)
                 continue
             bundle = self._train_config(model)
             reads = AUXILIARY in bundle.parser(())
@@ -401,47 +406,101 @@ class Study:
         executors.run_jobs(jobs, "training", self.n_jobs)
         return keys
 
+    def _released_key(self, checkpoint: str) -> str:
+        return files.digest([files.sha256(checkpoint), self.threads])
+
     def _checkpoint(self, model: str) -> str:
         if model == TARGET and self.checkpoint is not None:
             return self.checkpoint
         return str(self._model(model) / "model.pt")
 
     def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
-        bundle = self._inference_config()
-        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(design, examination)
-        recorder = {"release": self.release, "activation": self.activation, "n_classes": self._n_labels()}
+        cohort_key = _cohort_key(design.cases, examination)
         jobs = []
         for model in design.model_ids:
-            cohort = [_bare(case) for case in design.queries(model)]
-            asked = [[case["case_id"], case["member"]] for case in cohort]
-            common = [__version__, BAND, keys[model], fingerprint, asked, examination.fingerprints, recorder]
-            further = [[repr(signal) for signal in self.signals]] if self.signals else []
-            key = files.digest([*common, self.transform_id, *further])
-            maps_key = files.digest(["maps", *common, self.transform_id, self.maps_resolution])
+            job = self._asking(model, keys[model], design.queries(model), examination, cohort_key)
             path, maps = self._path(f"private/signals/{model}.csv"), self._path(f"private/maps/{model}.npz")
-            todo = not files.is_current(path, key)
+            asked = [[case["case_id"], case["member"]] for case in job.cohort]
+            maps_key = files.digest(["maps", *self._asked(keys[model], asked, examination), self.maps_resolution])
+            todo = not files.is_current(path, job.key)
             todo_maps = self.maps and not (files.is_current(maps, maps_key) and MapStore(maps.parent).about(LABELS))
             if todo or todo_maps:
                 jobs.append(
-                    Query(
-                        bundle=bundle,
-                        cohort=cohort,
-                        model_id=model,
-                        checkpoint=self._checkpoint(model),
+                    replace(
+                        job,
                         path=str(path) if todo else None,
-                        progress=str(self._model(model) / "queried.json"),
-                        key=key,
-                        cohort_key=cohort_key,
-                        transform_id=self.transform_id,
-                        recorder={**recorder, "signals": (segmentation_signals, *self.signals)},
                         maps=str(maps) if todo_maps else None,
                         maps_key=maps_key,
                         map_options={"resolution": self.maps_resolution},
-                        cache_rate=self.cache_rate,
-                        threads=self.threads,
                     )
                 )
         executors.run_jobs(jobs, "querying", self.n_jobs)
+
+    def ask_about(
+        self, design: Design, sources: Mapping[str, tuple[ForeignSource, Sequence[Case], Examination]], folder: Path
+    ) -> None:
+        """Ask every model about foreign cases; no model trained on them.
+
+        Args:
+            design: the study's, which is recorded.
+            sources: by name of a folder, a source, its cases, and what their examination found.
+            folder: where ``<name>/signals/<model_id>.csv`` is written.
+        """
+        jobs = []
+        for name, (source, cases, examination) in sources.items():  # one after the other: models share its scans
+            cohort_key = _cohort_key(cases, examination)
+            for model in design.model_ids:
+                released = self.checkpoint if model == TARGET else None
+                key = self._released_key(released) if released else str(self.trained(model)["key"])
+                job = self._asking(model, key, [{**case, "member": 0} for case in cases], examination, cohort_key)
+                path = folder / name / "signals" / f"{model}.csv"
+                job = replace(
+                    job,
+                    path=str(path),
+                    progress=str(path.with_name(f"{model}.progress.json")),
+                    key=files.digest([job.key, source.description]),
+                    at_input=source.at_input,
+                    without=source.without,
+                    source=source.name,
+                )
+                files.private_folder(path.parent)
+                if not files.is_current(path, job.key):
+                    jobs.append(job)
+        executors.run_jobs(jobs, "querying", self.n_jobs)
+
+    def _asked(self, model_key: str, asked: Sequence[Any], examination: Examination) -> list[Any]:
+        """What a model's answers depend on."""
+        recorder = {"release": self.release, "activation": self.activation, "n_classes": self.labels()}
+        fingerprint = self._inference_config().fingerprint()
+        common = [__version__, BAND, model_key, fingerprint, asked, examination.fingerprints, recorder]
+        return [*common, self.transform_id]
+
+    def _asking(
+        self, model: str, model_key: str, cases: Sequence[Case], examination: Examination, cohort_key: str
+    ) -> Query:
+        """The job of asking a model about cases; where its answers go is not said yet."""
+        cohort = [_bare(case) for case in cases]
+        asked = [[case["case_id"], case["member"]] for case in cohort]
+        further = [[repr(signal) for signal in self.signals]] if self.signals else []
+        return Query(
+            bundle=self._inference_config(),
+            cohort=cohort,
+            model_id=model,
+            checkpoint=self._checkpoint(model),
+            path=None,
+            progress=str(self._model(model) / "queried.json"),
+            key=files.digest([*self._asked(model_key, asked, examination), *further]),
+            cohort_key=cohort_key,
+            transform_id=self.transform_id,
+            recorder={
+                "release": self.release,
+                "activation": self.activation,
+                "n_classes": self.labels(),
+                "signals": (segmentation_signals, *self.signals),
+            },
+            cache_rate=self.cache_rate,
+            threads=self.threads,
+        )
 
     def _write_scores(self, result: AuditResult, table: SignalTable, examination: Examination) -> None:
         """The scores and the exposure of every patient; private."""
@@ -504,30 +563,14 @@ class Study:
         }
 
 
-def _check_canaries(design: Design) -> None:
-    """Refuse, before anything is trained, canaries of which the coins left too few on a side."""
-    member = design.member[TARGET]
-    for kind in sorted({str(case.get("canary") or "") for case in design.cases} - {""}):
-        sides = [
-            {case["patient_id"] for case, flag in zip(design.cases, member, strict=True)
-             if case.get("canary") == kind and flag == side}
-            for side in (True, False)
-        ]  # fmt: skip
-        if min(map(len, sides)) < 4:
-            raise InputError(
-                f"canaries of kind {kind!r} must be at least 4 on each side of the target, got {len(sides[0])} members "
-                f"and {len(sides[1])} non-members. Plant more of them, or take another seed."
-            )
-
-
 def _bare(case: Case) -> dict[str, Any]:
     """What an engine needs of a case; covariates, which may be missing, cannot be collated."""
     return {key: case[key] for key in ("case_id", "patient_id", "image", "label", "member") if key in case}
 
 
-def _cohort_key(design: Design, examination: Examination) -> str:
+def _cohort_key(cases: Sequence[Case], examination: Examination) -> str:
     prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
-    return files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in design.cases])
+    return files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in cases])
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

@@ -13,7 +13,13 @@ from monai_mia.attacks.lira import LiRA, offline_lira, online_lira
 from monai_mia.attacks.multivariate import MultivariateLiRA
 from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
 from monai_mia.attacks.rmia import BASE, RMIA, log_probability
-from monai_mia.attacks.standard import dense_attacks, reference_attacks, standard_attacks, strongest_attacks
+from monai_mia.attacks.standard import (
+    dense_attacks,
+    evidence_attacks,
+    reference_attacks,
+    standard_attacks,
+    strongest_attacks,
+)
 from monai_mia.attacks.threshold import EverySignal, GlobalLoss, Threshold
 from monai_mia.attacks.transfer import TopScores, TransferredThreshold
 from monai_mia.attacks.voxelwise import VoxelCalibration
@@ -37,6 +43,7 @@ __all__ = [
     "TransferredThreshold",
     "VoxelCalibration",
     "dense_attacks",
+    "evidence_attacks",
     "in_and_out",
     "log_probability",
     "offline_lira",

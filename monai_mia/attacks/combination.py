@@ -70,6 +70,8 @@ class LearnedCombination:
     folds: int = 5
     min_shadows: int = 4
 
+    decides = True
+
     def __post_init__(self) -> None:
         """Take a list from a config, and refuse an empty one."""
         object.__setattr__(self, "signals", tuple(self.signals))

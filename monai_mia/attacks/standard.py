@@ -19,7 +19,7 @@ from monai_mia.attacks.transfer import TopScores, TransferredThreshold
 from monai_mia.attacks.voxelwise import FEATURES, VoxelCalibration
 from monai_mia.errors import InputError
 
-__all__ = ["dense_attacks", "reference_attacks", "standard_attacks", "strongest_attacks"]
+__all__ = ["dense_attacks", "evidence_attacks", "reference_attacks", "standard_attacks", "strongest_attacks"]
 
 
 def standard_attacks(n_shadow: int, release: str = "logits") -> list[Attack | EverySignal]:
@@ -158,6 +158,34 @@ def strongest_attacks(n_shadow: int, release: str = "logits") -> list[Attack]:
     if n_shadow >= 4:
         attacks.append(LearnedCombination(("dice", "dice_boundary", "volume_ratio")) if masks else LearnedCombination())
     return attacks
+
+
+def evidence_attacks(n_shadow: int, release: str = "logits") -> list[Attack]:
+    """Attacks whose claims are to be weighed: the score attacks as published and corrected, and stronger ones.
+
+    Args:
+        n_shadow: number of shadows, at least 1.
+        release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
+
+    Example:
+        >>> [attack.name for attack in evidence_attacks(4, "mask")]
+        ['transferred mean member: dice, one shadow, offsets kept', 'RMIA online: dice', \
+'LiRA online, pooled variance: dice']
+    """
+    _check(n_shadow)
+    if n_shadow < 1:
+        raise InputError("n_shadow must be at least 1 to transfer a threshold, got 0.")
+    plain = {"pooled": False, "remove_offsets": False}
+    if release == "mask":
+        return [TransferredThreshold("dice", "mean_member", **plain), RMIA("dice"), LiRA("dice")]
+    attacks: list[Attack] = []
+    for form in (plain, {}):
+        attacks.append(TransferredThreshold("negative_entropy", "best_accuracy", **form))
+        attacks.append(TransferredThreshold("maximum_probability", "youden", **form))
+        attacks.append(TopScores(pooled=not form))
+    attacks.append(TransferredThreshold("soft_dice", "mean_member", **plain))
+    attacks += [RMIA("soft_dice"), RMIA("soft_dice", "offline"), LiRA("log_odds_foreground")]
+    return [*attacks, LearnedCombination()] if n_shadow >= 4 else attacks
 
 
 _ROBUST = (

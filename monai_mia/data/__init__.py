@@ -6,15 +6,19 @@ from monai_mia.data.canaries import Lesion, Permuted, Plain, Shifted, Swapped, p
 from monai_mia.data.cohorts import read_cohort
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.examination import Examination, examine
+from monai_mia.data.foreign import ForeignSource, PermutePatchesd, PureNoised, standard_sources
 from monai_mia.data.phantoms import phantom_cohort
 from monai_mia.data.poisoning import RandPoisonTrigger, RandPoisonTriggerD, RandPoisonTriggerd, RandPoisonTriggerDict
 
 __all__ = [
     "CaseSubset",
     "Examination",
+    "ForeignSource",
     "Lesion",
+    "PermutePatchesd",
     "Permuted",
     "Plain",
+    "PureNoised",
     "RandPoisonTrigger",
     "RandPoisonTriggerD",
     "RandPoisonTriggerDict",
@@ -25,4 +29,5 @@ __all__ = [
     "phantom_cohort",
     "plant_canaries",
     "read_cohort",
+    "standard_sources",
 ]

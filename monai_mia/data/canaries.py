@@ -18,7 +18,6 @@ Formal guarantees of :func:`plant_canaries`:
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +26,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import nibabel as nib
 import numpy as np
 from monai.transforms import LoadImage, Resize
 from numpy.typing import NDArray
 
 from monai_mia import files
+from monai_mia.data.volumes import write_volume
 from monai_mia.errors import InputError
 
 __all__ = ["CANARY", "Lesion", "Permuted", "Plain", "Shifted", "Swapped", "plant_canaries"]
@@ -245,8 +244,7 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
     for number, (kind, source, canary, donor) in enumerate(jobs):
         volumes = _made(kind, source, donor, np.random.default_rng([seed, _STREAM, 1 + number]))
         for name, (values, affine) in volumes.items():
-            data = nib.Nifti1Image(values, affine).to_bytes()
-            files.write(canary[name], gzip.compress(data, compresslevel=1, mtime=0))
+            write_volume(canary[name], values, affine)
         writer.writerow([canary["case_id"], canary["patient_id"], canary["canary"], source["case_id"]])
     files.write_artefact(folder / "canaries.csv", buffer.getvalue(), key=key)
 

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from monai_mia import files
+from monai_mia.data.volumes import write_volume
 
 __all__ = ["phantom", "phantom_cohort"]
 
@@ -50,9 +50,7 @@ def phantom_cohort(
         for case in cases:
             image, label = phantom(size, seed, *map(int, case["case_id"].split("_")[1:]))
             for name, values in (("image", image.astype(np.float32)), ("label", label)):
-                volume = nib.Nifti1Image(values, np.diag([1.0, 1.0, 1.0, 1.0]))
-                data = volume.to_bytes()
-                files.write(case[name], _gzip(data))
+                write_volume(case[name], values, np.eye(4))
         lines = [
             ",".join(
                 [
@@ -67,12 +65,6 @@ def phantom_cohort(
             folder / "cohort.csv", "\n".join(["case_id,patient_id,image,label", *lines]) + "\n", key=key
         )
     return cases
-
-
-def _gzip(data: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(data, compresslevel=1, mtime=0)
 
 
 def phantom(size: int, seed: int, patient: int, visit: int = 0) -> tuple[Array, NDArray[np.uint8]]:

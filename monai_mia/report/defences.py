@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -19,6 +17,7 @@ from monai_mia import files
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.report.comparison import with_ci
 from monai_mia.report.figures import png
+from monai_mia.report.study import Table, as_html, as_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_defences"]
 
+_TITLE = "Defences against membership inference"
 _AWARE, _UNAWARE, _GREY = "#1f5f99", "#b8651b", "#56616e"
 _WORDS = {
     "dice": "Dice",
@@ -46,16 +46,10 @@ def write_defences(result: DefenceStudyResult, folder: str | os.PathLike[str]) -
     content = {"schema": "1", **asdict(result)}
     files.write_json(folder / "defences.json", content, private=False)
     files.write(folder / "defences.png", picture, private=False)
-    lines = ["# Defences", "", *_notes(result), "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    files.write(folder / "defences.md", "\n".join([*lines, ""]), private=False)
-    environment = Environment(
-        loader=PackageLoader("monai_mia.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("defences.html").render(
-        notes=_notes(result), heads=heads, rows=rows, picture=base64.b64encode(picture).decode()
-    )
-    files.write(folder / "defences.html", page, private=False)
+    tables = [Table("Defences", heads, rows)]
+    files.write(folder / "defences.md", as_markdown(_TITLE, _notes(result), tables), private=False)
+    alt = "Utility of each defence against what the best attack finds under it; the numbers are in the table."
+    files.write(folder / "defences.html", as_html(_TITLE, _notes(result), [(alt, picture)], tables), private=False)
 
 
 def _notes(result: DefenceStudyResult) -> list[str]:

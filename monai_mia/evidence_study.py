@@ -1,0 +1,277 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""An evidence study: every attack's claims about every foreign source, under mitigations, beside their calibration.
+
+The mitigations are the defences of a :class:`~monai_mia.defence_study.DefenceStudy`, whose models are asked about the
+foreign scans, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from monai_mia import files, report
+from monai_mia.attacks import Attack, evidence_attacks
+from monai_mia.comparison import by_patient
+from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.defence_study import DefenceStudy
+from monai_mia.designs import Case, Design
+from monai_mia.errors import InputError
+from monai_mia.evidence import COHORT, Evidence, EvidenceResult
+from monai_mia.study import Study
+from monai_mia.table import SignalTable
+
+__all__ = ["EvidenceStudy", "EvidenceStudyResult", "MitigationEvidence"]
+
+Array = NDArray[np.float64]
+Estimate = tuple[float, tuple[float, float]]
+_Prepared = dict[str, tuple[ForeignSource, Sequence[Case], Examination]]
+
+
+@dataclass(frozen=True)
+class MitigationEvidence:
+    """One mitigation: what claims are worth under it, and how well the models are calibrated.
+
+    Attributes:
+        name: its name; ``none`` without one.
+        release: what leaves the model.
+        utility: by signal, mean over patients who are ``members`` and who are ``nonmembers``, over all targets.
+        result: what the attacks' claims are worth.
+    """
+
+    name: str
+    release: str
+    utility: Mapping[str, Mapping[str, Estimate]]
+    result: EvidenceResult
+
+
+@dataclass(frozen=True)
+class EvidenceStudyResult:
+    """All mitigations, the undefended models first, and how they were measured.
+
+    Attributes:
+        mitigations: one a defence.
+        sources: names of the foreign sources that were asked about.
+        gaps: what could not be measured, and why.
+        targets: how many targets.
+        shadows: how many shadows.
+        patients: how many patients of the cohort.
+        headline_fpr: the FPR of the information that is reported beside.
+        confidence: coverage of the intervals.
+    """
+
+    mitigations: tuple[MitigationEvidence, ...]
+    sources: tuple[str, ...]
+    gaps: tuple[str, ...]
+    targets: int
+    shadows: int
+    patients: int
+    headline_fpr: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class EvidenceStudy:
+    """Claims about foreign scans, weighed.
+
+    Args:
+        defences: the mitigations; its study records the signals, among them
+            :class:`~monai_mia.signals.TopProbabilities` and :class:`~monai_mia.utility.Calibration`.
+        sources: the battery; None among them counts nothing.
+        attacks: from a number of shadows and a release to the attacks.
+        evidence: how the worth of claims is measured.
+        utility: signals that are reported of members and of non-members.
+        scans: at most so many scans of each source, the first by name.
+
+    Files: ``private/foreign/<source>/`` the changed scans, ``private/<defence>/private/foreign/<source>/signals/`` the
+    answers, ``report/evidence.*`` the result. Run again to resume. What a source, an attack or an option lacks is told
+    in the report, and the rest is made.
+    """
+
+    defences: DefenceStudy
+    sources: Sequence[ForeignSource | None] | Callable[[], Sequence[ForeignSource | None]]
+    attacks: Callable[[int, str], Sequence[Attack]] = evidence_attacks
+    evidence: Evidence = field(default_factory=Evidence)
+    utility: Sequence[str] = (
+        "dice",
+        "negative_calibration_error",
+        "negative_average_calibration_error",
+        "negative_overconfidence",
+        "negative_calibration_error_volume",
+        "negative_average_calibration_error_volume",
+        "negative_overconfidence_volume",
+        "negative_class_calibration_error",
+    )
+    scans: int | None = None
+
+    def main(self) -> None:
+        """Do all that is not done yet; a command, as :meth:`monai_mia.study.Study.main`."""
+        result = self.defences.study.command(self.run)
+        self._tell(result)
+
+    def rescore(self) -> None:
+        """Weigh what was recorded; a command that needs no network."""
+        self._tell(self.defences.study.command(self.score))
+
+    def _tell(self, result: EvidenceStudyResult) -> None:
+        for gap in result.gaps:
+            tqdm.write(f"missing: {gap}")
+        tqdm.write(f"Evidence: {self._path('report/evidence.html')} ({len(result.sources)} foreign sources)")
+
+    def run(self) -> EvidenceStudyResult:
+        """Train, ask about the cohort and about foreign scans, and weigh the claims.
+
+        Raises:
+            InputError: as :meth:`monai_mia.study.Study.run`; nothing that concerns one source or attack alone.
+        """
+        self.check()
+        self.defences.train_and_query()
+        prepared, gaps = self._prepared()
+        asked: set[str] = set(prepared)
+        for name, study in self.defences.studies().items():
+            design = Design.read(Path(study.output_dir) / "private/design.csv")
+            for folder in sorted(asked, key=list(prepared).index):
+                tqdm.write(f"mitigation {name}: {prepared[folder][0].name}")
+                try:
+                    study.ask_about(design, {folder: prepared[folder]}, self._answers(study))
+                except InputError as error:
+                    gaps.append(f"{prepared[folder][0].name}: {error}")
+                    asked.discard(folder)
+        self._write_gaps(gaps)
+        return self.score()
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before anything is trained."""
+        names = Counter(source.folder for source in self._listed())
+        twice = [name for name, count in names.items() if count > 1 or name == COHORT]
+        if twice:
+            raise InputError(f"sources must have different names, other than {COHORT!r}, got {twice[0]!r}.")
+        if self.scans is not None and self.scans < 1:
+            raise InputError(f"scans must be at least 1, got {self.scans}.")
+        self.defences.check()
+
+    def score(self) -> EvidenceStudyResult:
+        """Weigh the claims about what was recorded, and write the report.
+
+        Raises:
+            InputError: nothing was recorded yet.
+        """
+        studies = self.defences.studies()
+        gaps = list(files.read_json(self._path("private/foreign/gaps.json")).get("gaps", ()))
+        recorded = [source for source in self._listed() if self._recorded(source)]
+        rows = []
+        for name, study in tqdm(studies.items(), "weighing claims"):
+            row = self._mitigation(name, study, recorded)
+            rows.append(row)
+            gaps += [f"{name}: {gap}" for gap in row.result.gaps]
+        design = Design.read(Path(studies[next(iter(studies))].output_dir) / "private/design.csv")
+        result = EvidenceStudyResult(
+            mitigations=tuple(rows),
+            sources=tuple(source.name for source in recorded),
+            gaps=tuple(gaps),
+            targets=len(design.targets),
+            shadows=len(design.shadows),
+            patients=len(set(design.patient_ids)),
+            headline_fpr=self.evidence.headline_fpr,
+            confidence=self.evidence.confidence,
+        )
+        report.write_evidence(result, self._path("report"))
+        return result
+
+    def _listed(self) -> list[ForeignSource]:
+        sources = self.sources() if callable(self.sources) else self.sources
+        return [source for source in sources if source is not None]
+
+    def _path(self, name: str) -> Path:
+        return Path(self.defences.study.output_dir) / name
+
+    @staticmethod
+    def _answers(study: Study) -> Path:
+        return Path(study.output_dir) / "private/foreign"
+
+    def _recorded(self, source: ForeignSource) -> bool:
+        """Whether all models of all mitigations answered about the source."""
+        for study in self.defences.studies().values():
+            design = Design.read(Path(study.output_dir) / "private/design.csv")
+            folder = self._answers(study) / source.folder / "signals"
+            if not all((folder / f"{model}.json").is_file() for model in design.model_ids):
+                return False
+        return True
+
+    def _prepared(self) -> tuple[_Prepared, list[str]]:
+        """The sources' cases, examined, by folder; and what is wrong with the others."""
+        study = self.defences.study
+        held_out = study.auxiliary_cases()
+        prepared: _Prepared = {}
+        gaps: list[str] = []
+        for source in tqdm(self._listed(), "foreign scans"):
+            folder = files.private_folder(self._path(f"private/foreign/{source.folder}"))
+            try:
+                cases = source.cases(held_out, folder, study.seed)
+                cases = sorted(cases, key=lambda case: str(case["case_id"]))[: self.scans]
+                found = examine(cases, study.labels(), folder / "examination.csv")
+                self._require_foreground(source, cases, found)
+            except InputError as error:
+                gaps.append(f"{source.name}: {error}")
+                continue
+            prepared[source.folder] = (source, cases, found)
+        return prepared, gaps
+
+    @staticmethod
+    def _require_foreground(source: ForeignSource, cases: Sequence[Case], found: Examination) -> None:
+        volumes = [n for n, name in enumerate(found.names) if name.startswith("label_")]
+        empty = int((found.of([str(case["case_id"]) for case in cases])[:, volumes].sum(axis=1) == 0).sum())
+        if empty:
+            raise InputError(
+                f"references of source {source.name!r} must have foreground, got none in {empty} of {len(cases)} scans."
+            )
+
+    def _write_gaps(self, gaps: Sequence[str]) -> None:
+        files.private_folder(self._path("private/foreign"))
+        files.write_json(self._path("private/foreign/gaps.json"), {"gaps": list(gaps)})
+
+    def _mitigation(self, name: str, study: Study, sources: Sequence[ForeignSource]) -> MitigationEvidence:
+        design = Design.read(Path(study.output_dir) / "private/design.csv")
+        table = study.table(design)
+        foreign, found = {}, [Examination.read(Path(study.output_dir) / "private/examination.csv")]
+        for source in sources:
+            foreign[source.name] = SignalTable.read(self._answers(study) / source.folder / "signals", design.model_ids)
+            found.append(Examination.read(self._path(f"private/foreign/{source.folder}/examination.csv")))
+        rows = {case: row for item in found for case, row in zip(item.case_ids, item.features, strict=True)}
+        sizes = [n for n, column in enumerate(found[0].names) if column.startswith("size_")]
+
+        def features(case_ids: Sequence[str]) -> Array:
+            return np.stack([rows[case] for case in case_ids])
+
+        listed = list(self.attacks(len(design.shadows), study.release))
+        result = self.evidence.run(
+            listed,
+            table,
+            design.targets,
+            design.shadows,
+            foreign,
+            features,
+            lambda case_ids: np.asarray(np.nanprod(features(case_ids)[:, sizes], axis=1)),
+        )
+        return MitigationEvidence(name, study.release, self._utility(table, design), result)
+
+    def _utility(self, table: SignalTable, design: Design) -> dict[str, dict[str, Estimate]]:
+        members = np.stack([table.members(target) for target in design.targets])
+        inside = by_patient(members, table) > 0.5
+        weights = self.evidence.weights(len(members), inside.shape[1])
+        found: dict[str, dict[str, Estimate]] = {}
+        for name in self.utility:
+            if name in table.signals:
+                values = by_patient(np.stack([table.signal(name, target) for target in design.targets]), table)
+                found[name] = {
+                    side: self.evidence.mean(values, chosen, weights)
+                    for side, chosen in (("members", inside), ("nonmembers", ~inside))
+                }
+        return found

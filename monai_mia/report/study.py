@@ -1,0 +1,53 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a study of several models: notes, gaps, pictures and tables, self-contained."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+__all__ = ["Table", "as_html", "as_markdown"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to read: what it shows, its heads, and its rows of text."""
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def as_html(
+    title: str,
+    notes: Sequence[str],
+    pictures: Sequence[tuple[str, bytes]],
+    tables: Sequence[Table],
+    gaps: Sequence[str] = (),
+) -> str:
+    """The page; pictures are pairs of a text for those who do not see them, and PNG bytes."""
+    environment = Environment(
+        loader=PackageLoader("monai_mia.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("study.html").render(
+        title=title,
+        notes=notes,
+        pictures=[(alt, base64.b64encode(picture).decode()) for alt, picture in pictures],
+        tables=tables,
+        gaps=gaps,
+    )
+
+
+def as_markdown(title: str, notes: Sequence[str], tables: Sequence[Table], gaps: Sequence[str] = ()) -> str:
+    """The same without pictures."""
+    lines = [f"# {title}", "", *notes, ""]
+    if gaps:
+        lines += ["## What is missing", "", *(f"- {gap}" for gap in gaps), ""]
+    for table in tables:
+        lines += [f"## {table.caption}", "", f"| {' | '.join(table.heads)} |", f"|{'---|' * len(table.heads)}"]
+        lines += [*(f"| {' | '.join(row)} |" for row in table.rows), ""]
+    return "\n".join(lines)
