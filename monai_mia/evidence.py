@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.ensemble import IsolationForest
+from sklearn.covariance import LedoitWolf
+from sklearn.preprocessing import StandardScaler
 
 from monai_mia import statistics
 from monai_mia.attacks.attack import Attack
@@ -201,10 +202,10 @@ class Evidence:
         base_rates: shares of members among those asked about, for the precision.
         headline_fpr: the FPR of the information that is reported beside.
         gate: share of known releases for which the adversary's out-of-distribution gate withholds a claim, in (0, 1);
-            the gate is an isolation forest on signals of the release alone, fitted to the shadows' on the cohort.
+            the gate is the Mahalanobis distance of the signals of the release alone from the shadows' on the cohort.
         confidence: coverage of the intervals.
         n_resamples: bootstrap resamples of patients and of targets.
-        seed: of resamples, folds and the gate.
+        seed: of resamples and folds.
     """
 
     base_rates: Sequence[float] = (0.01, 0.1, 0.5)
@@ -338,10 +339,16 @@ class Evidence:
         def rows(other: SignalTable, model: str) -> Array:
             return np.stack([other.signal(name, model) for name in names], axis=1)
 
-        forest = IsolationForest(random_state=self.seed).fit(np.concatenate([rows(table, m) for m in shadows]))
-        known = [_pooled(forest.score_samples(rows(table, model)), table) for model in shadows]
-        limit = float(np.quantile(np.concatenate(known), self.gate))
-        return lambda other, model: np.asarray(forest.score_samples(rows(other, model)) - limit)
+        # Distances grow without end, unlike the depth of a forest, and are no smaller for cases that the fit has seen.
+        known = np.concatenate([rows(table, model) for model in shadows])
+        scale = StandardScaler().fit(known)
+        fit = LedoitWolf(assume_centered=True).fit(scale.transform(known))
+
+        def usual(other: SignalTable, model: str) -> Array:
+            return np.asarray(-fit.mahalanobis(scale.transform(rows(other, model))))
+
+        limit = float(np.quantile([_pooled(usual(table, model), table) for model in shadows], self.gate))
+        return lambda other, model: usual(other, model) - limit
 
     def _attack(
         self,

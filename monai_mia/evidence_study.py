@@ -84,7 +84,7 @@ class EvidenceStudy:
     Args:
         defences: the mitigations; its study records the signals, among them
             :class:`~monai_mia.signals.TopProbabilities` and :class:`~monai_mia.utility.Calibration`.
-        sources: the battery; None among them counts nothing.
+        sources: the battery, such as :func:`~monai_mia.data.standard_sources`.
         attacks: from a number of shadows and a release to the attacks.
         evidence: how the worth of claims is measured.
         utility: signals that are reported of members and of non-members.
@@ -96,7 +96,7 @@ class EvidenceStudy:
     """
 
     defences: DefenceStudy
-    sources: Sequence[ForeignSource | None] | Callable[[], Sequence[ForeignSource | None]]
+    sources: Sequence[ForeignSource]
     attacks: Callable[[int, str], Sequence[Attack]] = evidence_attacks
     evidence: Evidence = field(default_factory=Evidence)
     utility: Sequence[str] = (
@@ -149,7 +149,7 @@ class EvidenceStudy:
 
     def check(self) -> None:
         """Refuse what cannot be done, before anything is trained."""
-        names = Counter(source.folder for source in self._listed())
+        names = Counter(source.folder for source in self.sources)
         twice = [name for name, count in names.items() if count > 1 or name == COHORT]
         if twice:
             raise InputError(f"sources must have different names, other than {COHORT!r}, got {twice[0]!r}.")
@@ -165,7 +165,7 @@ class EvidenceStudy:
         """
         studies = self.defences.studies()
         gaps = list(files.read_json(self._path("private/foreign/gaps.json")).get("gaps", ()))
-        recorded = [source for source in self._listed() if self._recorded(source)]
+        recorded = [source for source in self.sources if self._recorded(source)]
         rows = []
         for name, study in tqdm(studies.items(), "weighing claims"):
             row = self._mitigation(name, study, recorded)
@@ -184,10 +184,6 @@ class EvidenceStudy:
         )
         report.write_evidence(result, self._path("report"))
         return result
-
-    def _listed(self) -> list[ForeignSource]:
-        sources = self.sources() if callable(self.sources) else self.sources
-        return [source for source in sources if source is not None]
 
     def _path(self, name: str) -> Path:
         return Path(self.defences.study.output_dir) / name
@@ -211,7 +207,7 @@ class EvidenceStudy:
         held_out = study.auxiliary_cases()
         prepared: _Prepared = {}
         gaps: list[str] = []
-        for source in tqdm(self._listed(), "foreign scans"):
+        for source in tqdm(self.sources, "foreign scans"):
             folder = files.private_folder(self._path(f"private/foreign/{source.folder}"))
             try:
                 cases = source.cases(held_out, folder, study.seed)

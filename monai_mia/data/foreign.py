@@ -153,6 +153,8 @@ class ForeignSource:
             write_volume(target["image"], pixels.astype(np.float32), affine)
             write_volume(target["label"], np.round(label[0]).astype(np.uint8), np.asarray(data["label"].affine))
         if lost:
+            for path in (Path(case[key]) for case in changed for key in _KEYS):
+                path.unlink()
             counts = [f"none of class {value} in {count} of {len(cases)}" for value, count in sorted(lost.items())]
             raise InputError(
                 f"source {self.name!r} must leave voxels of each class in each scan, got {', '.join(counts)}."
@@ -239,11 +241,13 @@ class PureNoised(RandomizableTransform, MapTransform):  # type: ignore[misc]
         return result
 
 
-def standard_sources(spatial_dims: int = 3) -> list[ForeignSource]:
+def standard_sources(spatial_dims: int = 3, cohorts: Mapping[str, Any] | None = None) -> list[ForeignSource]:
     """The battery: held-out scans as they are, from another scanner, mis-scaled, permuted, mirrored, and noise.
 
     Args:
         spatial_dims: 2 or 3.
+        cohorts: cohorts from elsewhere by name (another organ, phantoms, generated scans), as
+            :attr:`ForeignSource.cohort`; None among them counts nothing.
 
     Example:
         >>> [source.name for source in standard_sources()][:3]
@@ -269,4 +273,5 @@ def standard_sources(spatial_dims: int = 3) -> list[ForeignSource]:
             for axis in range(spatial_dims)
         ),
         ForeignSource("pure noise", [partial(PureNoised, keys="image")]),
+        *(ForeignSource(name, cohort=cohort) for name, cohort in (cohorts or {}).items() if cohort is not None),
     ]
