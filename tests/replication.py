@@ -9,7 +9,7 @@ instead of a Kronecker factorisation for the last-layer Laplace. A classifier is
 that signals and defences are the package's own.
 
     python tests/replication.py digits
-    python tests/replication.py slices [DATASET_DIR]   # 2D slices of phantoms, or of a cohort
+    python tests/replication.py slices [DATASET_DIR [SEEDS]]   # 2D slices of phantoms, or of a cohort
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from monai.transforms import Compose, LoadImaged, NormalizeIntensityd, Orientati
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from tqdm import tqdm
 
 from monai_mia.attacks import TopScores, TransferredThreshold
 from monai_mia.data import phantom_cohort, read_cohort
@@ -177,7 +178,7 @@ def measured(data: Images, pair: tuple[nn.Module, nn.Module], defence: Defence, 
 def table(data: Images, seeds: Sequence[int], epochs: int = 100) -> str:
     """Means over seeds, AUC with the standard error of its paired change against no defence."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in DEFENCES}
-    for seed in seeds:
+    for seed in tqdm(seeds, "seeds"):
         pairs: dict[Defence, tuple[nn.Module, nn.Module]] = {}
         for name, defence in DEFENCES.items():
             training = replace(defence, temperature=1.0)
@@ -217,4 +218,4 @@ def main(which: str, dataset_dir: str | None = None, seeds: int = 10) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
