@@ -22,8 +22,9 @@ from monai_mia.attacks import (
     Threshold,
     TransferredThreshold,
 )
-from monai_mia.audit import Audit, AuditResult, VerdictRules, score_cases
+from monai_mia.audit import Audit, AuditResult, VerdictRules
 from monai_mia.errors import InputError
+from monai_mia.scoring import score_cases
 from monai_mia.table import SignalTable
 
 ATTACKS = (GlobalLoss(), Threshold("dice"), DifficultyCalibration(), LiRA(), LiRA(mode="offline"))
