@@ -54,6 +54,7 @@ class AttackResult:
         scores: one per unit, shape (U,), higher = more likely a member.
         auc: area under the ROC, and its interval.
         auc_ci: interval of the AUC.
+        auc_ci_simultaneous: interval that holds for all attacks of the audit at once, and so for the best of them.
         p_value: probability under permuted membership that the best of all attacks of the audit reaches this AUC.
         tpr_at_fpr: for each FPR, the TPR and its interval, or None below the resolution of the cohort.
         advantage: largest TPR - FPR, and its interval; optimistic.
@@ -75,6 +76,7 @@ class AttackResult:
     scores: Array
     auc: float
     auc_ci: Interval
+    auc_ci_simultaneous: Interval
     p_value: float
     tpr_at_fpr: Mapping[float, tuple[float, Interval] | None]
     advantage: float
@@ -327,6 +329,7 @@ class Audit:
                     stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
                 )
             )  # fmt: skip
+        results = self._at_once(results, units)
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
         results = [results[k] for k in order]
         best = results[0]
@@ -446,6 +449,20 @@ class Audit:
     def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
         return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
 
+    def _at_once(self, results: Sequence[AttackResult], units: _Units) -> list[AttackResult]:
+        """The same results, with intervals that hold for all of them; never narrower than those that hold for one."""
+        samples = np.stack([self._resampled_aucs(result.scores, units) for result in results])
+        pairs = statistics.simultaneous_intervals([result.auc for result in results], samples, self.confidence)
+        return [
+            replace(
+                result,
+                auc_ci_simultaneous=(
+                    max(0.0, min(float(low), result.auc_ci[0])), min(1.0, max(float(high), result.auc_ci[1]))
+                ),
+            )
+            for result, (low, high) in zip(results, pairs, strict=True)
+        ]  # fmt: skip
+
     def _quantiles(self, values: Array) -> Interval:
         low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
         return float(low), float(high)
@@ -517,6 +534,7 @@ class Audit:
             scores=scores,
             auc=auc,
             auc_ci=self._wider_auc(resampled, auc, member),
+            auc_ci_simultaneous=self._wider_auc(resampled, auc, member),
             p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
             tpr_at_fpr=rates,
             advantage=float(curve.advantage),

@@ -46,7 +46,7 @@ class BlindNetwork:
     other folds' patients.
 
     Cost: ``folds`` trainings, each of ``epochs`` passes over the other folds' images; as much again for each of
-    ``retrainings``. On one core it is a minute for 260 volumes of 24 voxels an edge, with the defaults. Access: none, no model is asked.
+    ``retrainings``. On one core it is a minute for 260 volumes with the defaults. Access: none, no model is asked.
 
     Attributes:
         size: edge of the images that the network sees, voxels.

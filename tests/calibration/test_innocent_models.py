@@ -75,10 +75,13 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
         for attack in result.attacks:
             covered[attack.name] += attack.auc_ci[0] <= 0.5 <= attack.auc_ci[1]
         covered["(best attack)"] += result.best.auc_ci[0] <= 0.5 <= result.best.auc_ci[1]
+        at_once = [attack.auc_ci_simultaneous for attack in result.attacks]
+        covered["(all attacks at once)"] += all(low <= 0.5 <= high for low, high in at_once)
         stand_in = result.controls.stand_in
         covered["(stand-in)"] += stand_in.auc_ci[0] <= 0.5 <= stand_in.auc_ci[1]
         print(
-            seed, result.verdict.level, f"best {result.best.name} {result.best.auc:.3f}", result.best.auc_ci,
+            f"{seed} {result.verdict.level}, best {result.best.name} {result.best.auc:.3f}",
+            [f"{bound:.3f}" for bound in (*result.best.auc_ci, *result.best.auc_ci_simultaneous)],
             f"p {result.best.p_value:.3f} blind {result.blind.auc:.3f} p {result.blind.p_value:.3f} "
             f"stand-in {stand_in.attack} {stand_in.auc:.3f} p {stand_in.p_value:.3f}",
         )  # fmt: skip
@@ -86,4 +89,62 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
     for name, count in sorted(covered.items(), key=lambda item: item[1]):
         print(f"  interval covers one half in {count} of {N_AUDITS}: {name}")
     assert levels["high"] == 0
-    assert min(covered.values()) >= N_AUDITS - 2
+    assert covered["(all attacks at once)"] >= N_AUDITS - 2
+    assert covered["(stand-in)"] >= N_AUDITS - 2
+    assert covered["global loss"] >= N_AUDITS - 2
+    # The best of many was picked for its AUC: an interval made for one attack does not allow for that.
+    assert covered["(best attack)"] < covered["(all attacks at once)"]
+
+
+def brightened(cases, patients, folder, where):
+    """The cohort with the images of some patients 20 % brighter, in the whole or in the labelled structures."""
+    folder.mkdir()
+    shifted = []
+    for case in map(dict, cases):
+        if case["patient_id"] in patients:
+            volume, label = nib.load(case["image"]), nib.load(case["label"]).get_fdata()
+            values = volume.get_fdata()
+            values = values * np.where((label > 0) | (where == "whole"), 1.2, 1.0)
+            case["image"] = str(folder / f"{case['case_id']}.nii.gz")
+            nib.save(nib.Nifti1Image(values.astype(np.float32), volume.affine), case["image"])
+        shifted.append(case)
+    return shifted
+
+
+@pytest.mark.parametrize("where", ["structures", "whole"])
+def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
+    """Members are brighter by 20 %, and neither side trained the model.
+
+    Brighter structures are easier to segment: the attack looks strong. Brighter whole images are the same to this
+    bundle, which normalises intensities: the attack is at chance, and so it says.
+    """
+    cases = phantom_cohort(tmp_path / "phantoms", n_patients=60, size=16, seed=0)
+    members, nonmembers = split(cases, 0)
+    result = small_study(
+        brightened(cases, set(members), tmp_path / "brighter", where),
+        tmp_path / "out",
+        checkpoint=stranger,
+        members=members,
+        nonmembers=nonmembers,
+        audit=Audit(standard_attacks, n_resamples=500, n_permutations=500),
+        shadows=2,
+        blind_network=BlindNetwork(size=16),
+    ).run()
+    for one in (result.best, result.blind, result.blind_network, result.controls.stand_in):
+        print(
+            f"{where}: AUC {one.auc:.3f} [{one.auc_ci[0]:.3f}, {one.auc_ci[1]:.3f}], p {one.p_value:.3f}: {one}"[:120]
+        )
+    print(result.verdict)
+    if where == "whole":
+        assert result.best.p_value > 0.05
+        assert result.verdict.level in ("low", "inconclusive")
+        return
+    assert result.best.auc > 0.75
+    assert result.best.p_value < 0.01
+    assert result.blind.auc > 0.75
+    assert result.blind.p_value < 0.05
+    assert result.controls.stand_in.p_value < 0.05
+    assert result.attack_minus_blind[1][0] < 0.1
+    assert result.verdict.level == "inconclusive"
+    assert any("blind baseline" in reason for reason in result.verdict.reasons)
+    assert any("a model with other members" in reason for reason in result.verdict.reasons)
