@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from monai_mia import epsilon, statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
@@ -452,16 +453,14 @@ class Audit:
     def _at_once(self, results: Sequence[AttackResult], units: _Units) -> list[AttackResult]:
         """The same results, with intervals that hold for all of them; never narrower than those that hold for one."""
         samples = np.stack([self._resampled_aucs(result.scores, units) for result in results])
-        pairs = statistics.simultaneous_intervals([result.auc for result in results], samples, self.confidence)
-        return [
-            replace(
-                result,
-                auc_ci_simultaneous=(
-                    max(0.0, min(float(low), result.auc_ci[0])), min(1.0, max(float(high), result.auc_ci[1]))
-                ),
-            )
-            for result, (low, high) in zip(results, pairs, strict=True)
-        ]  # fmt: skip
+        reach = max(statistics.simultaneous_reach(samples, self.confidence), norm.ppf((1 + self.confidence) / 2))
+        n_member, n_nonmember, found = int(units.member.sum()), int((~units.member).sum()), []
+        for result, deviation in zip(results, samples.std(axis=1), strict=True):
+            bounds = [*result.auc_ci, result.auc - reach * deviation, result.auc + reach * deviation]
+            if self.unit == "patient":
+                bounds += statistics.auc_interval(result.auc, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
+            found.append(replace(result, auc_ci_simultaneous=(max(0.0, min(bounds)), min(1.0, max(bounds)))))
+        return found
 
     def _quantiles(self, values: Array) -> Interval:
         low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])

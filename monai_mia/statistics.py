@@ -34,7 +34,7 @@ __all__ = [
     "resampled_rocs",
     "resolution",
     "roc",
-    "simultaneous_intervals",
+    "simultaneous_reach",
     "weights_by_group",
 ]
 
@@ -160,31 +160,24 @@ def interval(
     return float(low), float(high)
 
 
-def simultaneous_intervals(values: ArrayLike, samples: Array, confidence: float = 0.95) -> Array:
-    """Intervals that hold for all of K quantities at once, and so for the one that was picked for being the largest.
+def simultaneous_reach(samples: Array, confidence: float = 0.95) -> float:
+    """How many standard deviations the intervals of K quantities must reach to hold for all of them at once.
 
-    As many standard deviations to each side of every quantity as the largest of all deviations has in so many
-    resamples; quantities that go together cost less than as many independent ones.
+    That is what the one needs that was picked for being the largest. It is a quantile, over resamples, of the largest
+    of all K deviations; quantities that go together need less than as many independent ones.
 
     Args:
-        values: the quantities, shape (K,).
-        samples: the same in B resamples, shape (K, B).
+        samples: the quantities in B resamples, shape (K, B).
         confidence: probability that all K intervals cover.
-
-    Returns:
-        Shape (K, 2).
 
     Example:
         >>> samples = np.random.default_rng(0).normal(size=(10, 20000))
-        >>> low, high = simultaneous_intervals(np.zeros(10), samples)[0]
-        >>> round(float(high), 1)  # the two-sided normal quantile of 0.95 ** (1 / 10)
+        >>> round(simultaneous_reach(samples), 1)  # the two-sided normal quantile of 0.95 ** (1 / 10)
         2.8
     """
-    values = np.asarray(values, dtype=np.float64)
-    deviation = samples.std(axis=1)
-    scaled = abs(samples - samples.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)[:, None]
-    reach = float(np.quantile(scaled.max(axis=0), confidence)) * deviation
-    return np.stack([values - reach, values + reach], axis=1)
+    deviation = samples.std(axis=1, keepdims=True)
+    scaled = abs(samples - samples.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
+    return float(np.quantile(scaled.max(axis=0), confidence))
 
 
 def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float = 0.95) -> tuple[float, float]:

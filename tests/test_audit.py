@@ -93,6 +93,13 @@ def test_every_rate_lies_in_its_interval(result):
             assert low < high or attack.name == "global loss"
 
 
+def test_simultaneous_intervals_hold_those_of_one_attack(result):
+    for attack in result.attacks:
+        low, high = attack.auc_ci_simultaneous
+        assert 0 <= low <= attack.auc_ci[0] <= attack.auc <= attack.auc_ci[1] <= high <= 1
+    assert any(attack.auc_ci_simultaneous[0] < attack.auc_ci[0] for attack in result.attacks)
+
+
 def test_nothing_is_reported_below_the_resolution(result):
     """30 non-members: 1/30 is one false alarm, and less than one cannot be seen."""
     for attack in result.attacks:
