@@ -83,12 +83,13 @@ def judge(
     which = f"The best of {len(attacks)} attacks, “{best.name}”," if len(attacks) > 1 else f"The attack “{best.name}”"
     evidence = f"{which} has an AUC of {_with_ci(best.auc, best.auc_ci)}"
     reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
-    doubts, remarks = _doubts(rules, blinds, attack_minus_blind, randomised, controls)
+    shown = best.p_value < rules.significance
+    doubts, remarks = _doubts(rules, blinds, attack_minus_blind, randomised, controls, shown)
     if doubts:
         remedy = "Take both sides from one source, or let the tool train the target (a randomised design)."
         return Verdict("inconclusive", (*reasons, *doubts, remedy))
     reasons += remarks
-    if best.p_value >= rules.significance:
+    if not shown:
         reasons[0] = f"{reasons[0]} So nothing was shown."
         if detectable > rules.max_detectable:
             reasons.append(f"With so few patients, only an AUC above {detectable:.2f} would have been noticed.")
@@ -120,8 +121,13 @@ def _doubts(
     attack_minus_blind: tuple[float, Interval] | None,
     randomised: bool,
     controls: Controls | None,
+    shown: bool,
 ) -> tuple[list[str], list[str]]:
-    """Controls that fail so that nothing can be concluded, and those of which only the reader should know."""
+    """Controls that fail so that nothing can be concluded, and those of which only the reader should know.
+
+    ``shown`` is whether the best attack is better than chance: where a coin dealt the sides and nothing was shown,
+    there is nothing that stand-ins could explain.
+    """
     doubts: list[str] = []
     remarks: list[str] = []
     told = [one for one in blinds if one.p_value < rules.significance]
@@ -141,7 +147,7 @@ def _doubts(
     if controls is None:
         return doubts, remarks
     stand_in = controls.stand_in
-    if stand_in is not None and stand_in.p_value < rules.significance:
+    if stand_in is not None and stand_in.p_value < rules.significance and (shown or not randomised):
         words = (
             f"a model with other members gives the same patients away (AUC {_with_ci(stand_in.auc, stand_in.auc_ci)})"
         )

@@ -427,6 +427,16 @@ def test_easier_members_show_on_stand_ins_and_nothing_is_concluded():
     assert controls_of(table, stand_ins=0).verdict.level == "high"
 
 
+def test_stand_ins_matter_where_a_coin_dealt_the_sides_only_if_there_is_something_to_explain():
+    table = easy_members()
+    values = table.values.copy()
+    values[0] -= 2.0 * table.members("target")[:, None]  # the target alone fits all alike
+    for randomised, level in ((True, "low"), (False, "inconclusive")):
+        result = controls_of(replace(table, values=values), randomised=randomised, attacks=[GlobalLoss()])
+        assert result.best.p_value > 0.05 > result.controls.stand_in.p_value
+        assert result.verdict.level == level
+
+
 def test_memory_beyond_easier_members_is_told_in_a_randomised_design():
     table = easy_members(shift=0.7)
     values = table.values.copy()
