@@ -13,13 +13,22 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from monai_mia import epsilon, statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
-from monai_mia.controls import blind_baseline
+from monai_mia.controls import (
+    BlindScores,
+    Controls,
+    blind_baseline,
+    examine_sides,
+    stand_in,
+    stand_in_scores,
+)
 from monai_mia.errors import InputError
+from monai_mia.scoring import access_needed, granted, needed, score_cases
 from monai_mia.table import ACCESS_LEVELS, Knowledge, Maps, SignalTable, highest_access
 from monai_mia.verdict import Verdict, VerdictRules, judge
 
@@ -46,6 +55,7 @@ class AttackResult:
         scores: one per unit, shape (U,), higher = more likely a member.
         auc: area under the ROC, and its interval.
         auc_ci: interval of the AUC.
+        auc_ci_simultaneous: interval that holds for all attacks of the audit at once, and so for the best of them.
         p_value: probability under permuted membership that the best of all attacks of the audit reaches this AUC.
         tpr_at_fpr: for each FPR, the TPR and its interval, or None below the resolution of the cohort.
         advantage: largest TPR - FPR, and its interval; optimistic.
@@ -67,6 +77,7 @@ class AttackResult:
     scores: Array
     auc: float
     auc_ci: Interval
+    auc_ci_simultaneous: Interval
     p_value: float
     tpr_at_fpr: Mapping[float, tuple[float, Interval] | None]
     advantage: float
@@ -91,7 +102,9 @@ class AuditResult:
         member: whether the target trained on a unit, shape (U,).
         attacks: sorted by AUC, best first.
         blind: the blind baseline as if it were an attack, or None without image statistics.
-        attack_minus_blind: AUC of the best attack minus that of the blind baseline, with its paired interval.
+        blind_network: the blind network as if it were an attack, or None if none was trained.
+        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, with its paired interval.
+        controls: further controls.
         null: what chance gives: quantiles of the best AUC under permuted membership.
         exposure: for each unit, the smallest FPR at which the best attack still calls it a member; private.
         utility: mean and interval of each utility metric on members, on non-members, and their gap.
@@ -107,7 +120,9 @@ class AuditResult:
     member: NDArray[np.bool_]
     attacks: tuple[AttackResult, ...]
     blind: AttackResult | None
+    blind_network: AttackResult | None
     attack_minus_blind: tuple[float, Interval] | None
+    controls: Controls
     null: Mapping[str, float]
     exposure: Array
     utility: Mapping[str, Mapping[str, Any]]
@@ -171,6 +186,8 @@ class Audit:
         confidence: coverage of the intervals.
         n_resamples: bootstrap resamples.
         n_permutations: permutations of the null control.
+        stand_ins: models that are attacked in the target's stead, as a control, at most; see
+            :func:`~monai_mia.controls.stand_in_scores`.
         claims_q: bound on the expected share of false claims among the patients that the best attack claims.
         delta: the delta of the guarantee that canaries audit.
         rules: when a verdict is what.
@@ -185,6 +202,7 @@ class Audit:
     confidence: float = 0.95
     n_resamples: int = 2000
     n_permutations: int = 2000
+    stand_ins: int = 2
     claims_q: float = 0.1
     delta: float = 1e-5
     rules: VerdictRules = field(default_factory=VerdictRules)
@@ -207,9 +225,9 @@ class Audit:
             raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}, got {self.access!r}.")
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence must be in (0, 1), got {self.confidence}.")
-        for option in ("n_resamples", "n_permutations"):
-            if getattr(self, option) < 1:
-                raise InputError(f"{option} must be at least 1, got {getattr(self, option)}.")
+        for option, lowest in (("n_resamples", 1), ("n_permutations", 1), ("stand_ins", 0)):
+            if getattr(self, option) < lowest:
+                raise InputError(f"{option} must be at least {lowest}, got {getattr(self, option)}.")
         for option, value in (("claims_q", self.claims_q), ("delta", self.delta)):
             if not 0 < value < 1:
                 raise InputError(f"{option} must be in (0, 1), got {value}.")
@@ -234,10 +252,10 @@ class Audit:
 
     def _require(self, attack: Attack, read: str) -> None:
         """Refuse an attack whose access is not granted."""
-        needed = _needed(attack, read)
-        if not _granted(needed, self.access):
+        level = needed(attack, read)
+        if not granted(level, self.access):
             raise InputError(
-                f"access must be at least {needed!r} for attack {attack.name!r}, got {self.access!r}. "
+                f"access must be at least {level!r} for attack {attack.name!r}, got {self.access!r}. "
                 "Grant it, or take the attack off the list."
             )
 
@@ -253,6 +271,8 @@ class Audit:
         randomised: bool = True,
         maps: Maps | None = None,
         canary: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
+        blind_scores: BlindScores | None = None,
     ) -> AuditResult:
         """Carry out the attacks and measure them.
 
@@ -267,6 +287,8 @@ class Audit:
             maps: recorded maps of the target and the shadows, for attacks that read them.
             canary: for each case the kind of canary that it is, or an empty text; canaries are scored, and counted
                 apart from the patients.
+            feature_names: names of the F image statistics, which the report shows.
+            blind_scores: out-of-fold scores of a blind network, in the order of ``table.case_ids``.
         """
         start = time.perf_counter()
         knowledge = replace(table.knowledge(target, shadows), features=features, maps=maps)
@@ -279,6 +301,7 @@ class Audit:
             real = np.array([not kind for kind in canary])
             table = table.only(real)
             features = None if features is None else features[real]
+            blind_scores = None if blind_scores is None else blind_scores.only(real)
         units = self._units(table, target)
         member, groups = units.member, units.groups
 
@@ -307,16 +330,48 @@ class Audit:
                     stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
                 )
             )  # fmt: skip
+        results = self._at_once(results, units)
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
         results = [results[k] for k in order]
         best = results[0]
+        best_scores = raw[order[0]]
 
-        blind = difference = None
+        blind = network = difference = None
         if features is not None:
-            blind_scores, chance = self._blind(features, table, target)
-            blind = self._result("blind baseline", "none", (), 0, blind_scores, units, chance, None, 0.0)
-            samples = [self._resampled_aucs(scored, units) for scored in (best.scores, blind_scores)]
-            difference = best.auc - blind.auc, self._quantiles(samples[0] - samples[1])
+            values, chance = self._blind(features, table, target)
+            blind = self._result("blind baseline", "none", (), 0, values, units, chance, None, 0.0)
+        if blind_scores is not None:
+            values = self._pool(blind_scores.scores, table)
+            network = self._result(
+                "blind network", "none", (), 0, values, units, np.zeros(0), None, blind_scores.seconds
+            )
+            p_value = blind_scores.p_value(table.members(target), table.patient_ids, self.n_permutations, self.seed)
+            network = replace(network, p_value=p_value)
+        blinds = sorted((one for one in (blind, network) if one is not None), key=lambda one: -one.auc)
+        headline = best.auc, self._resampled_aucs(best.scores, units)
+        if blinds:
+            samples = self._resampled_aucs(blinds[0].scores, units)
+            difference = best.auc - blinds[0].auc, self._quantiles(headline[1] - samples)
+        controls = examine_sides(
+            best_scores[real], table.members(target), table.patient_ids, features, feature_names,
+            self.n_permutations, self.seed, self.confidence,
+        )  # fmt: skip
+        others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
+        found = stand_in_scores(
+            attacks, everything, target, others, knowledge.features, real, lambda values: self._pool(values, table),
+            self.stand_ins, self.seed,
+        )  # fmt: skip
+        if found is not None:
+            dealt = statistics.permuted_members(member, groups, self.n_permutations, self.seed)
+            control = stand_in(
+                found, names, stacked, permuted, member, dealt, units.weights,
+                headline, self._quantiles, self._wider_auc,
+            )  # fmt: skip
+            controls = replace(controls, stand_in=control)
+        canaries = epsilon.audit_kinds(  # by the attack that is best on the patients: no canary helped to choose it
+            best_scores, everything.members(target), everything.patient_ids, canary or (),
+            self.delta, self.confidence, self.seed,
+        )  # fmt: skip
         return AuditResult(
             target=target,
             unit=self.unit,
@@ -324,7 +379,9 @@ class Audit:
             member=member,
             attacks=tuple(results),
             blind=blind,
+            blind_network=network,
             attack_minus_blind=difference,
+            controls=controls,
             null={
                 "auc_median": float(np.median(best_by_chance)),
                 "auc_95": float(np.quantile(best_by_chance, 0.95)),
@@ -332,16 +389,17 @@ class Audit:
             },
             exposure=_exposure(best.scores, member),
             claims=self._claims(best, units),
-            canaries=self._canaries(raw[names.index(best.name)], everything, target, canary),
+            canaries=canaries,
             utility=self._utilities(table, target, units),
             verdict=judge(
                 self.rules,
                 results,
-                blind,
+                blinds,
                 difference,
                 units.sides,
                 float(np.quantile(best_by_chance, 0.95)),
                 randomised,
+                controls,
             ),
             confidence=self.confidence,
             seconds=time.perf_counter() - start,
@@ -365,7 +423,7 @@ class Audit:
                 attacks += [
                     threshold
                     for threshold in attack.attacks(knowledge, tuple(listed))
-                    if _granted(knowledge.access_of(threshold.signals), self.access)
+                    if granted(knowledge.access_of(threshold.signals), self.access)
                 ]
                 continue
             for signal in attack.signals:
@@ -391,6 +449,18 @@ class Audit:
 
     def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
         return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
+
+    def _at_once(self, results: Sequence[AttackResult], units: _Units) -> list[AttackResult]:
+        """The same results, with intervals that hold for all of them; never narrower than those that hold for one."""
+        samples = np.stack([self._resampled_aucs(result.scores, units) for result in results])
+        reach = max(statistics.simultaneous_reach(samples, self.confidence), norm.ppf((1 + self.confidence) / 2))
+        n_member, n_nonmember, found = int(units.member.sum()), int((~units.member).sum()), []
+        for result, deviation in zip(results, samples.std(axis=1), strict=True):
+            bounds = [*result.auc_ci, result.auc - reach * deviation, result.auc + reach * deviation]
+            if self.unit == "patient":
+                bounds += statistics.auc_interval(result.auc, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
+            found.append(replace(result, auc_ci_simultaneous=(max(0.0, min(bounds)), min(1.0, max(bounds)))))
+        return found
 
     def _quantiles(self, values: Array) -> Interval:
         low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
@@ -462,9 +532,8 @@ class Audit:
             n_shadow=n_shadow,
             scores=scores,
             auc=auc,
-            auc_ci=self._wider(
-                resampled, statistics.auc_interval(auc, n_member, len(member) - n_member, self.confidence)
-            ),
+            auc_ci=self._wider_auc(resampled, auc, member),
+            auc_ci_simultaneous=self._wider_auc(resampled, auc, member),
             p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
             tpr_at_fpr=rates,
             advantage=float(curve.advantage),
@@ -491,6 +560,10 @@ class Audit:
             low, high = min(low, exact[0]), max(high, exact[1])
         return low, high
 
+    def _wider_auc(self, samples: Array, auc: float, member: NDArray[np.bool_]) -> Interval:
+        n_member = int(member.sum())
+        return self._wider(samples, statistics.auc_interval(auc, n_member, len(member) - n_member, self.confidence))
+
     def _claims(self, best: AttackResult, units: _Units) -> ClaimsEvaluation | None:
         n_member, n_nonmember = units.sides
         if min(n_member, n_nonmember) < 2 or fewest_claims(n_member, n_nonmember // 2, self.claims_q) > n_member:
@@ -498,23 +571,6 @@ class Audit:
         return evaluate_claims(
             best.scores, units.member, units.groups, self.claims_q, self.seed, True, confidence=self.confidence
         )
-
-    def _canaries(
-        self, scores: Array, table: SignalTable, target: str, canary: Sequence[str] | None
-    ) -> dict[str, dict[str, epsilon.EpsilonBound]]:
-        """By the attack that is best on the patients, so that no canary helped to choose it."""
-        kinds = sorted(set(canary or ()) - {""})
-        member = table.members(target)
-        found = {}
-        for kind in kinds:
-            chosen = np.array([other == kind for other in canary or ()])
-            try:
-                found[kind] = epsilon.audit_canaries(
-                    scores, member, table.patient_ids, chosen, self.delta, self.confidence, seed=self.seed
-                )
-            except InputError as error:
-                raise InputError(f"canaries of kind {kind!r}: {error}") from error
-        return found
 
     def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Any]]:
         member, weights = units.member, units.weights
@@ -535,55 +591,7 @@ class Audit:
         return result
 
 
-def access_needed(attack: Attack, knowledge: Knowledge) -> str:
-    """The access level of an attack: the higher of what its signals need and, if it reads maps, what it declares."""
-    return _needed(attack, knowledge.access_of(attack.signals))
-
-
-def _needed(attack: Attack, read: str) -> str:
-    declared = getattr(attack, "access", None)
-    if declared is None:
-        return read
-    return max(str(declared), read, key=ACCESS_LEVELS.index) if attack.signals else str(declared)
-
-
-def score_cases(attack: Attack, knowledge: Knowledge, member: NDArray[np.bool_], seed: int = 0) -> Array:
-    """An attack's scores of all cases, shape (N,).
-
-    An attack that ``needs_nonmembers`` is cross-fitted by patient: the patients are dealt into folds without regard to
-    membership, and those of a fold are scored by an adversary who knows the non-members of the other folds only. So
-    under the null no case's own membership touches its score. (A permutation test deals membership anew but not the
-    fit, so that its p-value is approximate for such an attack.)
-
-    Args:
-        attack: the attack.
-        knowledge: what the adversary knows, without known non-members.
-        member: whether the target trained on a case, shape (N,); also True for what must never be granted as a known
-            non-member, such as a canary, whose coin another canary's score must not know.
-        seed: seed of the folds.
-    """
-    if not getattr(attack, "needs_nonmembers", False):
-        values = np.asarray(attack(knowledge), dtype=np.float64)
-    else:
-        values = np.full(len(member), np.nan)
-        for part in statistics.patient_folds(knowledge.patient_ids, seed):
-            granted = ~member & ~part
-            values[part] = attack(replace(knowledge, nonmember=granted))[part]
-    if values.shape != member.shape or not np.isfinite(values).all():
-        raise InputError(
-            f"scores of attack {attack.name!r} must be {len(member)} finite numbers, got shape "
-            f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
-        )
-    return values
-
-
 def _exposure(scores: Array, member: NDArray[np.bool_]) -> Array:
     """Share of non-members that score at least as high: the FPR at which a unit is found."""
     others = np.sort(scores[~member])
     return np.asarray(1 - np.searchsorted(others, scores, side="left") / len(others))
-
-
-def _granted(needed: str, granted: str) -> bool:
-    if needed == "mask+label" and granted == "probabilities":
-        return False  # probabilities alone do not come with a reference
-    return ACCESS_LEVELS.index(needed) <= ACCESS_LEVELS.index(granted)

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from monai_mia import __version__, files, report, statistics
 from monai_mia.attacks import Attack, EverySignal
 from monai_mia.attacks.attack import missing_maps
-from monai_mia.audit import access_needed, score_cases
 from monai_mia.designs import Design
 from monai_mia.errors import InputError
+from monai_mia.scoring import access_needed, score_cases
 from monai_mia.table import Knowledge, Maps, SignalTable
 
 __all__ = ["Comparison", "ComparisonResult", "ComparisonRow", "by_patient"]

@@ -43,6 +43,7 @@ __all__ = [
     "at_least",
     "at_most",
     "audit_canaries",
+    "audit_kinds",
     "canary_epsilon",
     "epsilon_ceiling",
     "epsilon_from_counts",
@@ -456,6 +457,26 @@ def audit_canaries(
             pooled, inside, "split", delta, confidence, seed, gaussian
         )
     return bounds
+
+
+def audit_kinds(
+    scores: ArrayLike,
+    member: ArrayLike,
+    groups: Sequence[str],
+    kinds: Sequence[str],
+    delta: float = 1e-5,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, EpsilonBound]]:
+    """:func:`audit_canaries` of each kind of canary; ``kinds`` tells it for each case, an empty text for no canary."""
+    found = {}
+    for kind in sorted(set(kinds) - {""}):
+        chosen = np.array([other == kind for other in kinds])
+        try:
+            found[kind] = audit_canaries(scores, member, groups, chosen, delta, confidence, seed=seed)
+        except InputError as error:
+            raise InputError(f"canaries of kind {kind!r}: {error}") from error
+    return found
 
 
 def _check_guesses(n_canaries: int, n_guesses: int, n_correct: int, delta: float) -> None:

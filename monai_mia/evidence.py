@@ -21,8 +21,8 @@ from monai_mia import statistics
 from monai_mia.attacks.attack import Attack
 from monai_mia.attacks.transfer import fitted_threshold
 from monai_mia.attacks.voxelwise import opponents
-from monai_mia.audit import access_needed, score_cases
 from monai_mia.errors import InputError
+from monai_mia.scoring import access_needed, score_cases
 from monai_mia.table import Knowledge, SignalTable
 
 __all__ = ["AttackEvidence", "Evidence", "EvidenceResult", "SourceEvidence", "precision", "transferred_threshold"]

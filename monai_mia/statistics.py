@@ -35,6 +35,7 @@ __all__ = [
     "resampled_rocs",
     "resolution",
     "roc",
+    "simultaneous_reach",
     "weights_by_group",
 ]
 
@@ -158,6 +159,26 @@ def interval(
     values = np.concatenate([statistic(curve) for curve in resampled_rocs(scores, member, weights)])
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def simultaneous_reach(samples: Array, confidence: float = 0.95) -> float:
+    """How many standard deviations the intervals of K quantities must reach to hold for all of them at once.
+
+    That is what the one needs that was picked for being the largest. It is a quantile, over resamples, of the largest
+    of all K deviations; quantities that go together need less than as many independent ones.
+
+    Args:
+        samples: the quantities in B resamples, shape (K, B).
+        confidence: probability that all K intervals cover.
+
+    Example:
+        >>> samples = np.random.default_rng(0).normal(size=(10, 20000))
+        >>> round(simultaneous_reach(samples), 1)  # the two-sided normal quantile of 0.95 ** (1 / 10)
+        2.8
+    """
+    deviation = samples.std(axis=1, keepdims=True)
+    scaled = abs(samples - samples.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
+    return float(np.quantile(scaled.max(axis=0), confidence))
 
 
 def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float = 0.95) -> tuple[float, float]:

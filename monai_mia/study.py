@@ -12,11 +12,9 @@ import errno
 import io
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,7 +23,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import __version__, executors, files, report
+from monai_mia.attackers import BlindNetwork
 from monai_mia.audit import Audit, AuditResult
+from monai_mia.controls import BlindScores
 from monai_mia.data import Examination, ForeignSource, examine, read_cohort
 from monai_mia.data.cohorts import read_ids
 from monai_mia.designs import TARGET, Case, Design, require_canaries
@@ -85,6 +85,8 @@ class Study:
             :class:`~monai_mia.variants.QueryVariants` or :class:`~monai_mia.white_box.WhiteBox`.
         maps: whether the predictions themselves are recorded too (``private/maps``), for attacks that read them.
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
+        blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
+            the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
@@ -117,6 +119,7 @@ class Study:
     signals: Sequence[Signal] = ()
     maps: bool = False
     maps_resolution: int | Sequence[int] = 1
+    blind_network: BlindNetwork | None = None
     n_jobs: int | None = None
     models_dir: str | None = None
     threads: int = 1
@@ -156,6 +159,7 @@ class Study:
         design, examination = self.record()
         table = self.table(design)
         features = examination.of(table.case_ids)
+        blind = self._blind_scores(design, table, _cohort_key(design.cases, examination))
         kinds = {str(case["case_id"]): str(case.get("canary") or "") for case in design.cases}
         canary = [kinds[case] for case in table.case_ids] if any(kinds.values()) else None
         result = self.audit.run(
@@ -166,6 +170,8 @@ class Study:
             randomised=design.kind == "randomised",
             maps=self.recorded_maps(table, TARGET, design.shadows),
             canary=canary,
+            feature_names=examination.names,
+            blind_scores=blind,
         )
         if canary is not None:  # the rest is about patients
             table = table.only(np.array([not kind for kind in canary]))
@@ -502,6 +508,16 @@ class Study:
             threads=self.threads,
         )
 
+    def _blind_scores(self, design: Design, table: SignalTable, cohort_key: str) -> BlindScores | None:
+        """What a network makes of the images alone, in the order of the table; canaries are not shown to it."""
+        if self.blind_network is None:
+            return None
+        cases = {str(case["case_id"]): case for case in design.cases}
+        real = np.array([not cases[case].get("canary") for case in table.case_ids])
+        shown = [cases[case] for case in table.only(real).case_ids]
+        member = table.members(TARGET)[real]
+        return self.blind_network(shown, member, self._path("private/blind_network.npz"), cohort_key).among(real)
+
     def _write_scores(self, result: AuditResult, table: SignalTable, examination: Examination) -> None:
         """The scores and the exposure of every patient; private."""
         rows = [["unit_id", "member", "exposure", *(attack.name for attack in result.attacks)]]
@@ -524,7 +540,7 @@ class Study:
         trainings = [self.trained(model).get("seconds") for model in design.model_ids]
         queries = [self.queried(model).get("seconds") for model in design.model_ids]
         return {
-            "versions": _versions(),
+            "versions": report.versions(),
             "design": {
                 "kind": design.kind,
                 "seed": design.seed,
@@ -577,12 +593,3 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
-
-
-def _versions() -> dict[str, str]:
-    names = ("monai", "torch", "pytorch-ignite", "numpy", "scipy", "scikit-learn", "nibabel")
-    return {
-        "monai_mia": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }

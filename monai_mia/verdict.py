@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from monai_mia.audit import AttackResult, Interval
+    from monai_mia.controls import Controls
 
 __all__ = ["Verdict", "VerdictRules", "judge"]
 
@@ -53,22 +54,24 @@ class VerdictRules:
 def judge(
     rules: VerdictRules,
     attacks: Sequence[AttackResult],
-    blind: AttackResult | None,
+    blinds: Sequence[AttackResult],
     attack_minus_blind: tuple[float, Interval] | None,
     sides: tuple[int, int],
     detectable: float,
     randomised: bool,
+    controls: Controls | None = None,
 ) -> Verdict:
     """The verdict; see docs/report_format.md for the rules in words.
 
     Args:
         rules: the thresholds.
         attacks: results, best first.
-        blind: the blind baseline, or None.
-        attack_minus_blind: AUC of the best attack minus that of the blind baseline, with its interval.
+        blinds: the blind baseline and the blind network, as far as there are, the stronger first.
+        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, with its interval.
         sides: number of member and of non-member patients.
         detectable: the AUC that chance gives the best attack in 1 of 20 permutations; less would not be noticed.
         randomised: whether a coin decided the members.
+        controls: what further controls found, or None.
     """
     best = attacks[0]
     if min(sides) < rules.min_patients:
@@ -80,18 +83,13 @@ def judge(
     which = f"The best of {len(attacks)} attacks, “{best.name}”," if len(attacks) > 1 else f"The attack “{best.name}”"
     evidence = f"{which} has an AUC of {_with_ci(best.auc, best.auc_ci)}"
     reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
-    if blind is not None and attack_minus_blind is not None and blind.p_value < rules.significance:
-        told = f"membership can be told without the model (blind baseline, AUC {_with_ci(blind.auc, blind.auc_ci)})"
-        gain = _with_ci(*attack_minus_blind)
-        if not randomised or attack_minus_blind[1][0] <= rules.min_gain_over_blind:
-            reasons += [
-                f"But {told}; the attack has {gain} more. Members and non-members differ as images, so that the attack "
-                "may have found that difference and no memory, or may have been hindered by it.",
-                "Take both from one source, or let the tool train the target (a randomised design).",
-            ]
-            return Verdict("inconclusive", tuple(reasons))
-        reasons.append(f"Although {told}, the attack is clearly better ({gain} more).")
-    if best.p_value >= rules.significance:
+    shown = best.p_value < rules.significance
+    doubts, remarks = _doubts(rules, blinds, attack_minus_blind, randomised, controls, shown)
+    if doubts:
+        remedy = "Take both sides from one source, or let the tool train the target (a randomised design)."
+        return Verdict("inconclusive", (*reasons, *doubts, remedy))
+    reasons += remarks
+    if not shown:
         reasons[0] = f"{reasons[0]} So nothing was shown."
         if detectable > rules.max_detectable:
             reasons.append(f"With so few patients, only an AUC above {detectable:.2f} would have been noticed.")
@@ -115,6 +113,68 @@ def judge(
         "single patients may still stand out."
     )
     return Verdict("moderate", tuple(reasons))
+
+
+def _doubts(
+    rules: VerdictRules,
+    blinds: Sequence[AttackResult],
+    attack_minus_blind: tuple[float, Interval] | None,
+    randomised: bool,
+    controls: Controls | None,
+    shown: bool,
+) -> tuple[list[str], list[str]]:
+    """Controls that fail so that nothing can be concluded, and those of which only the reader should know.
+
+    ``shown`` is whether the best attack is better than chance: where a coin dealt the sides and nothing was shown,
+    there is nothing that stand-ins could explain.
+    """
+    doubts: list[str] = []
+    remarks: list[str] = []
+    told = [one for one in blinds if one.p_value < rules.significance]
+    if told and attack_minus_blind is not None:
+        words = (
+            f"membership can be told without the model ({told[0].name}, AUC {_with_ci(told[0].auc, told[0].auc_ci)})"
+        )
+        gain = _with_ci(*attack_minus_blind)
+        if not randomised or attack_minus_blind[1][0] <= rules.min_gain_over_blind:
+            doubts.append(
+                f"But {words}; the attack has {gain} more than the images alone. Members and non-members differ as "
+                "images, so that the attack may have found that difference and no memory, or may have been hindered "
+                "by it."
+            )
+        else:
+            remarks.append(f"Although {words}, the attack is clearly better ({gain} more).")
+    if controls is None:
+        return doubts, remarks
+    stand_in = controls.stand_in
+    if stand_in is not None and stand_in.p_value < rules.significance and (shown or not randomised):
+        words = (
+            f"a model with other members gives the same patients away (AUC {_with_ci(stand_in.auc, stand_in.auc_ci)})"
+        )
+        gain = _with_ci(*stand_in.attack_minus)
+        if not randomised or stand_in.attack_minus[1][0] <= rules.min_gain_over_blind:
+            doubts.append(
+                f"But {words}, where an AUC of one half was due; the attack on the target has {gain} more. What the "
+                "attack finds is no memory of the target's."
+            )
+        else:
+            remarks.append(f"Although {words}, the attack on the target is clearly better ({gain} more).")
+    if randomised:
+        return doubts, remarks  # a coin dealt the sides: what is left differs by chance alone
+    shifts = controls.shifted(rules.significance)
+    if shifts:
+        named = ", ".join(shift.feature for shift in shifts[:3]) + (" and others" if len(shifts) > 3 else "")
+        doubts.append(
+            f"Members and non-members differ in {len(shifts)} of {len(controls.shifts)} image statistics ({named}), "
+            "allowing for how many were compared."
+        )
+    drifting = [half for half in controls.drifting(rules.significance) if half.side == "nonmembers"]
+    for half in drifting:
+        doubts.append(
+            "The attack tells the first half of the non-members from the second, in the order of their ids (AUC "
+            f"{_with_ci(half.auc, half.auc_ci)}). Cases differ along the list, and none of these is a member."
+        )
+    return doubts, remarks
 
 
 def _with_ci(value: float, ci: Interval) -> str:

@@ -22,8 +22,9 @@ from monai_mia.attacks import (
     Threshold,
     TransferredThreshold,
 )
-from monai_mia.audit import Audit, AuditResult, VerdictRules, score_cases
+from monai_mia.audit import Audit, AuditResult, VerdictRules
 from monai_mia.errors import InputError
+from monai_mia.scoring import score_cases
 from monai_mia.table import SignalTable
 
 ATTACKS = (GlobalLoss(), Threshold("dice"), DifficultyCalibration(), LiRA(), LiRA(mode="offline"))
@@ -90,6 +91,13 @@ def test_every_rate_lies_in_its_interval(result):
         for value, (low, high) in pairs:
             assert low <= value <= high
             assert low < high or attack.name == "global loss"
+
+
+def test_simultaneous_intervals_hold_those_of_one_attack(result):
+    for attack in result.attacks:
+        low, high = attack.auc_ci_simultaneous
+        assert 0 <= low <= attack.auc_ci[0] <= attack.auc <= attack.auc_ci[1] <= high <= 1
+    assert any(attack.auc_ci_simultaneous[0] < attack.auc_ci[0] for attack in result.attacks)
 
 
 def test_nothing_is_reported_below_the_resolution(result):

@@ -22,6 +22,7 @@ STATISTICS = [
     "monai_mia.maps",
     "monai_mia.verdict",
     "monai_mia.attacks",
+    "monai_mia.scoring",
     "monai_mia.controls",
     "monai_mia.audit",
     "monai_mia.report",

@@ -30,6 +30,7 @@ from monai_mia.statistics import (
     resampled_rocs,
     resolution,
     roc,
+    simultaneous_reach,
     weights_by_group,
 )
 
@@ -532,3 +533,30 @@ def test_row_wise_aucs_are_those_of_each_row():
     assert aucs(scores, members) == pytest.approx(
         [metrics.roc_auc_score(m, s) for s, m in zip(scores, members, strict=True)]
     )
+
+
+# Simultaneous intervals
+
+
+def test_simultaneous_intervals_reach_as_far_as_the_largest_deviation():
+    """Independent normals: the two-sided quantile of 0.95 ** (1 / K); copies of one: the plain 1.96."""
+    samples = np.random.default_rng(0).normal(size=(8, 20000)) * np.arange(1, 9)[:, None] + np.arange(8)[:, None]
+    assert simultaneous_reach(samples) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 8)) / 2), rel=0.02)
+    assert simultaneous_reach(np.tile(samples[:1], (8, 1))) == pytest.approx(1.96, rel=0.02)
+    assert simultaneous_reach(samples[:1], 0.5) == pytest.approx(0.6745, rel=0.03)
+
+
+def test_simultaneous_intervals_cover_the_largest_of_many():
+    """400 draws of 20 means of nothing: the largest's own interval misses often, this one in about 20 (at most 34)."""
+    missed = alone = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        values, samples = rng.normal(size=20), rng.normal(size=(20, 400))
+        missed += abs(values).max() > simultaneous_reach(samples)
+        alone += values.max() > 1.96
+    assert missed <= 34
+    assert alone > 100
+
+
+def test_a_quantity_that_never_varies_needs_no_reach():
+    assert simultaneous_reach(np.ones((3, 50))) == 0

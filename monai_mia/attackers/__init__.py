@@ -4,10 +4,12 @@
 
 An attacker is an attack like any other: options are fields, what the adversary sees is the argument, a higher score is
 more likely a member. It is trained on the shadows, whose members the adversary knows, and then asked about the target.
+:class:`BlindNetwork` is trained likewise on the images alone, as a control.
 Reach them in a bundle's config by ``_target_: monai_mia.attackers.type_two`` and the like.
 """
 
 from monai_mia.attackers.attacker import MapAttacker
+from monai_mia.attackers.blind import BlindNetwork
 from monai_mia.attackers.inputs import INPUTS
 from monai_mia.attackers.published import (
     calibrated_maps,
@@ -20,6 +22,7 @@ from monai_mia.attackers.published import (
 
 __all__ = [
     "INPUTS",
+    "BlindNetwork",
     "MapAttacker",
     "calibrated_maps",
     "concatenation",

@@ -212,7 +212,7 @@ class MapAttacker:
         """All that a trained network depends on, but for the maps."""
         ignored = ("name", "n_queries", "fitted_on", "cache_dir", "decides")
         names = [option.name for option in fields(self) if option.name not in ignored]
-        return [[name, _named(getattr(self, name))] for name in names]
+        return [[name, named(getattr(self, name))] for name in names]
 
     def _train(self, network: PooledNetwork, cohort: MapInputs, folds: NDArray[np.int64], fold: int) -> None:
         pairs = cohort.pairs
@@ -291,13 +291,13 @@ class _Pairs:
         return self.item(*self.pairs[index].tolist())
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
     """An option as JSON: a factory by what it makes and with what."""
     if isinstance(value, partial):
         return [
-            _named(value.func),
-            [_named(item) for item in value.args],
-            {k: _named(v) for k, v in value.keywords.items()},
+            named(value.func),
+            [named(item) for item in value.args],
+            {k: named(v) for k, v in value.keywords.items()},
         ]
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}"

@@ -6,9 +6,18 @@ Nothing in it names a patient, a case or a path.
 """
 
 from monai_mia.report.comparison import write_comparison
-from monai_mia.report.content import SCHEMA, as_json, summary
+from monai_mia.report.content import SCHEMA, as_json, summary, versions
 from monai_mia.report.defences import write_defences
 from monai_mia.report.evidence import write_evidence
 from monai_mia.report.page import write_report
 
-__all__ = ["SCHEMA", "as_json", "summary", "write_comparison", "write_defences", "write_evidence", "write_report"]
+__all__ = [
+    "SCHEMA",
+    "as_json",
+    "summary",
+    "versions",
+    "write_comparison",
+    "write_defences",
+    "write_evidence",
+    "write_report",
+]

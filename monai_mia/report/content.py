@@ -4,21 +4,25 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from monai_mia import __version__
 from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.controls import Controls, FeatureShift, HalfSplit, StandIn
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.statistics import resolution
 
-__all__ = ["SCHEMA", "as_json", "summary"]
+__all__ = ["SCHEMA", "as_json", "summary", "versions"]
 
 #: Version of report.json; docs/report_format.md documents it.
-SCHEMA = "1.2"
+SCHEMA = "1.3"
 
 _EXPOSURE_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -36,7 +40,9 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
         "attacks": [_attack(attack) for attack in result.attacks],
         "controls": {
             "blind_baseline": None if result.blind is None else _attack(result.blind),
+            "blind_network": None if result.blind_network is None else _attack(result.blind_network),
             "attack_minus_blind": _with_ci(result.attack_minus_blind),
+            **_controls(result.controls),
             "null": dict(result.null),
         },
         "utility": _flat_utility(result),
@@ -59,6 +65,23 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
         },
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
+
+
+def _controls(controls: Controls) -> dict[str, Any]:
+    """The controls beside the blind ones; names of image statistics may be shared."""
+    found = controls.stand_in
+    return {
+        "permuted_membership": None
+        if found is None
+        else {**_plain(found), "attack_minus": _with_ci(found.attack_minus)},
+        "shifts": [_plain(shift) for shift in controls.shifts],
+        "halves": [_plain(half) for half in controls.halves],
+        "half_band": {side: list(band) for side, band in controls.half_band},
+    }
+
+
+def _plain(found: StandIn | FeatureShift | HalfSplit) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(found).items()}
 
 
 def _shareable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +115,7 @@ def _attack(attack: AttackResult) -> dict[str, Any]:
         "n_shadow": attack.n_shadow,
         "auc": attack.auc,
         "auc_ci": list(attack.auc_ci),
+        "auc_ci_simultaneous": list(attack.auc_ci_simultaneous),
         "p_value": attack.p_value,
         "auc_gain_over_global_loss": _with_ci(attack.auc_gain),
         "tpr_at_fpr": {f"{fpr:g}": _with_ci(value) for fpr, value in attack.tpr_at_fpr.items()},
@@ -128,8 +152,7 @@ def summary(result: AuditResult, n_rows: int = 12, accounted: Mapping[str, Any] 
     shown = list(result.attacks[:n_rows])
     shown += [attack for attack in result.attacks[n_rows:] if attack.name == "global loss"]
     rows = [_row(attack, fprs) for attack in shown]
-    if result.blind is not None:
-        rows.append(_row(result.blind, fprs))
+    rows += [_row(blind, fprs) for blind in (result.blind, result.blind_network) if blind is not None]
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *rows)]
     lines.insert(1, "-" * len(lines[0]))
@@ -159,3 +182,13 @@ def _row(attack: AttackResult, fprs: list[float]) -> list[str]:
         cells.append("" if value is None else f"{value[0]:.3f}")
     bound = attack.epsilon_lower_bound
     return [*cells, "" if bound is None else at_least(bound.value)]
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of this package and of what its numbers depend on."""
+    names = ("monai", "torch", "pytorch-ignite", "numpy", "scipy", "scikit-learn", "nibabel")
+    return {
+        "monai_mia": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
