@@ -13,6 +13,7 @@ from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, small_study
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.networks.layers import GaussianFilter
 from monai.networks.nets import UNet
 from monai.transforms import Activations, Compose
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from monai_mia import defences
 from monai_mia.defences import inferer as inferers
 from monai_mia.errors import InputError
+from monai_mia.signals import boundary_distance
 from monai_mia.table import SignalTable
 from monai_mia.variants import Flip, QueryVariants
 
@@ -196,6 +198,27 @@ def test_smoothing_stays_in_its_band() -> None:
     assert (q[:, 0] - q[:, 12]).abs().max() < 1e-6  # the edge of the volume smears nothing
     flat = torch.ones(2, 24, 24) * torch.tensor([3.0, 0]).reshape(2, 1, 1)
     assert torch.equal(defences.SmoothBoundary()(flat), flat.softmax(0))
+
+
+@pytest.mark.parametrize("activation", BOTH)
+@pytest.mark.parametrize(
+    ("size", "sigma", "band"),  # more planes than are smoothed at once, axes shorter than the kernel, and of one voxel
+    [((70, 41), 1.0, 3), ((5, 6, 7), 2.5, 1), ((67, 9, 33), 0.6, 2), ((1, 40, 3), 1.5, 4), ((40, 8, 36), 30.0, 1)],
+)
+def test_smoothing_is_that_of_monai_divided_by_its_weight(activation, size, sigma, band) -> None:
+    z = 2 * torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
+    z[:, (size[0] + 1) // 2 :] = torch.tensor([6.0, -5, -6]).reshape(3, *[1] * len(size))  # a part without boundaries
+    before = z.clone()
+    found = defences.SmoothBoundary(sigma, band, activation=activation)(MetaTensor(z))
+    assert isinstance(found, MetaTensor)
+    assert torch.equal(z, before)
+    p = z.softmax(0) if activation == "softmax" else z.sigmoid()
+    label = p.argmax(0, keepdim=True) if activation == "softmax" else (p >= 0.5).long()
+    blur = GaussianFilter(len(size), sigma)
+    smooth = torch.cat([blur(channel[None, None])[0] for channel in p]) / blur(torch.ones(1, 1, *size))[0]
+    near = boundary_distance(label, band) > 0
+    assert near.any()
+    torch.testing.assert_close(found.as_tensor(), torch.where(near, smooth, p), rtol=1e-4, atol=1e-6)
 
 
 class TwoHeads(nn.Module):

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d
 from monai.transforms import AsDiscrete, Transform
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -45,6 +45,9 @@ Activation = Literal["softmax", "sigmoid"]
 
 # Voxels defended at once. The same on every device, because noise is drawn slab by slab.
 _SLAB = 1 << 16
+
+# Planes smoothed at once: enough for matrix products, few enough to stay near the processor.
+_PLANES = 32
 
 # Noisy probabilities are clipped here from below, as by He et al. (2020), so that something is left to renormalise.
 _FLOOR = 1e-6
@@ -218,20 +221,21 @@ class GaussianNoise(OutputDefence):
         self._key = _secret(key)
 
     def noise_of(self, values: Tensor, image: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """Noise of the case, slab by slab."""
+        """Standard normal noise of the case, slab by slab."""
         digest = keyed_digest(self._key, values if image is None else image)
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))
 
         def draw(like: Tensor) -> Tensor:
             drawn = generator.standard_normal(tuple(like.shape), dtype=np.float32)
-            return torch.from_numpy(drawn).to(like.device, like.dtype).mul_(self.sigma)
+            return torch.from_numpy(drawn).to(like.device, like.dtype)
 
         return draw
 
     def change(self, p: Tensor, noise: Callable[[Tensor], Tensor] | None) -> Tensor:
         """See the class."""
         assert noise is not None
-        noisy = noise(p).add_(p)
+        drawn = noise(p)
+        noisy = torch.add(p, drawn, alpha=self.sigma, out=drawn)
         if self.space == "logits":
             return self._activated(noisy)
         if self.activation == "sigmoid":
@@ -286,7 +290,8 @@ class RoundProbabilities(OutputDefence):
         units: Tensor = scaled.floor()
         remainder = scaled.sub_(units)
         left = scale - units.sum(dim=0)
-        units += _ranks(remainder) < left
+        ranks = _ranks(remainder)
+        units += _bytes(ranks < left.to(ranks.dtype))  # much faster than comparing integers with floats
         tied = (_first_largest(units) != predicted).nonzero()[:, 0]
         if len(tied):
             few = units[:, tied]
@@ -338,7 +343,7 @@ class TopClasses(OutputDefence):
 
     def change(self, p: Tensor, noise: Callable[[Tensor], Tensor] | None) -> Tensor:
         """See the class."""
-        p = p * (_ranks(p) < self.k)
+        p.mul_(_bytes(_ranks(p) < self.k))
         return p.div_(p.sum(dim=0))
 
 
@@ -444,14 +449,15 @@ class ClipConfidence(OutputDefence):
         """See the class."""
         if self.activation == "sigmoid":
             return p.clamp_(1 - self.maximum, self.maximum)
-        over = p > self.maximum  # of one class at most
-        rest = p.masked_fill(over, 0).sum(dim=0)  # not 1 - top, which has no digits left near 1
-        clipped = reduce(torch.logical_or, over)  # much faster than any()
-        factor = torch.where(clipped, (1 - self.maximum) / rest.clamp(min=CLIP), 1.0)
-        sure = clipped & (rest <= CLIP)
-        p *= factor
-        p.masked_fill_(sure, (1 - self.maximum) / (len(p) - 1))
-        return p.masked_fill_(over, self.maximum)
+        # Products with bytes: several times faster than masked_fill and where.
+        over, rest = _bytes(p > self.maximum), p.mul_(_bytes(p <= self.maximum)).sum(dim=0)  # over: one class at most
+        clipped = reduce(torch.bitwise_or, over)
+        sure = clipped * (rest <= CLIP)
+        p *= rest.clamp_(min=CLIP).reciprocal_().mul_(1 - self.maximum).mul_(clipped).add_(1 - clipped)
+        if sure.any():
+            p.masked_fill_(sure.bool(), (1 - self.maximum) / (len(p) - 1))
+            p.mul_(1 - over)
+        return p.add_(over, alpha=self.maximum)
 
 
 class SmoothBoundary(OutputDefence):
@@ -489,15 +495,15 @@ class SmoothBoundary(OutputDefence):
         label = _first_largest(result)[None] if self.activation == "softmax" else (result >= 0.5).to(torch.uint8)
         near = boundary_distance(label, self.band) > 0
         if near.any():
-            box, inside = _box(near, margin=math.ceil(4 * self.sigma) + 1)
-            part = result[(slice(None), *box)]
-            blur = GaussianFilter(values.ndim - 1, self.sigma).to(values.device)
-            # The filter sees zeros beyond the volume: the blurred sum is what of its weight lies inside.
-            weight = blur(torch.ones_like(part[None, :1]))[0]
-            smooth = torch.cat([blur(channel[None, None])[0] for channel in part]) / weight
-            if self.activation == "softmax":
-                smooth /= smooth.sum(dim=0)
-            part[(slice(None), *inside)] = torch.where(near[box], smooth.clamp_(0, 1), part)[(slice(None), *inside)]
+            sharp, result = result, result.clone()
+            gauss = {size: _gaussian_matrix(size, self.sigma, result) for size in near.shape}
+            for start in range(0, len(near), _PLANES):
+                planes = near[start : start + _PLANES]
+                if planes.any():
+                    box = _box(planes)
+                    box = (slice(start + box[0].start, start + box[0].stop), *box[1:])
+                    for source, target in zip(sharp, result, strict=True):
+                        target[box] = torch.where(near[box], _blurred(source, box, gauss), source[box])
         return self._released(result)
 
 
@@ -525,6 +531,11 @@ def _inverse(p: Tensor, activation: str) -> Tensor:
     return log if activation == "softmax" else log - (1 - p).clamp_(min=CLIP).log_()
 
 
+def _bytes(mask: Tensor) -> Tensor:
+    """A mask as 0 and 1 in the same memory; arithmetic with them is several times faster than with booleans."""
+    return mask.view(torch.uint8)
+
+
 def _first_largest(values: Tensor) -> Tensor:
     """Argmax over the leading axis, several times faster than torch's; the first of equals."""
     best = values[0].clone()
@@ -540,23 +551,51 @@ def _ranks(values: Tensor) -> Tensor:
     n = len(values)
     if n > 8:
         return values.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
-    ranks = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
+    ranks = torch.arange(n, dtype=torch.uint8, device=values.device)[:, None].repeat(1, values.shape[1])
     for a in range(n):
         for b in range(a + 1, n):
-            after = values[b] > values[a]
+            after = _bytes(values[b] > values[a])
             ranks[a] += after
-            ranks[b] += ~after
+            ranks[b] -= after
     return ranks
 
 
-def _box(near: Tensor, margin: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of the bounding box with a margin, and of the bounding box itself within it."""
-    box, inside = [], []
-    for axis, size in enumerate(near.shape):
-        others = [a for a in range(near.ndim) if a != axis]
-        index = near.amax(dim=others).nonzero()
-        low, high = int(index.min()), int(index.max()) + 1
-        start = max(low - margin, 0)
-        box.append(slice(start, min(high + margin, size)))
-        inside.append(slice(low - start, high - start))
-    return tuple(box), tuple(inside)
+def _box(near: Tensor) -> tuple[slice, ...]:
+    """Slices of the bounding box."""
+    box = []
+    for axis in range(near.ndim):
+        index = near.amax(dim=[a for a in range(near.ndim) if a != axis]).nonzero()
+        box.append(slice(int(index.min()), int(index.max()) + 1))
+    return tuple(box)
+
+
+def _gaussian_matrix(size: int, sigma: float, like: Tensor) -> tuple[Tensor, int]:
+    """What blurs an axis by multiplication, shape (size, size), and how far it reaches; its rows have the sum 1.
+
+    So the blur is a mean over what lies inside the volume, and the classes of a voxel still have the sum 1.
+    """
+    kernel = gaussian_1d(torch.tensor(sigma))
+    reach = len(kernel) // 2
+    offset = torch.arange(size) - torch.arange(size)[:, None]
+    matrix = kernel[(offset + reach).clamp_(0, 2 * reach)].masked_fill_(offset.abs() > reach, 0)
+    return (matrix / matrix.sum(dim=1, keepdim=True)).to(like), reach
+
+
+def _blurred(channel: Tensor, box: tuple[slice, ...], gauss: dict[int, tuple[Tensor, int]]) -> Tensor:
+    """One channel, shape (*spatial), blurred in a box only, by small matrix products: faster than convolutions."""
+    for axis, inside in enumerate(box):
+        size = channel.shape[axis]
+        matrix, reach = gauss[size]
+        parts = []
+        for start in range(inside.start, inside.stop, _PLANES):
+            stop = min(start + _PLANES, inside.stop)
+            low, high = max(start - reach, 0), min(stop + reach, size)
+            weights, values = matrix[start:stop, low:high], channel.narrow(axis, low, high - low)
+            if axis == channel.ndim - 1:
+                parts.append(values @ weights.T)
+            else:
+                parts.append(
+                    (weights @ values.flatten(axis + 1)).reshape(*values.shape[:axis], -1, *values.shape[axis + 1 :])
+                )
+        channel = torch.cat(parts, dim=axis)
+    return channel.clamp_(0, 1)
