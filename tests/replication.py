@@ -151,6 +151,19 @@ def trained_pair(data: Images, defence: Defence, seed: int, epochs: int = 100) -
     return trained(data, mine, defence, seed, epochs), trained(data, its, defence, seed + 1000, epochs)
 
 
+def transferred(known: np.ndarray, inside: np.ndarray, asked: np.ndarray) -> Knowledge:
+    """What an adversary knows of the shadow's cases, shape (K, S), who asks a target about others, shape (N, S)."""
+    foreign = np.arange(len(known) + len(asked)) >= len(known)
+    return Knowledge(
+        SIGNALS,
+        target=np.concatenate([known, asked]),
+        shadow=np.concatenate([known, asked])[None],
+        shadow_member=np.concatenate([inside, np.zeros(len(asked), dtype=bool)])[None],
+        patient_ids=tuple(map(str, range(len(foreign)))),
+        foreign=foreign,
+    )
+
+
 def measured(data: Images, pair: tuple[nn.Module, nn.Module], defence: Defence, seed: int) -> dict[str, float]:
     """Accuracy on members and non-members; AUC, FPR, and FPR on images scaled by 255, of each transferred attack."""
     target, shadow = pair
@@ -162,13 +175,10 @@ def measured(data: Images, pair: tuple[nn.Module, nn.Module], defence: Defence, 
     right = (predicted == data.labels[asked]).numpy()
     member = np.arange(len(asked)) < len(mine)
     found = {"accuracy, members": right[member].mean(), "accuracy, non-members": right[~member].mean()}
-    inside = (np.arange(len(known)) < len(its))[None]
+    inside = np.arange(len(known)) < len(its)
     for name, attack in ATTACKS.items():
-        # Fitted on the shadow alone, an attack scores each case by itself: both calls are of the same attack.
-        scores, claimed = (
-            attack(Knowledge(SIGNALS, side, known[None], inside, tuple(map(str, range(len(side))))))
-            for side in (values, scaled)
-        )
+        # Learned on the shadow's cases alone; the target's are others, and so are those that are scaled.
+        scores, claimed = (attack(transferred(known, inside, side))[len(known) :] for side in (values, scaled))
         found[f"{name}: AUC"] = roc_auc_score(member, scores)
         found[f"{name}: FPR"] = (scores[~member] >= 0).mean()
         found[f"{name}: FPR, scaled"] = (claimed >= 0).mean()
