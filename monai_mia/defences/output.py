@@ -594,8 +594,7 @@ def _blurred(channel: Tensor, box: tuple[slice, ...], gauss: dict[int, tuple[Ten
             if axis == channel.ndim - 1:
                 parts.append(values @ weights.T)
             else:
-                parts.append(
-                    (weights @ values.flatten(axis + 1)).reshape(*values.shape[:axis], -1, *values.shape[axis + 1 :])
-                )
+                shape = (*values.shape[:axis], -1, *values.shape[axis + 1 :])
+                parts.append((weights @ values.flatten(axis + 1)).reshape(shape))
         channel = torch.cat(parts, dim=axis)
     return channel.clamp_(0, 1)
