@@ -114,7 +114,8 @@ class Calibration:
 
     ============================================  ===============================================================
     ``negative_calibration_error``                minus the expected calibration error (ECE) of the predicted class, in
-                                                  [-1, 0]: mean over voxels of their bin's |confidence - accuracy|
+                                                  [-1, 0]: mean over voxels of how far their bin's
+                                                  confidence is from its accuracy
     ``negative_average_calibration_error``        minus the average one (ACE): mean over bins that hold a voxel
     ``negative_overconfidence``                   minus the mean over voxels of confidence times (confidence - accuracy)
                                                   of their bin, where that is positive
