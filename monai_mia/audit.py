@@ -463,8 +463,7 @@ class Audit:
         return found
 
     def _quantiles(self, values: Array) -> Interval:
-        low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        return float(low), float(high)
+        return statistics.percentiles(values, self.confidence)
 
     def _result(
         self,

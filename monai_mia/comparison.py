@@ -313,7 +313,7 @@ class Comparison:
         seconds: float,
     ) -> tuple[ComparisonRow, tuple[Array, Array]]:
         pooled, inside = by_patient(scores, table), by_patient(members, table) > 0.5
-        aucs, auc_samples = statistics.mean_auc(pooled, inside, weights)
+        aucs, auc_samples = statistics.mean_over_targets(lambda roc: roc.auc, pooled, inside, weights)
         spread = np.stack([_standardised(row) for row in pooled]).ravel()
         flat, flat_weights = inside.ravel(), weights.reshape(len(weights), -1)
         curve = statistics.roc(spread, flat)
@@ -386,13 +386,12 @@ class Comparison:
         return 0.0 if value is None else value[0]
 
     def _quantiles(self, values: Array) -> Interval:
-        low, high = np.quantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        return float(low), float(high)
+        return statistics.percentiles(values, self.confidence)
 
 
 def by_patient(values: Array | NDArray[np.bool_], table: SignalTable) -> Array:
     """Means over each patient's cases, of every target: shape (T, N) to (T, P)."""
-    return np.stack([statistics.group_means(row, table.patient_ids)[1] for row in values])
+    return statistics.means_by_group(values, table.patient_ids)
 
 
 def _standardised(scores: Array) -> Array:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_mia import files, report
+from monai_mia import files, report, statistics
 from monai_mia.attacks import Attack, strongest_attacks
 from monai_mia.comparison import Comparison, ComparisonResult, ComparisonRow, by_patient
 from monai_mia.designs import Design
@@ -349,15 +349,14 @@ class DefenceStudy:
                 continue
             values = by_patient(np.stack([table.signal(name, target) for target in design.targets]), table)
             once = np.ones((1, *values.shape))
-            (out,), (into,) = (_means(once, values, side) for side in (~inside, inside))
-            drawn_out, drawn_in = (_means(weights, values, side) for side in (~inside, inside))
+            (out,), (into,) = (statistics.resampled_means(values, side, once) for side in (~inside, inside))
+            drawn_out, drawn_in = (statistics.resampled_means(values, side, weights) for side in (~inside, inside))
             utility[name] = (float(out), self._quantiles(drawn_out))
             gap[name] = (float(into - out), self._quantiles(drawn_in - drawn_out))
         return utility, gap
 
     def _quantiles(self, values: Array) -> tuple[float, float]:
-        low, high = np.nanquantile(values, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        return float(low), float(high)
+        return statistics.percentiles(values, self.confidence)
 
 
 def _merged(*overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -367,12 +366,6 @@ def _merged(*overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _best(result: ComparisonResult) -> ComparisonRow:
     return max(result.rows, key=lambda row: row.auc[0])
-
-
-def _means(weights: Array, values: Array, side: NDArray[np.bool_]) -> Array:
-    """Weighted means over one side of all targets, shape (B,); weights (B, T, P), values and side (T, P)."""
-    counted = weights * side
-    return np.asarray((counted * values).sum(axis=(1, 2)) / counted.sum(axis=(1, 2)))
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,8 +106,8 @@ def transferred_threshold(attack: Attack, knowledge: Knowledge, seed: int = 0) -
             foreign=None,
         )
         values = score_cases(attack, played, member[player], seed)
-        scores.append(statistics.group_means(values, patients)[1])
-        sides.append(statistics.group_means(member[player], patients)[1] > 0.5)
+        scores.append(statistics.means_by_group(values, patients))
+        sides.append(statistics.means_by_group(member[player], patients) > 0.5)
     if not scores:
         raise InputError(f"shadows must be at least 1 to transfer the threshold of attack {attack.name!r}, got 0.")
     return fitted_threshold(np.concatenate(scores), np.concatenate(sides), "youden")
@@ -187,7 +188,6 @@ class _Asked:
 
     name: str
     cases: slice
-    patients: tuple[str, ...]
     accepted: Mask
     confidence: Mapping[str, Array]
     voxels: Array
@@ -293,10 +293,7 @@ class Evidence:
 
     def mean(self, values: Array, among: Mask, weights: Array) -> Estimate:
         """Mean over those among whom it is asked for, all targets together; shapes (T, P), (T, P), (B, T, P)."""
-        with np.errstate(invalid="ignore"):
-            counted = weights * among
-            drawn = (counted * values).sum(axis=(1, 2)) / counted.sum(axis=(1, 2))
-        return float(values[among].mean()), self._quantiles(drawn)
+        return float(values[among].mean()), self._quantiles(statistics.resampled_means(values, among, weights))
 
     def _asked(
         self,
@@ -309,7 +306,6 @@ class Evidence:
         gate = self._gate(tables[COHORT], shadows)
         asked = []
         for name, table in tables.items():
-            names = tuple(sorted(set(table.patient_ids)))
             size = voxels(table.case_ids)
             confidence = {}
             for kind, signal in CONFIDENCES.items():
@@ -321,11 +317,10 @@ class Evidence:
                 _Asked(
                     name=name,
                     cases=joined.cases[name],
-                    patients=names,
                     accepted=np.stack([_pooled(gate(table, target), table) >= 0 for target in targets]),
                     confidence=confidence,
-                    voxels=statistics.group_means(size, table.patient_ids)[1],
-                    weights=self.weights(len(targets), len(names)),
+                    voxels=statistics.means_by_group(size, table.patient_ids),
+                    weights=self.weights(len(targets), len(set(table.patient_ids))),
                 )
             )
         return asked
@@ -363,11 +358,13 @@ class Evidence:
     ) -> AttackEvidence:
         own = asked[0]
         pooled = _pooled(scores[:, own.cases], tables[COHORT])
-        aucs, samples = statistics.mean_auc(pooled, inside, own.weights)
+        (aucs, auc_drawn), (tprs, tprs_drawn) = (
+            statistics.mean_over_targets(statistic, pooled, inside, own.weights)
+            for statistic in (lambda roc: roc.auc, lambda roc: roc.tpr_at(self.headline_fpr))
+        )
         claimed = pooled >= threshold
         tpr, tpr_drawn = self._share(claimed, inside, own.weights)
         found95 = np.array([_finding(row[side], 0.95) for row, side in zip(pooled, inside, strict=True)])
-        at, at_drawn = self._tpr_at(pooled, inside, own.weights)
         sources = []
         for source in asked:
             values = _pooled(scores[:, source.cases], tables[source.name])
@@ -396,8 +393,8 @@ class Evidence:
         return AttackEvidence(
             attack=name,
             access=access,
-            auc=(float(aucs.mean()), self._quantiles(samples)),
-            tpr_at_fpr=(at, self._quantiles(at_drawn)),
+            auc=(float(aucs.mean()), self._quantiles(auc_drawn)),
+            tpr_at_fpr=(float(tprs.mean()), self._quantiles(tprs_drawn)),
             threshold=threshold,
             tpr=tpr,
             gated_tpr=self._share(claimed & own.accepted, inside, own.weights)[0],
@@ -409,26 +406,13 @@ class Evidence:
             sources=tuple(sources),
         )
 
-    def _tpr_at(self, pooled: Array, inside: Mask, weights: Array) -> tuple[float, Array]:
-        """Mean over targets of the TPR at the headline FPR, each with a threshold of its own."""
-        values, drawn, total = [], np.zeros(len(weights)), np.zeros(len(weights))
-        for t, (row, side) in enumerate(zip(pooled, inside, strict=True)):
-            values.append(float(statistics.roc(row, side).tpr_at(self.headline_fpr)))
-            present = weights[:, t].sum(axis=1)
-            some = np.where(present[:, None] > 0, weights[:, t], 1.0)
-            rates = [curve.tpr_at(self.headline_fpr) for curve in statistics.resampled_rocs(row, side, some)]
-            drawn += present * np.concatenate(rates)
-            total += present
-        return float(np.mean(values)), drawn / total
-
     def _share(self, happened: Mask, among: Mask, weights: Array) -> tuple[Estimate, Array]:
         """Share of those among whom it happened, all targets together; the interval never narrower than the exact one.
 
         The exact one counts the patients of one target, since the same ones are asked about with each.
         """
         value = float(happened[among].mean())
-        with np.errstate(invalid="ignore"):
-            drawn = (weights * (happened & among)).sum(axis=(1, 2)) / (weights * among).sum(axis=(1, 2))
+        drawn = statistics.resampled_means(happened, among, weights)
         n = int(among.sum(axis=1).min())
         low, high = self._quantiles(drawn)
         exact = statistics.clopper_pearson(round(value * n), n, self.confidence)
@@ -442,18 +426,12 @@ class Evidence:
             if not cell.any():
                 found[kind] = None
                 continue
-            with np.errstate(invalid="ignore"):
-                weighted = source.weights * counted
-                drawn = (weighted * values).sum(axis=(1, 2)) / weighted.sum(axis=(1, 2))
+            drawn = statistics.resampled_means(values, counted, source.weights)
             found[kind] = (float((counted * values).sum() / counted.sum()), self._quantiles(drawn))
         return found
 
     def _quantiles(self, values: Array) -> tuple[float, float]:
-        known = values[np.isfinite(values)]
-        if not len(known):
-            return float("nan"), float("nan")
-        low, high = np.quantile(known, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
-        return float(low), float(high)
+        return statistics.percentiles(values, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -502,11 +480,9 @@ class _Joined:
         return cls(knowledge, member, cases)
 
 
-def _pooled(values: NDArray[np.generic], table: SignalTable) -> Array:
+def _pooled(values: NDArray[Any], table: SignalTable) -> Array:
     """Means over each patient's cases: shape (..., N) to (..., Q)."""
-    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    means = np.stack([statistics.group_means(row, table.patient_ids)[1] for row in rows])
-    return means if np.ndim(values) > 1 else means[0]
+    return statistics.means_by_group(values, table.patient_ids)
 
 
 def _finding(scores: Array, share: float) -> float:

@@ -28,10 +28,13 @@ __all__ = [
     "clopper_pearson",
     "group_means",
     "interval",
-    "mean_auc",
+    "mean_over_targets",
+    "means_by_group",
     "patient_folds",
+    "percentiles",
     "permuted_aucs",
     "permuted_members",
+    "resampled_means",
     "resampled_rocs",
     "resolution",
     "roc",
@@ -157,8 +160,35 @@ def interval(
         confidence: nominal coverage, in (0, 1).
     """
     values = np.concatenate([statistic(curve) for curve in resampled_rocs(scores, member, weights)])
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return percentiles(values, confidence)
+
+
+def percentiles(samples: Array, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of a quantity from its resamples, shape (B,).
+
+    A resample in which the quantity is undefined (NaN) does not count; where it is in none, the interval is NaN.
+    """
+    known = samples[~np.isnan(samples)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def resampled_means(values: ArrayLike, among: ArrayLike, weights: Array) -> Array:
+    """Means over some of the units of all targets, in each resample.
+
+    Args:
+        values: shape (T, U).
+        among: how much a unit counts, or whether it does, shape (T, U).
+        weights: how often a target's unit occurs in each resample, shape (B, T, U).
+
+    Returns:
+        Shape (B,); NaN where no such unit was drawn.
+    """
+    counted = weights * np.asarray(among)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((counted * np.asarray(values)).sum(axis=(1, 2)) / counted.sum(axis=(1, 2)))
 
 
 def simultaneous_reach(samples: Array, confidence: float = 0.95) -> float:
@@ -318,10 +348,13 @@ def _auc_of_ranks(sums: Array, members: NDArray[np.bool_]) -> Array:
     return np.asarray((sums - n_in * (n_in + 1) / 2) / (n_in * (members.shape[1] - n_in)))
 
 
-def mean_auc(scores: Array, member: NDArray[np.bool_], weights: Array) -> tuple[Array, Array]:
-    """AUCs of one attack on several targets, and their mean in each resample.
+def mean_over_targets(
+    statistic: Callable[[Roc], Array], scores: Array, member: NDArray[np.bool_], weights: Array
+) -> tuple[Array, Array]:
+    """A statistic of the ROC of one attack on several targets, and its mean over them in each resample.
 
     Args:
+        statistic: for example ``lambda curve: curve.auc``.
         scores: of each target's units, shape (T, U).
         member: whether a target trained on a unit, shape (T, U).
         weights: how often a target's unit occurs in each resample, shape (B, T, U); 0 all over for a target that was
@@ -330,12 +363,12 @@ def mean_auc(scores: Array, member: NDArray[np.bool_], weights: Array) -> tuple[
     Returns:
         Shape (T,) and (B,).
     """
-    values = np.array([float(roc(row, side).auc) for row, side in zip(scores, member, strict=True)])
+    values = np.array([float(statistic(roc(row, side))) for row, side in zip(scores, member, strict=True)])
     share = weights.sum(axis=2) / weights.sum(axis=(1, 2))[:, None]
     samples = np.zeros(len(weights))
     for t, (row, side) in enumerate(zip(scores, member, strict=True)):
         present = np.where(share[:, t, None] > 0, weights[:, t], 1.0)  # of a target not drawn, which counts 0
-        samples += share[:, t] * np.concatenate([curve.auc for curve in resampled_rocs(row, side, present)])
+        samples += share[:, t] * np.concatenate([statistic(curve) for curve in resampled_rocs(row, side, present)])
     return values, samples
 
 
@@ -348,6 +381,13 @@ def group_means(values: ArrayLike, groups: Sequence[str]) -> tuple[NDArray[np.st
     names, inverse = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     sums = np.bincount(inverse, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
     return names, sums / np.bincount(inverse, minlength=len(names))
+
+
+def means_by_group(values: ArrayLike, groups: Sequence[str]) -> Array:
+    """The means of :func:`group_means` along the last axis: shape (..., N) to (..., G)."""
+    rows = np.asarray(values, dtype=np.float64)
+    means = np.stack([group_means(row, groups)[1] for row in rows.reshape(-1, rows.shape[-1])])
+    return means.reshape(*rows.shape[:-1], means.shape[-1])
 
 
 def _checked(scores: ArrayLike, member: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:

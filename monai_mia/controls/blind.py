@@ -78,10 +78,10 @@ class BlindScores:
         if len(self.dealt):
             every = np.concatenate([self.scores[None], self.dealt_scores])
             sides = np.concatenate([np.asarray(member, dtype=bool)[None], self.dealt])
-            pooled, inside = (_by_patient(rows, groups) for rows in (every, sides))
+            pooled, inside = (statistics.means_by_group(rows, groups) for rows in (every, sides))
             found = statistics.aucs(pooled, inside > 0.5)
             return float((found >= found[0] - 1e-12).mean())
-        pooled, inside, fold = (_by_patient(row[None], groups)[0] for row in (self.scores, member, self.folds))
+        pooled, inside, fold = (statistics.means_by_group(row, groups) for row in (self.scores, member, self.folds))
         values = []
         for number in np.unique(fold):
             chosen = fold == number
@@ -94,11 +94,6 @@ class BlindScores:
             chance = statistics.permuted_aucs(pooled[chosen], sides, names, n_permutations, seed + int(number))
             values.append(float((1 + (chance >= auc - 1e-12).sum()) / (1 + n_permutations)))
         return min(1.0, 2 * float(np.mean(values)))
-
-
-def _by_patient(rows: NDArray[np.generic], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Means over each patient's cases, shape (B, G)."""
-    return np.stack([statistics.group_means(row, groups)[1] for row in rows])
 
 
 def blind_baseline(

@@ -271,8 +271,7 @@ def half_band(
             continue
         halves = np.arange(n) >= n // 2
         found = statistics.permuted_aucs(pooled[chosen], halves, [f"{k:06d}" for k in range(n)], n_splits, seed)
-        low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-        bands.append((side, (float(low), float(high))))
+        bands.append((side, statistics.percentiles(found, confidence)))
     return tuple(bands)
 
 
