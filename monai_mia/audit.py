@@ -322,49 +322,47 @@ class Audit:
         if GlobalLoss().name in names:
             loss = stacked[names.index(GlobalLoss().name)]
             baseline = float(statistics.roc(loss, member).auc), self._resampled_aucs(loss, units)
-        results = []
-        for k, attack in enumerate(attacks):
-            results.append(
-                self._result(
-                    attack.name, access[k], attack.signals, len(knowledge.shadow) if attack.min_shadows else 0,
-                    stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
-                )
-            )  # fmt: skip
-        results = self._at_once(results, units)
+        found = [
+            self._result(
+                attack.name, access[k], attack.signals, len(knowledge.shadow) if attack.min_shadows else 0,
+                stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
+            )
+            for k, attack in enumerate(attacks)
+        ]  # fmt: skip
+        results = self._at_once(found, units)
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
         results = [results[k] for k in order]
         best = results[0]
-        best_scores = raw[order[0]]
+        best_scores, headline = raw[order[0]], (best.auc, found[order[0]][1])
 
-        blind = network = difference = None
+        blinds: dict[str, tuple[AttackResult, Array]] = {}
         if features is not None:
             values, chance = self._blind(features, table, target)
-            blind = self._result("blind baseline", "none", (), 0, values, units, chance, None, 0.0)
+            blinds["baseline"] = self._result("blind baseline", "none", (), 0, values, units, chance, None, 0.0)
         if blind_scores is not None:
             values = self._pool(blind_scores.scores, table)
-            network = self._result(
+            result, samples = self._result(
                 "blind network", "none", (), 0, values, units, np.zeros(0), None, blind_scores.seconds
             )
             p_value = blind_scores.p_value(table.members(target), table.patient_ids, self.n_permutations, self.seed)
-            network = replace(network, p_value=p_value)
-        blinds = sorted((one for one in (blind, network) if one is not None), key=lambda one: -one.auc)
-        headline = best.auc, self._resampled_aucs(best.scores, units)
-        if blinds:
-            samples = self._resampled_aucs(blinds[0].scores, units)
-            difference = best.auc - blinds[0].auc, self._quantiles(headline[1] - samples)
+            blinds["network"] = replace(result, p_value=p_value), samples
+        by_auc = sorted(blinds.values(), key=lambda one: -one[0].auc)
+        difference = None
+        if by_auc:
+            difference = best.auc - by_auc[0][0].auc, self._quantiles(headline[1] - by_auc[0][1])
         controls = examine_sides(
             best_scores[real], table.members(target), table.patient_ids, features, feature_names,
             self.n_permutations, self.seed, self.confidence,
         )  # fmt: skip
         others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
-        found = stand_in_scores(
+        stand_ins = stand_in_scores(
             attacks, everything, target, others, knowledge.features, real, lambda values: self._pool(values, table),
             self.stand_ins, self.seed,
         )  # fmt: skip
-        if found is not None:
+        if stand_ins is not None:
             dealt = statistics.permuted_members(member, groups, self.n_permutations, self.seed)
             control = stand_in(
-                found, names, stacked, permuted, member, dealt, units.weights,
+                stand_ins, names, stacked, permuted, member, dealt, units.weights,
                 headline, self._quantiles, self._wider_auc,
             )  # fmt: skip
             controls = replace(controls, stand_in=control)
@@ -378,8 +376,8 @@ class Audit:
             unit_ids=units.ids,
             member=member,
             attacks=tuple(results),
-            blind=blind,
-            blind_network=network,
+            blind=blinds["baseline"][0] if "baseline" in blinds else None,
+            blind_network=blinds["network"][0] if "network" in blinds else None,
             attack_minus_blind=difference,
             controls=controls,
             null={
@@ -394,7 +392,7 @@ class Audit:
             verdict=judge(
                 self.rules,
                 results,
-                blinds,
+                [result for result, _ in by_auc],
                 difference,
                 units.sides,
                 float(np.quantile(best_by_chance, 0.95)),
@@ -450,17 +448,20 @@ class Audit:
     def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
         return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
 
-    def _at_once(self, results: Sequence[AttackResult], units: _Units) -> list[AttackResult]:
-        """The same results, with intervals that hold for all of them; never narrower than those that hold for one."""
-        samples = np.stack([self._resampled_aucs(result.scores, units) for result in results])
+    def _at_once(self, found: Sequence[tuple[AttackResult, Array]], units: _Units) -> list[AttackResult]:
+        """The results, with intervals that hold for all of them; never narrower than those that hold for one.
+
+        ``found`` has each result with its resampled AUCs, shape (B,).
+        """
+        samples = np.stack([drawn for _, drawn in found])
         reach = max(statistics.simultaneous_reach(samples, self.confidence), norm.ppf((1 + self.confidence) / 2))
-        n_member, n_nonmember, found = int(units.member.sum()), int((~units.member).sum()), []
-        for result, deviation in zip(results, samples.std(axis=1), strict=True):
+        n_member, n_nonmember, results = int(units.member.sum()), int((~units.member).sum()), []
+        for (result, _), deviation in zip(found, samples.std(axis=1), strict=True):
             bounds = [*result.auc_ci, result.auc - reach * deviation, result.auc + reach * deviation]
             if self.unit == "patient":
                 bounds += statistics.auc_interval(result.auc, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
-            found.append(replace(result, auc_ci_simultaneous=(max(0.0, min(bounds)), min(1.0, max(bounds)))))
-        return found
+            results.append(replace(result, auc_ci_simultaneous=(max(0.0, min(bounds)), min(1.0, max(bounds)))))
+        return results
 
     def _quantiles(self, values: Array) -> Interval:
         return statistics.percentiles(values, self.confidence)
@@ -477,7 +478,8 @@ class Audit:
         baseline: tuple[float, Array] | None,
         seconds: float,
         decides: bool = False,
-    ) -> AttackResult:
+    ) -> tuple[AttackResult, Array]:
+        """What an attack achieved, its interval of the AUC for itself alone; and the resampled AUCs, shape (B,)."""
         member, groups, weights = units.member, units.groups, units.weights
         n_member = int(member.sum())
         curve = statistics.roc(scores, member)
@@ -524,15 +526,16 @@ class Audit:
         gain = None
         if baseline is not None:
             gain = auc - baseline[0], self._quantiles(resampled - baseline[1])
-        return AttackResult(
+        auc_ci = self._wider_auc(resampled, auc, member)
+        result = AttackResult(
             name=name,
             access=access,
             signals=signals,
             n_shadow=n_shadow,
             scores=scores,
             auc=auc,
-            auc_ci=self._wider_auc(resampled, auc, member),
-            auc_ci_simultaneous=self._wider_auc(resampled, auc, member),
+            auc_ci=auc_ci,
+            auc_ci_simultaneous=auc_ci,
             p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
             tpr_at_fpr=rates,
             advantage=float(curve.advantage),
@@ -551,6 +554,7 @@ class Audit:
             },
             seconds=seconds,
         )
+        return result, resampled
 
     def _wider(self, samples: Array, exact: Interval) -> Interval:
         """The wider of bootstrap and, where units are independent, exact: near 0 and 1 a bootstrap is too narrow."""
