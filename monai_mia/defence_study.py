@@ -8,7 +8,6 @@ defence asks the models of the undefended study.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +64,7 @@ class Defence:
     @property
     def folder(self) -> str:
         """Its name as that of a folder."""
-        return re.sub(r"\W+", "_", self.name).strip("_").lower()
+        return files.folder_name(self.name)
 
 
 @dataclass(frozen=True)

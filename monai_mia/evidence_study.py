@@ -32,7 +32,7 @@ __all__ = ["EvidenceStudy", "EvidenceStudyResult", "MitigationEvidence"]
 
 Array = NDArray[np.float64]
 Estimate = tuple[float, tuple[float, float]]
-_Prepared = dict[str, tuple[ForeignSource, Sequence[Case], Examination]]
+_Prepared = list[tuple[ForeignSource, Sequence[Case], Examination]]
 
 
 @dataclass(frozen=True)
@@ -134,16 +134,16 @@ class EvidenceStudy:
         self.check()
         self.defences.train_and_query()
         prepared, gaps = self._prepared()
-        asked: set[str] = set(prepared)
         for name, study in self.defences.studies().items():
-            design = Design.read(Path(study.output_dir) / "private/design.csv")
-            for folder in sorted(asked, key=list(prepared).index):
-                tqdm.write(f"mitigation {name}: {prepared[folder][0].name}")
+            design = _design(study)
+            for item in list(prepared):
+                source, cases, found = item
+                tqdm.write(f"mitigation {name}: {source.name}")
                 try:
-                    study.ask_about(design, {folder: prepared[folder]}, self._answers(study))
+                    study.ask_about(design, source, cases, found, _answers(study, source))
                 except InputError as error:
-                    gaps.append(f"{prepared[folder][0].name}: {error}")
-                    asked.discard(folder)
+                    gaps.append(f"{source.name}: {error}")
+                    prepared.remove(item)
         self._write_gaps(gaps)
         return self.score()
 
@@ -164,14 +164,23 @@ class EvidenceStudy:
             InputError: nothing was recorded yet.
         """
         studies = self.defences.studies()
+        design = _design(next(iter(studies.values())))  # that of all mitigations
         gaps = list(files.read_json(self._path("private/foreign/gaps.json")).get("gaps", ()))
-        recorded = [source for source in self.sources if self._recorded(source)]
+        recorded = [
+            source
+            for source in self.sources
+            if all(
+                (_answers(study, source) / f"{model}.json").is_file()
+                for study in studies.values()
+                for model in design.model_ids
+            )
+        ]
+        statistics = self._image_statistics(next(iter(studies.values())), recorded)
         rows = []
         for name, study in tqdm(studies.items(), "weighing claims"):
-            row = self._mitigation(name, study, recorded)
+            row = self._mitigation(name, study, design, recorded, statistics)
             rows.append(row)
             gaps += [f"{name}: {gap}" for gap in row.result.gaps]
-        design = Design.read(Path(studies[next(iter(studies))].output_dir) / "private/design.csv")
         result = EvidenceStudyResult(
             mitigations=tuple(rows),
             sources=tuple(source.name for source in recorded),
@@ -188,24 +197,11 @@ class EvidenceStudy:
     def _path(self, name: str) -> Path:
         return Path(self.defences.study.output_dir) / name
 
-    @staticmethod
-    def _answers(study: Study) -> Path:
-        return Path(study.output_dir) / "private/foreign"
-
-    def _recorded(self, source: ForeignSource) -> bool:
-        """Whether all models of all mitigations answered about the source."""
-        for study in self.defences.studies().values():
-            design = Design.read(Path(study.output_dir) / "private/design.csv")
-            folder = self._answers(study) / source.folder / "signals"
-            if not all((folder / f"{model}.json").is_file() for model in design.model_ids):
-                return False
-        return True
-
     def _prepared(self) -> tuple[_Prepared, list[str]]:
-        """The sources' cases, examined, by folder; and what is wrong with the others."""
+        """The sources that can be used, with their cases, examined; and what is wrong with the others."""
         study = self.defences.study
         held_out = study.auxiliary_cases()
-        prepared: _Prepared = {}
+        prepared: _Prepared = []
         gaps: list[str] = []
         for source in tqdm(self.sources, "foreign scans"):
             folder = files.private_folder(self._path(f"private/foreign/{source.folder}"))
@@ -217,7 +213,7 @@ class EvidenceStudy:
             except InputError as error:
                 gaps.append(f"{source.name}: {error}")
                 continue
-            prepared[source.folder] = (source, cases, found)
+            prepared.append((source, cases, found))
         return prepared, gaps
 
     @staticmethod
@@ -233,28 +229,35 @@ class EvidenceStudy:
         files.private_folder(self._path("private/foreign"))
         files.write_json(self._path("private/foreign/gaps.json"), {"gaps": list(gaps)})
 
-    def _mitigation(self, name: str, study: Study, sources: Sequence[ForeignSource]) -> MitigationEvidence:
-        design = Design.read(Path(study.output_dir) / "private/design.csv")
+    def _image_statistics(self, study: Study, sources: Sequence[ForeignSource]) -> dict[str, tuple[Array, float]]:
+        """For each case of the cohort and of the sources, its image statistics and its number of voxels."""
+        folders = [Path(study.output_dir) / "private"]
+        folders += [self._path(f"private/foreign/{source.folder}") for source in sources]
+        rows = {}
+        for folder in folders:
+            found = Examination.read(folder / "examination.csv")
+            sizes = [n for n, name in enumerate(found.names) if name.startswith("size_")]
+            for case, row in zip(found.case_ids, found.features, strict=True):
+                rows[case] = row, float(np.nanprod(row[sizes]))
+        return rows
+
+    def _mitigation(
+        self,
+        name: str,
+        study: Study,
+        design: Design,
+        sources: Sequence[ForeignSource],
+        statistics: Mapping[str, tuple[Array, float]],
+    ) -> MitigationEvidence:
         table = study.table(design)
-        foreign, found = {}, [Examination.read(Path(study.output_dir) / "private/examination.csv")]
-        for source in sources:
-            foreign[source.name] = SignalTable.read(self._answers(study) / source.folder / "signals", design.model_ids)
-            found.append(Examination.read(self._path(f"private/foreign/{source.folder}/examination.csv")))
-        rows = {case: row for item in found for case, row in zip(item.case_ids, item.features, strict=True)}
-        sizes = [n for n, column in enumerate(found[0].names) if column.startswith("size_")]
-
-        def features(case_ids: Sequence[str]) -> Array:
-            return np.stack([rows[case] for case in case_ids])
-
-        listed = list(self.attacks(len(design.shadows), study.release))
         result = self.evidence.run(
-            listed,
+            list(self.attacks(len(design.shadows), study.release)),
             table,
             design.targets,
             design.shadows,
-            foreign,
-            features,
-            lambda case_ids: np.asarray(np.nanprod(features(case_ids)[:, sizes], axis=1)),
+            {source.name: SignalTable.read(_answers(study, source), design.model_ids) for source in sources},
+            lambda case_ids: np.stack([statistics[case][0] for case in case_ids]),
+            lambda case_ids: np.array([statistics[case][1] for case in case_ids]),
         )
         return MitigationEvidence(name, study.release, self._utility(table, design), result)
 
@@ -271,3 +274,12 @@ class EvidenceStudy:
                     for side, chosen in (("members", inside), ("nonmembers", ~inside))
                 }
         return found
+
+
+def _design(study: Study) -> Design:
+    return Design.read(Path(study.output_dir) / "private/design.csv")
+
+
+def _answers(study: Study, source: ForeignSource) -> Path:
+    """Where the signals of a study's models about a source are."""
+    return Path(study.output_dir) / f"private/foreign/{source.folder}/signals"

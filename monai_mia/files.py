@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 __all__ = [
     "digest",
+    "folder_name",
     "is_current",
     "private_folder",
     "read_json",
@@ -96,6 +98,11 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
+
+
+def folder_name(name: str) -> str:
+    """The name that a thing of a report has as a folder; empty if no letter or digit is in it."""
+    return re.sub(r"\W+", "_", name).strip("_").lower()
 
 
 def digest(content: Any) -> str:

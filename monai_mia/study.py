@@ -11,7 +11,6 @@ import csv
 import errno
 import io
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -26,8 +25,8 @@ from monai_mia import __version__, executors, files, report
 from monai_mia.attackers import BlindNetwork
 from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
-from monai_mia.data import Examination, ForeignSource, examine, read_cohort
-from monai_mia.data.cohorts import read_ids
+from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
@@ -198,7 +197,7 @@ class Study:
             **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cases, auxiliary = self._set_apart(self._cases())
+        cases, auxiliary = self._set_apart(cases_of(self.cohort))
         design = self._design(cases)
         require_canaries(design)
         examined = [*design.cases, *auxiliary]
@@ -211,7 +210,7 @@ class Study:
 
     def auxiliary_cases(self) -> list[Case]:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
-        return self._set_apart(self._cases())[1]
+        return self._set_apart(cases_of(self.cohort))[1]
 
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""
@@ -317,13 +316,6 @@ class Study:
         for left in files.private_folder(self._path("private")).rglob(".*.tmp"):  # by a kill in the middle of a write
             left.unlink(missing_ok=True)
 
-    def _cases(self) -> list[Case]:
-        if callable(self.cohort):
-            return list(self.cohort())
-        if isinstance(self.cohort, (str, os.PathLike)):
-            return list(read_cohort(self.cohort))
-        return list(self.cohort)
-
     def _set_apart(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         """The cases to audit, and those of auxiliary patients, drawn by the study's seed."""
         patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
@@ -421,92 +413,77 @@ class Study:
         return str(self._model(model) / "model.pt")
 
     def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
-        cohort_key = _cohort_key(design.cases, examination)
-        jobs = []
+        asking, jobs = self._asking(design.cases, examination), []
         for model in design.model_ids:
-            job = self._asking(model, keys[model], design.queries(model), examination, cohort_key)
+            job = asking(model, keys[model], design.queries(model))
             path, maps = self._path(f"private/signals/{model}.csv"), self._path(f"private/maps/{model}.npz")
-            asked = [[case["case_id"], case["member"]] for case in job.cohort]
-            maps_key = files.digest(["maps", *self._asked(keys[model], asked, examination), self.maps_resolution])
             todo = not files.is_current(path, job.key)
-            todo_maps = self.maps and not (files.is_current(maps, maps_key) and MapStore(maps.parent).about(LABELS))
+            todo_maps = self.maps and not (files.is_current(maps, job.maps_key) and MapStore(maps.parent).about(LABELS))
             if todo or todo_maps:
-                jobs.append(
-                    replace(
-                        job,
-                        path=str(path) if todo else None,
-                        maps=str(maps) if todo_maps else None,
-                        maps_key=maps_key,
-                        map_options={"resolution": self.maps_resolution},
-                    )
-                )
+                jobs.append(replace(job, path=str(path) if todo else None, maps=str(maps) if todo_maps else None))
         executors.run_jobs(jobs, "querying", self.n_jobs)
 
     def ask_about(
-        self, design: Design, sources: Mapping[str, tuple[ForeignSource, Sequence[Case], Examination]], folder: Path
+        self, design: Design, source: ForeignSource, cases: Sequence[Case], examination: Examination, folder: Path
     ) -> None:
-        """Ask every model about foreign cases; no model trained on them.
+        """Ask every model about the cases of a foreign source; no model trained on them.
 
         Args:
             design: the study's, which is recorded.
-            sources: by name of a folder, a source, its cases, and what their examination found.
-            folder: where ``<name>/signals/<model_id>.csv`` is written.
+            source: the source, which may change what a model is given.
+            cases: its cases.
+            examination: what was found in them.
+            folder: where ``<model_id>.csv`` is written.
         """
-        jobs = []
-        for name, (source, cases, examination) in sources.items():  # one after the other: models share its scans
-            cohort_key = _cohort_key(cases, examination)
-            for model in design.model_ids:
-                released = self.checkpoint if model == TARGET else None
-                key = self._released_key(released) if released else str(self.trained(model)["key"])
-                job = self._asking(model, key, [{**case, "member": 0} for case in cases], examination, cohort_key)
-                path = folder / name / "signals" / f"{model}.csv"
-                job = replace(
-                    job,
-                    path=str(path),
-                    progress=str(path.with_name(f"{model}.progress.json")),
-                    key=files.digest([job.key, source.description]),
-                    at_input=source.at_input,
-                    without=source.without,
-                    source=source.name,
-                )
-                files.private_folder(path.parent)
-                if not files.is_current(path, job.key):
-                    jobs.append(job)
+        asking, jobs = self._asking(cases, examination), []
+        outside = [{**case, "member": 0} for case in cases]
+        files.private_folder(folder)
+        for model in design.model_ids:
+            released = self.checkpoint if model == TARGET else None
+            key = self._released_key(released) if released else str(self.trained(model)["key"])
+            job = asking(model, key, outside)
+            job = replace(
+                job,
+                path=str(folder / f"{model}.csv"),
+                progress=str(folder / f"{model}.progress.json"),
+                key=files.digest([job.key, source.description]),
+                at_input=source.at_input,
+                without=source.without,
+                source=source.name,
+            )
+            if not files.is_current(folder / f"{model}.csv", job.key):
+                jobs.append(job)
         executors.run_jobs(jobs, "querying", self.n_jobs)
 
-    def _asked(self, model_key: str, asked: Sequence[Any], examination: Examination) -> list[Any]:
-        """What a model's answers depend on."""
+    def _asking(self, cases: Sequence[Case], examination: Examination) -> Callable[[str, str, Sequence[Case]], Query]:
+        """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
+        bundle = self._inference_config()
+        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(cases, examination)
         recorder = {"release": self.release, "activation": self.activation, "n_classes": self.labels()}
-        fingerprint = self._inference_config().fingerprint()
-        common = [__version__, BAND, model_key, fingerprint, asked, examination.fingerprints, recorder]
-        return [*common, self.transform_id]
-
-    def _asking(
-        self, model: str, model_key: str, cases: Sequence[Case], examination: Examination, cohort_key: str
-    ) -> Query:
-        """The job of asking a model about cases; where its answers go is not said yet."""
-        cohort = [_bare(case) for case in cases]
-        asked = [[case["case_id"], case["member"]] for case in cohort]
         further = [[repr(signal) for signal in self.signals]] if self.signals else []
-        return Query(
-            bundle=self._inference_config(),
-            cohort=cohort,
-            model_id=model,
-            checkpoint=self._checkpoint(model),
-            path=None,
-            progress=str(self._model(model) / "queried.json"),
-            key=files.digest([*self._asked(model_key, asked, examination), *further]),
-            cohort_key=cohort_key,
-            transform_id=self.transform_id,
-            recorder={
-                "release": self.release,
-                "activation": self.activation,
-                "n_classes": self.labels(),
-                "signals": (segmentation_signals, *self.signals),
-            },
-            cache_rate=self.cache_rate,
-            threads=self.threads,
-        )
+
+        def job(model: str, model_key: str, queries: Sequence[Case]) -> Query:
+            cohort = [_bare(case) for case in queries]
+            asked = [[case["case_id"], case["member"]] for case in cohort]
+            common = [__version__, BAND, model_key, fingerprint, asked, examination.fingerprints, recorder]
+            return Query(
+                bundle=bundle,
+                cohort=cohort,
+                model_id=model,
+                checkpoint=self._checkpoint(model),
+                path=None,
+                progress=str(self._model(model) / "queried.json"),
+                key=files.digest([*common, self.transform_id, *further]),
+                cohort_key=cohort_key,
+                transform_id=self.transform_id,
+                recorder={**recorder, "signals": (segmentation_signals, *self.signals)},
+                maps_key=files.digest(["maps", *common, self.transform_id, self.maps_resolution]),
+                map_options={"resolution": self.maps_resolution},
+                cache_rate=self.cache_rate,
+                threads=self.threads,
+            )
+
+        return job
 
     def _blind_scores(self, design: Design, table: SignalTable, cohort_key: str) -> BlindScores | None:
         """What a network makes of the images alone, in the order of the table; canaries are not shown to it."""

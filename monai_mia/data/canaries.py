@@ -31,7 +31,7 @@ from monai.transforms import LoadImage, Resize
 from numpy.typing import NDArray
 
 from monai_mia import files
-from monai_mia.data.volumes import write_volume
+from monai_mia.data.volumes import as_stored, stamp, write_volume
 from monai_mia.errors import InputError
 
 __all__ = ["CANARY", "Lesion", "Permuted", "Plain", "Shifted", "Swapped", "plant_canaries"]
@@ -233,7 +233,7 @@ def _donors(owner: Sequence[int]) -> list[int]:
 
 
 def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: int) -> None:
-    stamps = [[_stamp(source), _stamp(donor), repr(kind), canary["case_id"]] for kind, source, canary, donor in jobs]
+    stamps = [[stamp(source), stamp(donor), repr(kind), canary["case_id"]] for kind, source, canary, donor in jobs]
     key = files.digest([stamps, seed])
     paths = [Path(canary[name]) for kind, _, canary, _ in jobs for name in _changed(kind)]
     if files.is_current(folder / "canaries.csv", key) and all(path.is_file() for path in paths):
@@ -247,14 +247,6 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
             write_volume(canary[name], values, affine)
         writer.writerow([canary["case_id"], canary["patient_id"], canary["canary"], source["case_id"]])
     files.write_artefact(folder / "canaries.csv", buffer.getvalue(), key=key)
-
-
-def _stamp(case: Case) -> list[Any]:
-    stats = [Path(case[key]) for key in ("image", "label")]
-    missing = [path for path in stats if not path.is_file()]
-    if missing:
-        raise InputError(f"cases must be files, got {str(missing[0])!r}, which does not exist.")
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in stats]
 
 
 def _made(kind: Kind, source: Case, donor: Case, rng: np.random.Generator) -> dict[str, tuple[Array, Array]]:
@@ -286,7 +278,7 @@ def _made(kind: Kind, source: Case, donor: Case, rng: np.random.Generator) -> di
                 raise InputError(f"reference must have its image's shape, got {classes.shape} in {_name(label)}.")
             inside = _ball(kind, classes > 0, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)), rng, _name(image))
             pixels[:, inside] += np.float32(contrast) * pixels.std(axis=tuple(range(1, pixels.ndim)))[:, None]
-            made = {"image": (pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1), affine)}
+            made = {"image": (as_stored(pixels), affine)}
             if value is not None:
                 classes[inside] = value
                 made["label"] = (classes, np.asarray(label.affine))

@@ -17,7 +17,7 @@ from monai.apps import DecathlonDataset, download_and_extract
 
 from monai_mia.errors import InputError
 
-__all__ = ["case_name", "read_cohort", "read_ids"]
+__all__ = ["case_name", "cases_of", "read_cohort", "read_ids"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,15 @@ def read_cohort(
         )
     root = path if path.is_dir() else path.parent
     return [_completed(case, root, patient_id or (lambda case: str(case["case_id"]))) for case in cases]
+
+
+def cases_of(
+    cohort: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
+) -> list[Mapping[str, Any]]:
+    """The cases of a cohort that is given as what :func:`read_cohort` reads, as a list, or as a function of one."""
+    if callable(cohort):
+        return list(cohort())
+    return list(read_cohort(cohort) if isinstance(cohort, (str, os.PathLike)) else cohort)
 
 
 def _download(path: Path, task: str) -> None:

@@ -8,7 +8,6 @@ the one moves the other.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +32,8 @@ from monai.transforms import (
 from torch import Tensor
 
 from monai_mia import files
-from monai_mia.data.cohorts import read_cohort
-from monai_mia.data.volumes import write_volume
+from monai_mia.data.cohorts import cases_of
+from monai_mia.data.volumes import as_stored, stamp, write_volume
 from monai_mia.errors import InputError
 
 __all__ = ["ForeignSource", "PermutePatchesd", "PureNoised", "standard_sources"]
@@ -42,13 +41,7 @@ __all__ = ["ForeignSource", "PermutePatchesd", "PureNoised", "standard_sources"]
 Case = Mapping[str, Any]
 
 #: Transforms of a bundle's preprocessing that normalise intensities, by the beginning of their names.
-NORMALISING = (
-    "NormalizeIntensity",
-    "ScaleIntensity",
-    "ScaleIntensityRange",
-    "ThresholdIntensity",
-    "HistogramNormalize",
-)
+NORMALISING = ("NormalizeIntensity", "ScaleIntensity", "ThresholdIntensity", "HistogramNormalize")
 
 _KEYS = ("image", "label")
 
@@ -90,7 +83,7 @@ class ForeignSource:
     @property
     def folder(self) -> str:
         """Its name as that of a folder."""
-        return re.sub(r"\W+", "_", self.name).strip("_").lower()
+        return files.folder_name(self.name)
 
     @property
     def description(self) -> str:
@@ -111,11 +104,7 @@ class ForeignSource:
         Raises:
             InputError: there is no case; a transform fails, or leaves no voxel of a class that was there.
         """
-        if self.cohort is not None:
-            given = self.cohort() if callable(self.cohort) else self.cohort
-            cases = list(given) if not isinstance(given, (str, Path)) else list(read_cohort(given))
-        else:
-            cases = list(held_out)
+        cases = list(held_out) if self.cohort is None else cases_of(self.cohort)
         if not cases:
             raise InputError(
                 f"source {self.name!r} must have cases, got none. Set patients apart (auxiliary in the study), or give "
@@ -133,11 +122,8 @@ class ForeignSource:
             {**case, **{key: str((folder / f"{key}s" / f"{case['case_id']}.nii.gz").resolve()) for key in _KEYS}}
             for case in cases
         ]
-        stamps = [
-            [Path(case[key]).stat().st_size, Path(case[key]).stat().st_mtime_ns] for case in cases for key in _KEYS
-        ]
         record = folder / "source.csv"
-        key = files.digest([self.description, seed, [case["case_id"] for case in cases], stamps])
+        key = files.digest([self.description, seed, [[case["case_id"], stamp(case)] for case in cases]])
         if files.is_current(record, key) and all(Path(case[key]).is_file() for case in changed for key in _KEYS):
             return changed
         lost: dict[int, int] = {}
@@ -149,8 +135,7 @@ class ForeignSource:
                 lost[int(missing)] = lost.get(int(missing), 0) + 1
             image, label = (np.asarray(data[key].cpu()) for key in _KEYS)
             affine = np.asarray(data["image"].affine)
-            pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-            write_volume(target["image"], pixels.astype(np.float32), affine)
+            write_volume(target["image"], as_stored(image).astype(np.float32), affine)
             write_volume(target["label"], np.round(label[0]).astype(np.uint8), np.asarray(data["label"].affine))
         if lost:
             for path in (Path(case[key]) for case in changed for key in _KEYS):
