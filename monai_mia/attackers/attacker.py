@@ -14,15 +14,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from monai.data import DataLoader
-from monai.engines import SupervisedTrainer
 from monai.networks.nets import ResNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_mia import __version__, files
 from monai_mia.attackers.inputs import INPUTS, MapInputs
-from monai_mia.attackers.networks import BestEpoch, PooledNetwork
+from monai_mia.attackers.networks import BestEpoch, PooledNetwork, fit
 from monai_mia.attacks.attack import Array, missing_maps, require_option, require_shadows
 from monai_mia.designs import TARGET
 from monai_mia.errors import InputError
@@ -228,23 +226,8 @@ class MapAttacker:
             handlers.append(BestEpoch(lambda: self._loss(network, cohort, pairs[left_out]), network, self.patience))
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            trainer = SupervisedTrainer(
-                device=device,
-                max_epochs=self.epochs,
-                train_data_loader=DataLoader(
-                    _Pairs(train, partial(self._item, cohort, rng)),
-                    batch_size=self.batch_size,
-                    shuffle=True,
-                    drop_last=len(train) > self.batch_size,  # one pair alone has no batch statistics
-                ),
-                network=network,
-                optimizer=self.optimizer(network.parameters()),
-                loss_function=nn.BCEWithLogitsLoss(),
-                train_handlers=handlers,
-                decollate=False,
-            )
-            trainer.logger.setLevel("WARNING")
-            trainer.run()
+            items = _Pairs(train, partial(self._item, cohort, rng))
+            fit(network, items, self.optimizer, self.epochs, self.batch_size, device, handlers)
         network.to("cpu")
 
     def _loss(self, network: PooledNetwork, cohort: MapInputs, pairs: NDArray[np.int64]) -> float:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, cpu_count, delayed
-from monai.data import DataLoader
-from monai.engines import SupervisedTrainer
+from monai.data import Dataset
 from monai.networks.nets import ResNet
 from monai.transforms import LoadImage, Resize
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from torch import nn
 
 from monai_mia import __version__, files, statistics
 from monai_mia.attackers.attacker import named
-from monai_mia.attackers.networks import PooledNetwork
+from monai_mia.attackers.networks import PooledNetwork, fit
 from monai_mia.controls import BlindScores
 from monai_mia.errors import InputError
 from monai_mia.unwrapping import plain_tensor
@@ -183,38 +182,10 @@ class BlindNetwork:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed + fold)
             network = PooledNetwork(self.network, spatial, images.shape[1], "mean").to(device)
-            trainer = SupervisedTrainer(
-                device=device,
-                max_epochs=self.epochs,
-                train_data_loader=DataLoader(
-                    _Items(train, item),
-                    batch_size=self.batch_size,
-                    shuffle=True,
-                    drop_last=len(train) > self.batch_size,  # one image alone has no batch statistics
-                ),
-                network=network,
-                optimizer=self.optimizer(network.parameters()),
-                loss_function=nn.BCEWithLogitsLoss(),
-                decollate=False,
-            )
-            trainer.logger.setLevel("WARNING")
-            trainer.run()
+            items = Dataset(train.tolist(), item)
+            fit(network, items, self.optimizer, self.epochs, self.batch_size, device)
         network.eval()
         with torch.inference_mode():
             batches = np.array_split(held_out, -(-len(held_out) // self.batch_size))
             logits = [network(images[batch][:, None].to(device))[:, 0].double().cpu().numpy() for batch in batches]
         return np.concatenate(logits)
-
-
-@dataclass(frozen=True)
-class _Items:
-    """Images as a data set."""
-
-    cases: NDArray[np.int64]
-    item: Callable[[int], dict[str, torch.Tensor]]
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.item(int(self.cases[index]))

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
 from monai.networks.nets import MILModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["BestEpoch", "PooledNetwork"]
+__all__ = ["BestEpoch", "PooledNetwork", "fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,45 @@ def _network_options(make: Callable[..., nn.Module], spatial_dims: int, channels
     first = "in_channels" if "in_channels" in known else "n_input_channels"
     last = "out_channels" if "out_channels" in known else "num_classes"
     return {"spatial_dims": spatial_dims, first: channels, last: features}
+
+
+def fit(
+    network: nn.Module,
+    items: Any,
+    optimizer: Callable[..., Any],
+    epochs: int,
+    batch_size: int,
+    device: torch.device,
+    handlers: Sequence[Any] = (),
+) -> None:
+    """Train a network of one logit by binary cross-entropy; draws are torch's global ones.
+
+    Args:
+        network: on the device.
+        items: a data set of ``image`` and ``label``, shape (1,), 0 or 1.
+        optimizer: makes the optimizer of the parameters.
+        epochs: passes over the items.
+        batch_size: items in a training step.
+        device: where the network is.
+        handlers: of the trainer.
+    """
+    trainer = SupervisedTrainer(
+        device=device,
+        max_epochs=epochs,
+        train_data_loader=DataLoader(
+            items,
+            batch_size=batch_size,
+            shuffle=True,
+            drop_last=len(items) > batch_size,  # one item alone has no batch statistics
+        ),
+        network=network,
+        optimizer=optimizer(network.parameters()),
+        loss_function=nn.BCEWithLogitsLoss(),
+        train_handlers=handlers,
+        decollate=False,
+    )
+    trainer.logger.setLevel("WARNING")
+    trainer.run()
 
 
 class BestEpoch:

@@ -17,7 +17,7 @@ from monai_mia import files
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.report.comparison import with_ci
 from monai_mia.report.figures import png
-from monai_mia.report.study import Table, as_html, as_markdown
+from monai_mia.report.study import Table, as_html, as_markdown, as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,9 +89,7 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
     cells = [row.name, row.release]
     for name in metrics:
         value = row.utility.get(name)
-        if value is not None and name.startswith("negative_"):  # as the field writes it
-            value = (-value[0], (-value[1][1], -value[1][0]))
-        cells.append("" if value is None else with_ci(value))
+        cells.append("" if value is None else with_ci(as_written(name, value)))
     accounted = ""
     if row.accounted_epsilon is not None:
         epsilon, delta = row.accounted_epsilon

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from monai_mia import files
 from monai_mia.report.comparison import with_ci
 from monai_mia.report.figures import png
-from monai_mia.report.study import Table, as_html, as_markdown
+from monai_mia.report.study import Table, as_html, as_markdown, as_written
 
 if TYPE_CHECKING:
     from monai_mia.evidence import AttackEvidence
@@ -158,15 +158,9 @@ def _calibration(result: EvidenceStudyResult) -> Table:
         cells += ["", "", ""] if score is None else [score.attack, with_ci(score.auc), with_ci(score.sources[0].fpr)]
         for name in metrics:
             sides = row.utility.get(name)
-            cells.append("" if sides is None else "; ".join(with_ci(_as_error(name, v)) for v in sides.values()))
+            cells.append("" if sides is None else "; ".join(with_ci(as_written(name, v)) for v in sides.values()))
         rows.append(cells)
     return Table("Calibration and leakage, by mitigation", heads, rows)
-
-
-def _as_error(name: str, value: tuple[float, tuple[float, float]]) -> tuple[float, tuple[float, float]]:
-    if name.startswith("negative_"):  # as the field writes it
-        return (-value[0], (-value[1][1], -value[1][0]))
-    return value
 
 
 def _best(attacks: Sequence[AttackEvidence], kinds: tuple[str, ...] = ("",)) -> AttackEvidence | None:
@@ -222,7 +216,7 @@ def _calibration_picture(result: EvidenceStudyResult) -> bytes:
         axes.grid(color="#d9dee4", lw=0.5)
         axes.set_axisbelow(True)
     for row in rows:
-        x = _as_error(metric, row.utility[metric]["nonmembers"])
+        x = as_written(metric, row.utility[metric]["nonmembers"])
         kinds = ((("",), _BEST, "o"), (_CONFIDENCE, _SCORES, "s"))
         for kind, colour, marker in kinds:
             item = _best(row.result.attacks, kind)

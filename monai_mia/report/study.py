@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["Table", "as_html", "as_markdown"]
+__all__ = ["Table", "as_html", "as_markdown", "as_written"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,10 @@ def as_markdown(title: str, notes: Sequence[str], tables: Sequence[Table], gaps:
         lines += [f"## {table.caption}", "", f"| {' | '.join(table.heads)} |", f"|{'---|' * len(table.heads)}"]
         lines += [*(f"| {' | '.join(row)} |" for row in table.rows), ""]
     return "\n".join(lines)
+
+
+def as_written(signal: str, value: tuple[float, tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+    """A signal's value and interval as the field writes them: an error or a distance without its minus."""
+    if not signal.startswith("negative_"):
+        return value
+    return -value[0], (-value[1][1], -value[1][0])
