@@ -32,15 +32,20 @@ from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.foreign import apply
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
+from monai_mia.outputs import one_output
 from monai_mia.unwrapping import bare_network
 
-__all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
+__all__ = ["BundleConfig", "Query", "Training", "check_inference", "left_out", "load_weights"]
 
 logger = logging.getLogger(__name__)
 
 #: Ids that a config must define to train from, and to be asked through.
 TRAINING_IDS = ("network_def", "train#dataset#data", "train#trainer", "train#trainer#max_epochs")
 QUERY_IDS = ("network_def", "inferer", "preprocessing")
+
+#: Id of what an inference config may say of queries alone: ``label``, a transform of the reference when it lies on the
+#: image's grid; ``output``, the key or the number of the prediction among several outputs; ``amp``, on a GPU.
+QUERY_OPTIONS = "mia_query"
 
 #: Id of cases that a training config may ask for: see :attr:`monai_mia.study.Study.auxiliary`.
 AUXILIARY = "auxiliary"
@@ -50,13 +55,20 @@ _LEFT_OUT = (
     "CheckpointLoader",
     "CheckpointSaver",
     "EarlyStopHandler",
+    "LogfileHandler",
     "MLFlowHandler",
+    "MetricLogger",
     "MetricsSaver",
     "StatsHandler",
     "TensorBoardImageHandler",
     "TensorBoardStatsHandler",
     "ValidationHandler",
 )
+
+
+def left_out(handler: str) -> bool:
+    """Whether a training leaves out handlers of that class: they write, or look at cases that are no members."""
+    return handler in _LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,7 @@ class Training:
         listed = [name for name in ("train#handlers", "train#trainer#train_handlers") if name in parser]
         for name in listed:
             if isinstance(parser[name], list):
-                parser[name] = [handler for handler in parser[name] if _name(handler) not in _LEFT_OUT]
+                parser[name] = [handler for handler in parser[name] if not left_out(_name(handler, parser))]
         for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
             if f"train#trainer#{unused}" in parser:
                 parser[f"train#trainer#{unused}"] = None
@@ -312,7 +324,7 @@ class Query:
                 files.digest(["query", self.bundle.fingerprint(), self.cohort_key, self.cache_rate, self.source]),
                 lambda: CacheDataset(
                     cases,
-                    Compose([self._preprocessing(parser), *_LABEL_TRANSFORMS, self._change]),
+                    Compose([self._preprocessing(parser), _WithLabel(self._option(parser, "label")), self._change]),
                     cache_rate=self.cache_rate,
                     progress=False,
                 ),
@@ -321,9 +333,12 @@ class Query:
                 device=device,
                 val_data_loader=DataLoader(CaseSubset(shared, self.cohort), batch_size=1),
                 network=network.to(device),
-                inferer=_instantiated(parser, "inferer", self.bundle),
+                inferer=one_output(
+                    _instantiated(parser, "inferer", self.bundle), self._option(parser, "output"), self.bundle.root
+                ),
                 val_handlers=[*recorders, ProgressFile(self.progress, "cases")],
                 decollate=False,
+                amp=bool(self._option(parser, "amp")) and torch.device(device).type == "cuda",
             )
             evaluator.logger.setLevel(logging.WARNING)
             set_determinism(0)
@@ -331,6 +346,11 @@ class Query:
         for path in filter(None, (self.path, self.maps)):
             beside = Path(path).with_suffix(".json")
             files.write_json(beside, {**files.read_json(beside), "seconds": time.perf_counter() - start})
+
+    def _option(self, parser: ConfigParser, name: str) -> Any:
+        """What the config says of queries alone, or None."""
+        name = f"{QUERY_OPTIONS}#{name}"
+        return _instantiated(parser, name, self.bundle) if name in parser else None
 
     def _preprocessing(self, parser: ConfigParser) -> Any:
         """The bundle's, less what is left out."""
@@ -386,11 +406,12 @@ class Query:
 
 def check_inference(bundle: BundleConfig, checkpoint: str | None = None, transform_id: str | None = None) -> None:
     """Build all that queries will need, and load the weights of a released target, before anything is trained."""
-    parser, _, _ = _network(bundle, checkpoint)
-    for name in ("inferer", "preprocessing"):
-        _instantiated(parser, name, bundle)
-    if transform_id is not None:
-        _released(parser, transform_id, bundle)
+    with _settings(torch.get_num_threads(), bundle.root):
+        parser, _, _ = _network(bundle, checkpoint)
+        for name in ("inferer", "preprocessing", *([QUERY_OPTIONS] if QUERY_OPTIONS in parser else [])):
+            _instantiated(parser, name, bundle)
+        if transform_id is not None:
+            _released(parser, transform_id, bundle)
 
 
 def _released(parser: ConfigParser, transform_id: str, bundle: BundleConfig) -> Any:
@@ -415,6 +436,16 @@ _LABEL_TRANSFORMS = (
     EnsureChannelFirstd("label"),
     ResampleToMatchd("label", key_dst="image", mode="nearest", padding_mode="zeros"),
 )
+
+
+class _WithLabel:
+    """Load the reference and bring it onto the image's grid, unless the bundle's preprocessing has done so."""
+
+    def __init__(self, transform: Any = None) -> None:
+        self.transforms = Compose([*_LABEL_TRANSFORMS, *([transform] if transform else [])])
+
+    def __call__(self, data: Mapping[str, Any]) -> Any:
+        return data if hasattr(data["label"], "shape") else self.transforms(dict(data))
 
 
 def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -> None:
@@ -483,14 +514,19 @@ def _settings(threads: int, bundle_root: str) -> Iterator[None]:
     path = str(Path(bundle_root).resolve())
     torch.set_num_threads(threads)
     sys.path.insert(1, path)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ in the bundle
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes
         sys.path.remove(path)
         torch.set_num_threads(before)
 
 
-def _name(component: Any) -> str:
+def _name(component: Any, parser: ConfigParser) -> str:
+    """Class of a component, or of the one that it refers to."""
+    if isinstance(component, str) and component.startswith("@") and component[1:] in parser:
+        component = parser[component[1:]]
     target = component.get("_target_", "") if isinstance(component, dict) else ""
     return str(target).rpartition(".")[2]
 

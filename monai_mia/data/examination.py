@@ -115,11 +115,12 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
 def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
     stats = []
     for key in ("image", "label"):
-        try:
-            stat = Path(case[key]).stat()
-        except OSError:
-            continue
-        stats.append([case[key], stat.st_size, stat.st_mtime_ns])
+        for path in files.paths_of(case[key]):
+            try:
+                stat = Path(path).stat()
+            except OSError:
+                continue
+            stats.append([path, stat.st_size, stat.st_mtime_ns])
     return files.digest([stats, n_labels])
 
 
@@ -127,13 +128,14 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
     """Statistics of a case, and what is wrong with it (empty if nothing is)."""
     volumes = {}
     for key in ("image", "label"):
-        path = Path(case[key])
-        if not path.is_file():
-            return {}, f"{key} {path} does not exist"
+        paths = [Path(path) for path in files.paths_of(case[key])]
+        for path in paths:
+            if not path.is_file():
+                return {}, f"{key} {path} does not exist"
         try:
-            volumes[key] = LoadImage(image_only=True, ensure_channel_first=True)(path)
+            volumes[key] = LoadImage(image_only=True, ensure_channel_first=True)(paths if len(paths) > 1 else paths[0])
         except Exception as error:
-            return {}, f"{key} {path} cannot be read ({_first_line(error)})"
+            return {}, f"{key} {paths[0]} cannot be read ({_first_line(error)})"
     image, label = (np.asarray(volumes[key].numpy(), dtype=np.float64) for key in ("image", "label"))
     if label.shape[1:] != image.shape[1:]:
         return {}, f"label must have the shape of its image {image.shape[1:]}, got {label.shape[1:]}"
@@ -148,7 +150,9 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
     affine = np.asarray(volumes["image"].affine)
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     row: dict[str, Any] = {
-        "fingerprint": files.digest([files.sha256(case["image"]), files.sha256(case["label"])]),
+        "fingerprint": files.digest(
+            [files.sha256(path) for key in ("image", "label") for path in files.paths_of(case[key])]
+        ),
         "mean": image.mean(),
         "deviation": image.std(),
     }
