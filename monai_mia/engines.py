@@ -8,6 +8,7 @@ Nothing of the bundle that writes is run, and no file of it changes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import sys
 import time
@@ -108,8 +109,8 @@ class BundleConfig:
             parser.read_meta(str(meta))
         for name, value in {"bundle_root": self.root, **self.overrides}.items():
             try:
-                parser[name] = value
-            except KeyError as error:
+                parser[name] = copy.deepcopy(value)  # later overrides, and the parser, change it in place
+            except (KeyError, ValueError) as error:
                 raise InputError(f"override {name!r} must be an id of {', '.join(map(str, paths))}.") from error
         missing = [name for name in needed if name not in parser]
         if missing:
@@ -466,7 +467,8 @@ def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -
     except Exception as error:
         raise InputError(
             f"checkpoint must be a state_dict of plain tensors, got {str(checkpoint)!r}, which torch cannot load with "
-            f"weights_only=True ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
+            f"weights_only=True ({str(error).splitlines()[0] if str(error) else type(error).__name__}). "
+            "Where it was trained, save torch.save(network.state_dict(), FILE)."
         ) from error
     for key in ("model", "network", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -477,6 +479,8 @@ def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -
         if isinstance(state, dict)
         else {}
     )
+    if given and all(name.startswith("module.") for name in given):  # saved from several processes
+        given = {name.removeprefix("module."): value for name, value in given.items()}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     shapes = sorted(name for name in expected.keys() & given.keys() if expected[name].shape != given[name].shape)
     if missing or unknown or shapes:

@@ -156,6 +156,14 @@ class Study:
         """
         start = time.perf_counter()
         design, examination = self.record()
+        result, table = self.attack(design, examination)
+        about = self._about(design, time.perf_counter() - start)
+        report.write_report(result, table, self._path("report"), about)
+        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        return result
+
+    def attack(self, design: Design, examination: Examination) -> tuple[AuditResult, SignalTable]:
+        """Attack what is recorded and keep the scores; gives the result, and the signals of the patients."""
         table = self.table(design)
         features = examination.of(table.case_ids)
         blind = self._blind_scores(design, table, _cohort_key(design.cases, examination))
@@ -175,10 +183,7 @@ class Study:
         if canary is not None:  # the rest is about patients
             table = table.only(np.array([not kind for kind in canary]))
         self._write_scores(result, table, examination)
-        about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about)
-        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
-        return result
+        return result, table
 
     def record(self) -> tuple[Design, Examination]:
         """Train and query what is not done yet: all that attacks need is then in ``private/``.

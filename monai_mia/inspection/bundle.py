@@ -119,8 +119,8 @@ class Inspection:
             f"Shadows           can be trained from {listed(self.train_files)}"
             if self.trains
             else "Shadows           cannot be trained: audit a checkpoint with --members, --nonmembers and "
-            "--shadows 0. Then a signal of the target alone is compared with a threshold: leakage that is found is real, but "
-            "stronger attacks, which compare with shadows, are not tried."
+            "--shadows 0. Then only thresholds on the target's own signals are tried: leakage that is found is real, "
+            "but stronger attacks, which compare with shadows, are not tried."
         )
         for what, problems in (("Missing", self.missing), ("Missing to train", self.missing_for_training)):
             lines += [f"{what:<18}{problem}" for problem in problems]
@@ -162,7 +162,7 @@ def inspect_bundle(
     train = tuple(train_config) if train_config else parts.named(folder, "train")
     overrides = dict(overrides or {})
     asked = Config.read(folder, inference, overrides)
-    ids = parts.found_ids(asked)
+    ids = parts.found_ids(asked, overrides)
     missing = [
         f"must define {role!r} in {', '.join(inference)}, got no such id. {advice}"
         for role, advice in _ADVICE.items()
@@ -176,14 +176,18 @@ def inspect_bundle(
         )
     chain = list(asked.transforms(f"@{ids['postprocessing']}")) if "postprocessing" in ids else []
     trained = Config.read(folder, train, {}) if train else None
-    train_overrides, problems = ({}, ["must have a configs/train.json or .yaml to train shadows, got none."])
+    own_train = {name: value for name, value in overrides.items() if trained and name.partition("#")[0] in trained}
+    if own_train:
+        trained = Config.read(folder, train, own_train)
+    train_overrides: dict[str, Any] = {}
+    problems = ["must have a configs/train.json or .yaml to train shadows, got none."]
     if trained is not None:
         train_overrides, problems = parts.training_overrides(trained)
     activation, decision = parts.activation_of(asked, chain)
     lifted = train_overrides.get("train", {}).get("dataset", {}).get("transform")
     configs = [one for one in (trained, asked) if one is not None]
     label = parts.label_transforms(configs, [lifted], activation)
-    inference_overrides: dict[str, Any] = {
+    inference_overrides: dict[str, Any] = overrides | {
         role: f"@{name}" for role, name in ids.items() if role not in ("postprocessing",) and role != name
     }
     options: dict[str, Any] = {}
@@ -204,7 +208,7 @@ def inspect_bundle(
         train_files=train,
         ids=ids,
         inference_overrides=inference_overrides,
-        train_overrides=train_overrides,
+        train_overrides=own_train | train_overrides,
         activation=activation,
         decision=decision,
         channels=parts.channels(folder, asked, ids),

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ _ROLES = {
 #: Transforms of a reference that are about its place, which a query sees to itself; others change its meaning.
 _PLACING = (
     "AddChannel", "BorderPad", "CastToType", "CenterSpatialCrop", "CropForeground", "DivisiblePad",
-    "EnsureChannelFirst", "EnsureType", "Flip", "Load", "Orientation", "Rand", "Resample", "Resize", "Rotate", "Save", "Spacing",
-    "SpatialCrop", "SpatialPad", "ToDevice", "ToNumpy", "ToTensor", "Transpose", "Zoom",
+    "EnsureChannelFirst", "EnsureType", "Flip", "Load", "Orientation", "Rand", "Resample", "Resize", "Rotate",
+    "Save", "Spacing", "SpatialCrop", "SpatialPad", "ToDevice", "ToNumpy", "ToTensor", "Transpose", "Zoom",
 )  # fmt: skip
 
 #: Datasets that write, or that leave out a part of the cohort.
@@ -59,7 +59,7 @@ def named(folder: Path, name: str) -> tuple[str, ...]:
     return ()
 
 
-def found_ids(config: Config) -> dict[str, str]:
+def found_ids(config: Config, given: Collection[str] = ()) -> dict[str, str]:
     """Where each part is: by its standard name, below ``validate``, or by what the evaluator refers to."""
     name = config.engine("Evaluator", ("validate#evaluator", "evaluator"))
     evaluator = config[name] if name else {}
@@ -73,6 +73,8 @@ def found_ids(config: Config) -> dict[str, str]:
             node, place = dataset.get("transform"), ""
         referred = config.id_of(node, place)
         standard = [f"validate#{role}", referred, role] if validates else [role, referred]
+        if role in given:
+            standard = [role]
         found = [one for one in standard if one and one in config and config[one] is not None]
         if found:
             ids[role] = found[0]
@@ -158,8 +160,8 @@ def label_transforms(configs: Sequence[Config], chains: Sequence[Any], activatio
 def training_overrides(config: Config) -> tuple[dict[str, Any], list[str]]:
     """What makes a study find the parts of a training where this config has them, and what is missing of them.
 
-    Where there is no ``train#trainer``, the trainer and its dataset are copied below ``train``, and their old ids refer to
-    the copies, so that whatever else refers to them gets these.
+    Where there is no ``train#trainer``, the trainer and its dataset are copied below ``train``, and their old ids refer
+    to the copies, so that whatever else refers to them gets these.
     """
     trainer_id = config.engine("Trainer", ("train#trainer", "trainer"))
     if trainer_id is None:
@@ -175,11 +177,18 @@ def training_overrides(config: Config) -> tuple[dict[str, Any], list[str]]:
     if "max_epochs" not in trainer:
         missing.append(f"must define '{trainer_id}#max_epochs' to train shadows, got no such id.")
     loader = config.component(trainer.get("train_data_loader"))
+    if trainer.get("amp"):
+        trainer["amp"] = _where_cuda(trainer["amp"], False)
+        overrides[f"{trainer_id}#amp"] = trainer["amp"]
     loader_id = config.id_of(trainer.get("train_data_loader"), f"{trainer_id}#train_data_loader")
     dataset_id = config.id_of(loader.get("dataset"), f"{loader_id}#dataset")
     dataset = _kept_in_memory(config.component(loader.get("dataset")))
     if "data" not in dataset:
         return {}, [*missing, f"must define a dataset with data for {trainer_id!r} to train shadows, got none."]
+    if loader.get("num_workers") and not loader.keys() & {"persistent_workers", "prefetch_factor"}:
+        overrides[f"{loader_id}#num_workers"] = _where_cuda(
+            loader["num_workers"], 0
+        )  # the study's processes are enough
     if trainer_id == "train#trainer" and dataset_id == "train#dataset":
         return overrides | ({"train#dataset": dataset} if dataset != config[dataset_id] else {}), missing
     moved: dict[str, Any] = {"dataset": dataset, "trainer": trainer}
@@ -196,6 +205,11 @@ def training_overrides(config: Config) -> tuple[dict[str, Any], list[str]]:
     if isinstance(config.parser.get("train"), dict):
         return {f"train#{name}": value for name, value in moved.items()} | overrides, missing
     return {"train": moved} | overrides, missing
+
+
+def _where_cuda(node: Any, otherwise: Any) -> str:
+    """What a node says on a GPU, and something else on a CPU."""
+    return f"$({str(node).removeprefix('$')}) if torch.cuda.is_available() else {otherwise}"
 
 
 def _kept_in_memory(dataset: Mapping[str, Any]) -> dict[str, Any]:
