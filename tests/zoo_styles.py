@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import yaml
 
-from monai_mia.data import phantom
+from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
 
 DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
@@ -120,7 +120,11 @@ def training(network: Config, loss: Config, reading: list[Config], random: list[
             "postprocessing": chain(*after),
             "handlers": [
                 of("ValidationHandler", validator="@validate#evaluator", epoch_level=True, interval=1),
-                of("StatsHandler", tag_name="loss", output_transform="$monai.handlers.from_engine(['loss'], first=True)"),
+                of(
+                    "StatsHandler",
+                    tag_name="loss",
+                    output_transform="$monai.handlers.from_engine(['loss'], first=True)",
+                ),
                 of("TensorBoardStatsHandler", log_dir="@output_dir", tag_name="loss"),
             ],
             "key_metric": {
@@ -155,7 +159,9 @@ def training(network: Config, loss: Config, reading: list[Config], random: list[
                 of("TensorBoardStatsHandler", log_dir="@output_dir", iteration_log=False),
                 of("CheckpointSaver", save_dir="@ckpt_dir", save_dict={"model": "@network"}, save_key_metric=True),
             ],
-            "key_metric": {"val_dice": of("MeanDice", output_transform="$monai.handlers.from_engine(['pred', 'label'])")},
+            "key_metric": {
+                "val_dice": of("MeanDice", output_transform="$monai.handlers.from_engine(['pred', 'label'])")
+            },
             "evaluator": of(
                 "SupervisedEvaluator",
                 device="@device",
@@ -217,7 +223,9 @@ def spleen(folder: Path) -> Path:
 def evaluated(folder: Path) -> Path:
     """In the style of a bundle without an inference config: ``evaluate.json`` is laid upon ``train.json``."""
     scale = of("ScaleIntensityd", keys="image")
-    train = training(unet(3), of("DiceLoss", to_onehot_y=True, softmax=True), loading(BOTH, scale), [crops()], onehot(3))
+    train = training(
+        unet(3), of("DiceLoss", to_onehot_y=True, softmax=True), loading(BOTH, scale), [crops()], onehot(3)
+    )
     evaluate = {
         "validate#postprocessing": chain(*SOFTMAX, of("SaveImaged", keys="pred", output_dir="@output_dir")),
         "validate#handlers": [
@@ -253,9 +261,7 @@ def brats(folder: Path) -> Path:
     train = training(network, loss, reading, random, SIGMOID)
     train["train"]["dataset"] = of("Dataset", data="@train_datalist", transform="@train#preprocessing")
     train["train_datalist"] = "$monai.data.load_decathlon_datalist(@dataset_dir, data_list_key='training')"
-    return bundle(
-        folder, metadata=metadata(3), inference=inference(network, [load, normal], SIGMOID), train=train
-    )
+    return bundle(folder, metadata=metadata(3), inference=inference(network, [load, normal], SIGMOID), train=train)
 
 
 def prostate(folder: Path) -> Path:
@@ -354,7 +360,9 @@ def template(folder: Path) -> Path:
         "train_transforms": [of("RandAxisFlipd", keys="@both", prob=0.5), of("ScaleIntensityd", keys="@image")],
         "train_chain": of("Compose", transforms="$@base_transforms + @train_transforms"),
         "train_dataset": of("Dataset", data="$@partitions[0]", transform="@train_chain"),
-        "train_loader": of("ThreadDataLoader", dataset="@train_dataset", batch_size=2, repeats=1, num_workers="@workers"),
+        "train_loader": of(
+            "ThreadDataLoader", dataset="@train_dataset", batch_size=2, repeats=1, num_workers="@workers"
+        ),
         "val_dataset": of("Dataset", data="$@partitions[1]", transform="@train_chain"),
         "lossfn": of("DiceLoss", to_onehot_y=True, softmax=True),
         "optimizer": of("torch.optim.Adam", params="$@network.parameters()", lr=0.01),

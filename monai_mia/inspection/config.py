@@ -130,7 +130,7 @@ class Config:
     def id_of(self, node: Any, fallback: str) -> str | None:
         """The id that a node refers to, or ``fallback`` if the node is written in place."""
         if isinstance(node, str) and node.startswith("@") and node[1:] in self:
-            return node[1:]
+            return node[1:].replace("::", "#")  # as the parser writes it
         return fallback if node is not None and fallback in self else None
 
 

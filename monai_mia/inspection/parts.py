@@ -65,14 +65,16 @@ def found_ids(config: Config, given: Collection[str] = ()) -> dict[str, str]:
     evaluator = config[name] if name else {}
     loader = config.component(evaluator.get("val_data_loader"))
     dataset = config.component(loader.get("dataset"))
-    validates = isinstance(config.parser.get("validate"), dict)
+    evaluates = config.engine("Trainer", ("train#trainer", "trainer")) is not None
     ids: dict[str, str] = {}
     for role, argument in _ROLES.items():
         node, place = evaluator.get(argument), f"{name}#{argument}"
         if role == "preprocessing":
             node, place = dataset.get("transform"), ""
         referred = config.id_of(node, place)
-        standard = [f"validate#{role}", referred, role] if validates else [role, referred]
+        standard = [role, referred]
+        if role not in ("network_def", "device") and evaluates:  # the config's own id may be the training's
+            standard = [f"validate#{role}", referred, role]
         if role in given:
             standard = [role]
         found = [one for one in standard if one and one in config and config[one] is not None]
