@@ -507,7 +507,8 @@ def _instantiated(parser: ConfigParser, name: str, bundle: BundleConfig) -> Any:
         text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(
             f"{name!r} in {', '.join(bundle.files)} of {bundle.root!r} must be a component that can be built, got "
-            f"{type(cause).__name__}: {text}"
+            f"{type(cause).__name__}: {text.rstrip('.')}. Install what the bundle needs (its metadata.json tells), or "
+            "override or overlay what does not fit."
         ) from error
 
 

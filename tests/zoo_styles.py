@@ -290,7 +290,13 @@ def prostate(folder: Path) -> Path:
 def btcv(folder: Path) -> Path:
     """In the style of ``swin_unetr_btcv_segmentation``: 14 classes, a transformer."""
     network = of(
-        "SwinUNETR", in_channels=1, out_channels=14, feature_size=12, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]
+        "SwinUNETR",
+        in_channels=1,
+        out_channels=14,
+        feature_size=12,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        norm_name=["group", {"num_groups": 4}],  # windows of 32 leave one voxel at the bottom
     )
     scale = of("ScaleIntensityRanged", keys="image", a_min=-175, a_max=900, b_min=0.0, b_max=1.0, clip=True)
     loss = of("DiceCELoss", to_onehot_y=True, softmax=True, squared_pred=True, batch=True)
