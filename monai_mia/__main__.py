@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--n_labels", type=int, help="label files hold integers below it; by default as the bundle says")
     audit.add_argument("--prediction", help="key or number of the prediction, of a network with several outputs")
     audit.add_argument("--epochs", type=int, help="epochs of a training; by default the bundle's own")
+    audit.add_argument(
+        "--skip_bad", action="store_true", help="go on without cases that cannot be used; the report counts them"
+    )
     audit.add_argument("--seed", type=int, default=0)
     audit.add_argument("--n_jobs", type=int, help="processes; by default one a core, or one where there is a GPU")
     audit.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
@@ -110,6 +113,7 @@ def _audit(given: argparse.Namespace) -> None:
         overrides=_overrides(given.set),
         n_jobs=given.n_jobs,
         threads=given.threads,
+        skip_bad=given.skip_bad,
     )
     study.main()
 

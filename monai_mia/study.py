@@ -27,6 +27,7 @@ from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
 from monai_mia.data import Examination, ForeignSource, examine
 from monai_mia.data.cohorts import cases_of, read_ids
+from monai_mia.data.exclusion import left_out, without_unsound
 from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
@@ -92,6 +93,8 @@ class Study:
         threads: CPU threads of each process; results are the same bit for bit for the same number.
         checkpoint_interval: epochs between checkpoints of a training.
         cache_rate: share of the cohort that is kept in memory for queries.
+        skip_bad: whether to go on without cases that cannot be used; ``private/left_out.csv`` says what is wrong with
+            them, the report how many there were on each side. By default they are refused.
     """
 
     bundle_root: str
@@ -124,6 +127,7 @@ class Study:
     threads: int = 1
     checkpoint_interval: int = 1
     cache_rate: float = 1.0
+    skip_bad: bool = False
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
@@ -202,7 +206,11 @@ class Study:
             **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cases, auxiliary = self._set_apart(cases_of(self.cohort))
+        cohort = cases_of(self.cohort)
+        if self.skip_bad:
+            sides = [read_ids(side or ()) for side in (self.members, self.nonmembers)]
+            cohort = without_unsound(cohort, self.labels(), self._path("private"), *sides)
+        cases, auxiliary = self._set_apart(cohort)
         design = self._design(cases)
         require_canaries(design)
         examined = [*design.cases, *auxiliary]
@@ -350,8 +358,15 @@ class Study:
     def _design(self, cases: Sequence[Case]) -> Design:
         if self.checkpoint is None:
             return Design.randomised(cases, self.shadows, self.seed, self.targets)
-        members, nonmembers = read_ids(self.members or ()), read_ids(self.nonmembers or ())
-        return Design.observational(cases, members, nonmembers, self.shadows, self.seed)
+        gone = {row[key] for row in self._left_out() for key in ("case_id", "patient_id")}
+        gone -= {str(case[key]) for case in cases for key in ("case_id", "patient_id")}  # a patient may have others
+        sides = [
+            [name for name in read_ids(side or ()) if name not in gone] for side in (self.members, self.nonmembers)
+        ]
+        return Design.observational(cases, sides[0], sides[1], self.shadows, self.seed)
+
+    def _left_out(self) -> list[dict[str, str]]:
+        return left_out(self._path("private")) if self.skip_bad else []
 
     def _identify(self, **identity: Any) -> None:
         """Refuse to mix two studies in one folder."""
@@ -521,6 +536,7 @@ class Study:
         patients = np.array(design.patient_ids)
         trainings = [self.trained(model).get("seconds") for model in design.model_ids]
         queries = [self.queried(model).get("seconds") for model in design.model_ids]
+        sides = [row["side"] for row in self._left_out()]
         return {
             "versions": report.versions(),
             "design": {
@@ -532,6 +548,7 @@ class Study:
                 "n_member_cases": int(member.sum()),
                 "n_nonmember_cases": int((~member).sum()),
                 "auxiliary": self.auxiliary,
+                **({"left_out": {side: sides.count(side) for side in sorted(set(sides))}} if self.skip_bad else {}),
             },
             "target": {
                 "checkpoint_sha256": files.sha256(self._checkpoint(TARGET)),
