@@ -217,7 +217,7 @@ class TestReferences:
         bundle, _ = oracle(tmp_path / "bundle", 2, reading)
         (tmp_path / "data").mkdir()
         dice = dice_of_oracle(bundle, drawn(tmp_path / "data", np.diag([0.7, 1.6, 3.0, 1.0])), tmp_path / "out")
-        assert (dice > 0.9).all()  # half a voxel at the edges: linear interpolation of one, nearest of the other
+        assert (dice > 0.85).all()  # half a voxel at the edges: linear interpolation of one, nearest of the other
 
     def test_in_another_place_are_noticed(self, tmp_path: Path) -> None:
         bundle, _ = oracle(tmp_path / "bundle", 2, [of("LoadImaged", keys="image", ensure_channel_first=True)])
@@ -552,7 +552,7 @@ class TestBadCases:
     @pytest.fixture
     def data(self, tmp_path: Path) -> Path:
         """Ten patients; one reference has a class that the network lacks, one image is torn."""
-        cohort = zoo_styles.cohort(tmp_path / "data", n=10, size=8)
+        cohort = zoo_styles.cohort(tmp_path / "data", n=10, size=8, relabel=lambda label: label > 0)
         label = tmp_path / "data" / "labels" / "case_1.nii.gz"
         values = np.asarray(nib.load(label).dataobj).copy()
         values[0, 0, 0] = 9
@@ -575,7 +575,7 @@ class TestBadCases:
             (tmp_path / f"{name}.txt").write_text("".join(f"patient_{n}\n" for n in ids))
         report = audit(
             bundle, data, tmp_path / "audit", "--members", str(tmp_path / "in.txt"), "--nonmembers",
-            str(tmp_path / "out.txt"), "--skip_bad", "--n_jobs", "1", "--n_labels", "3",
+            str(tmp_path / "out.txt"), "--skip_bad", "--n_jobs", "1",
         )  # fmt: skip
         assert report["design"]["left_out"] == {"member": 1, "nonmember": 1}
         assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (4, 4)
