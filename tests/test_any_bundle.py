@@ -62,7 +62,7 @@ def refused(bundle: Path, cohort: Path, output: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return zoo_styles.cohort(tmp_path_factory.mktemp("phantoms"), size=12)
+    return zoo_styles.cohort(tmp_path_factory.mktemp("phantoms"))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class TestUnmodified:
     ) -> None:
         bundle = STYLES[style](tmp_path / "there" / "bundle")
         _, activation, foreground, channels = EXPECTED[style]
-        data = cohort if channels == 1 else zoo_styles.cohort(tmp_path / "there" / "data", size=12, channels=channels)
+        data = cohort if channels == 1 else zoo_styles.cohort(tmp_path / "there" / "data", channels=channels)
         before = hashes(tmp_path / "there") | hashes(cohort.parent)
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
@@ -354,7 +354,7 @@ class TestWithoutShadows:
 class TestReport:
     def test_is_made_again_without_bundle_and_cohort(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         bundle = zoo_styles.spleen(tmp_path / "bundle")
-        audit(bundle, zoo_styles.cohort(tmp_path / "data", size=12), tmp_path / "out", *QUICK)
+        audit(bundle, zoo_styles.cohort(tmp_path / "data"), tmp_path / "out", *QUICK)
         report = tmp_path / "out" / "report" / "report.json"
         before = json.loads(report.read_text())
         shutil.rmtree(bundle)

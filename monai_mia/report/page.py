@@ -162,7 +162,7 @@ def _page(
         .get_template("page.html")
         .render(
             content=content,
-            design={"kind": None, "n_shadow": None, "seed": None, **content.get("design", {})},
+            design={"kind": None, "n_shadow": None, "seed": None, "left_out": None, **content.get("design", {})},
             target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
             settings=content.get("settings", {}),
             versions=content.get("versions", {}),
