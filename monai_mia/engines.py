@@ -32,6 +32,7 @@ from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.foreign import apply
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
+from monai_mia.slabs import SlabInferer
 from monai_mia.unwrapping import bare_network
 
 __all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
@@ -280,6 +281,8 @@ class Query:
             case's draw depends on ``source`` and its name.
         without: transforms of the preprocessing that are left out, by the beginning of their class names.
         source: what the cases' draws depend on, if they are changed at all.
+        slabs: whether sliding-window predictions are made and read in slabs; None: those above 1 GiB, if all that is
+            recorded can be read in slabs.
     """
 
     bundle: BundleConfig
@@ -300,6 +303,7 @@ class Query:
     at_input: Sequence[Callable[[], Any]] = ()
     without: Sequence[str] = ()
     source: str = ""
+    slabs: bool | None = None
 
     def run(self) -> None:
         """Query the model in an evaluator of our own: none of the bundle's postprocessing, metrics or savers runs."""
@@ -321,7 +325,7 @@ class Query:
                 device=device,
                 val_data_loader=DataLoader(CaseSubset(shared, self.cohort), batch_size=1),
                 network=network.to(device),
-                inferer=_instantiated(parser, "inferer", self.bundle),
+                inferer=self._inferer(parser),
                 val_handlers=[*recorders, ProgressFile(self.progress, "cases")],
                 decollate=False,
             )
@@ -331,6 +335,15 @@ class Query:
         for path in filter(None, (self.path, self.maps)):
             beside = Path(path).with_suffix(".json")
             files.write_json(beside, {**files.read_json(beside), "seconds": time.perf_counter() - start})
+
+    def _inferer(self, parser: ConfigParser) -> Any:
+        """The bundle's, in slabs where that is wanted and possible."""
+        inferer = _instantiated(parser, "inferer", self.bundle)
+        signals = self.recorder.get("signals", ())
+        possible = self.maps is None and self.transform_id is None and all(hasattr(s, "in_slabs") for s in signals)
+        if self.slabs is False or not possible:
+            return inferer
+        return SlabInferer(inferer, self.recorder["n_classes"], always=bool(self.slabs))
 
     def _preprocessing(self, parser: ConfigParser) -> Any:
         """The bundle's, less what is left out."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -30,8 +30,10 @@ from monai_mia import files
 from monai_mia.errors import InputError
 from monai_mia.maps import IMAGES, LABELS, MapStore, MapWriter, design_digest
 from monai_mia.signals import CLIP, Release, access_of, segmentation_signals
+from monai_mia.slabs import SlabPrediction
 from monai_mia.table import SignalTable, write_signals
 from monai_mia.unwrapping import plain_tensor
+from monai_mia.voxels import check_label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +75,9 @@ class SignalRecorder:
     - ``ask``: a function that asks the model about another image, ``ask(image, inferer=None)``, through the same
       inferer or another, and gives what is released of it;
     - ``network`` and ``inferer``: the model itself, for white-box signals.
+
+    A signal with a method ``in_slabs``, which gives an object with ``add(release, label, start)`` and ``result()``, can
+    also be read of a :class:`~monai_mia.slabs.SlabPrediction`; see :class:`~monai_mia.signals.SegmentationSums`.
 
     A signal may have two more methods: ``start()``, called before the first case, and ``finish()``, called after the
     last, which returns further named numbers, one a case in the order of the calls.
@@ -137,19 +142,11 @@ class SignalRecorder:
                 "network": getattr(engine, "network", None),
                 "inferer": getattr(engine, "inferer", None),
             }
-            row: dict[str, float] = {}
             try:
-                release = self._release(prediction, label, image)
-                for signal in self.signals:
-                    needed = {name: available.get(name) for name in getattr(signal, "needs", ())}
-                    lacking = [name for name, value in needed.items() if value is None]
-                    if lacking:
-                        raise InputError(
-                            f"evaluator must give {', '.join(lacking)} for {signal}, got none. Use a "
-                            "monai.engines.SupervisedEvaluator."
-                        )
-                    values = signal(release, None if label is None else plain_tensor(label), **needed)
-                    row.update(self._declared(signal, values))
+                if isinstance(prediction, SlabPrediction):
+                    row = self._row_in_slabs(engine, prediction, label)
+                else:
+                    row = self._row(self._release(prediction, label, image), label, available)
             except InputError as error:
                 raise InputError(f"case {case!r}: {error}") from error
             if not self._names:
@@ -163,10 +160,46 @@ class SignalRecorder:
             self._members.append(float(batch["member"][n]))
             self._rows.append(list(row.values()))
 
+    def _row(self, release: Release, label: Tensor | None, available: Mapping[str, Any]) -> dict[str, float]:
+        """The signals of one release."""
+        row: dict[str, float] = {}
+        for signal in self.signals:
+            needed = {name: available.get(name) for name in getattr(signal, "needs", ())}
+            lacking = [name for name, value in needed.items() if value is None]
+            if lacking:
+                raise InputError(
+                    f"evaluator must give {', '.join(lacking)} for {signal}, got none. Use a "
+                    "monai.engines.SupervisedEvaluator."
+                )
+            values = signal(release, None if label is None else plain_tensor(label), **needed)
+            row.update(self._declared(signal, values))
+        return row
+
+    def _row_in_slabs(self, engine: Engine, prediction: SlabPrediction, label: Tensor | None) -> dict[str, float]:
+        """The same, of a prediction that is made now and never whole."""
+        whole = [str(signal) for signal in self.signals if not hasattr(signal, "in_slabs")]
+        if whole:
+            raise InputError(f"signals must be able to read slabs, got {', '.join(whole)}. Set slabs: false.")
+        reference = None if label is None else plain_tensor(label)
+        sums = [signal.in_slabs() for signal in self.signals]  # type: ignore[attr-defined]
+
+        def consume(slab: Tensor, start: int) -> None:
+            release = self._release(slab, None, None)
+            if start == 0 and reference is not None:
+                check_label(reference, self.activation, release.classes, prediction.spatial)
+            for one in sums:
+                one.add(release, reference, start)
+
+        with _as_asked(engine):
+            prediction.stream(consume)
+        row: dict[str, float] = {}
+        for signal, one in zip(self.signals, sums, strict=True):
+            row.update(self._declared(signal, one.result()))
+        return row
+
     def _ask(self, engine: Engine, label: Tensor | None, image: Tensor, inferer: Any = None) -> Release:
         """Ask the model once more, as the engine does, about another image of the same shape."""
-        precision = torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else contextlib.nullcontext()
-        with engine.mode(engine.network), precision:
+        with _as_asked(engine):
             prediction = (inferer or engine.inferer)(image[None], engine.network)[0]
         return self._release(prediction, label, image)
 
@@ -212,6 +245,14 @@ class SignalRecorder:
             self.path, self.model_id, self._ids, self._patients, [bool(m) for m in self._members], columns,
             self._access, **self.about,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _as_asked(engine: Engine) -> Iterator[None]:
+    """The network's mode and the precision in which an evaluator asks it."""
+    precision = torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else contextlib.nullcontext()
+    with engine.mode(engine.network), precision:
+        yield
 
 
 class MapRecorder:

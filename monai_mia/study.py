@@ -92,6 +92,8 @@ class Study:
         threads: CPU threads of each process; results are the same bit for bit for the same number.
         checkpoint_interval: epochs between checkpoints of a training.
         cache_rate: share of the cohort that is kept in memory for queries.
+        slabs: whether sliding-window predictions are made and read in slabs, so that large volumes need little memory;
+            None: those above 1 GiB, where all that is recorded can be read so. The numbers differ by rounding.
     """
 
     bundle_root: str
@@ -124,6 +126,7 @@ class Study:
     threads: int = 1
     checkpoint_interval: int = 1
     cache_rate: float = 1.0
+    slabs: bool | None = None
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
@@ -286,6 +289,10 @@ class Study:
                 raise InputError(f"signals must be dataclass objects that can be called, got {signal!r}.")
         if self.checkpoint is not None and (self.target_train_files or self.target_train_overrides):
             raise InputError("target_train_files must be left out for a released target, got both. Drop one of them.")
+        whole = [repr(signal) for signal in self.signals if not hasattr(signal, "in_slabs")]
+        if self.slabs and (self.maps or self.transform_id is not None or whole):
+            also = [*whole, *["maps"] * self.maps, *[str(self.transform_id)] * (self.transform_id is not None)]
+            raise InputError(f"slabs must be null or false with {', '.join(also)}, got true: they need it whole.")
         # A signal of the user's own may need another access than its name says.
         known = None if any(hasattr(signal, "access") for signal in self.signals) else self._access_of
         self.audit.check(self.shadows, self.maps, known)
@@ -461,6 +468,7 @@ class Study:
         fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(cases, examination)
         recorder = {"release": self.release, "activation": self.activation, "n_classes": self.labels()}
         further = [[repr(signal) for signal in self.signals]] if self.signals else []
+        further += [] if self.slabs is None else [["slabs", str(self.slabs)]]
 
         def job(model: str, model_key: str, queries: Sequence[Case]) -> Query:
             cohort = [_bare(case) for case in queries]
@@ -481,6 +489,7 @@ class Study:
                 map_options={"resolution": self.maps_resolution},
                 cache_rate=self.cache_rate,
                 threads=self.threads,
+                slabs=self.slabs,
             )
 
         return job

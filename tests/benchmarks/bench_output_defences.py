@@ -5,9 +5,9 @@
 Two networks with sliding windows on a 256 x 256 x 128 volume, 3 classes: the hippocampus bundle's small UNet, and one
 of five levels with residual units, as bundles for CT organs have. One inference each; then for each defence the least
 of several calls on the small one's logits, in one process. What it adds is its time less that of the softmax, which an
-undefended bundle takes as well. The untrained network sees boundaries everywhere, the worst case for smoothing, whose time
-depends on them; a second row gives it the boundaries of two organs that fill a twentieth of the volume. On a CPU the seconds
-are those of the process, which other processes disturb little.
+undefended bundle takes as well. The untrained network sees boundaries everywhere, the worst case for smoothing, whose
+time depends on them; a second row gives it the boundaries of two organs that fill a twentieth of the volume. On a CPU
+the seconds are those of the process, which other processes disturb little.
 """
 
 from __future__ import annotations
