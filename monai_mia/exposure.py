@@ -70,7 +70,8 @@ class SideExposure:
         found: mean rate over patients, and its interval.
         certain: mean certainty over patients, and its interval; 0.5 if scores say nothing.
         always: share of patients who are found in every turn, and its interval.
-        always_expected: what it would be if all patients of a model were equally easy to find.
+        always_expected: what it would be if all patients of a model were equally easy to find, and turns independent;
+            they share their shadows, which makes the tail of equal patients a little shorter under an online attack.
         never: share of patients who are found in no turn, and its interval.
         never_expected: what it would be.
         histogram: share of patients with a rate in each tenth of [0, 1], 10 numbers; the last includes 1.
@@ -177,7 +178,7 @@ class Exposure:
                     f"non-members of {model!r}. Raise it, or give a larger cohort."
                 )
         at = np.stack([found_at(row, side) for row, side in zip(scores, member, strict=True)])
-        halves = []
+        halves: list[tuple[Array, NDArray[np.bool_]]] = []
         for half in _halves(table.member, self.seed):
             fewest = min(len(opponents(table.member[half], k)) for k in range(len(half))) if len(half) > 1 else 0
             if fewest < max(1, attack.min_shadows):

@@ -19,10 +19,8 @@ from monai_mia.table import SignalTable
 QUICK = {"n_resamples": 200, "n_permutations": 199}
 
 
-def table(
-    delta: np.ndarray, seed: int, shadows: int = 12, targets: int = 2, sigma: float = 1.0, cases: int = 1
-) -> SignalTable:
-    """Patients of own difficulty, whom a model that trained on them fits better by ``delta``."""
+def table(delta: np.ndarray, seed: int, shadows: int = 12, targets: int = 2, cases: int = 1) -> SignalTable:
+    """Patients of own difficulty, whom a model that trained on them fits better by ``delta`` standard deviations."""
     rng = np.random.default_rng(seed)
     names = [f"p{u:03d}" for u in range(len(delta)) for _ in range(cases)]
     ids = [f"{name}_{k % cases}" for k, name in enumerate(names)]
@@ -30,8 +28,9 @@ def table(
     design = Design.randomised(listed, shadows, seed, targets)
     member = np.stack(list(design.member.values()))
     mu = np.repeat(3 * rng.normal(size=len(delta)), cases)
-    values = mu + member * np.repeat(delta, cases) + sigma * rng.normal(size=member.shape)
-    return SignalTable(design.model_ids, tuple(ids), tuple(names), ("log_likelihood",), member, values[..., None] - 30)
+    values = mu + member * np.repeat(delta, cases) + rng.normal(size=member.shape)
+    values = 0.05 * values - 5  # mean log-probabilities of a segmentation differ little
+    return SignalTable(design.model_ids, tuple(ids), tuple(names), ("log_likelihood",), member, values[..., None])
 
 
 def test_found_at_is_the_share_of_the_others():
@@ -76,17 +75,20 @@ def test_turns_in_which_they_were_no_members_find_the_fpr():
 
 
 def test_where_all_are_equal_nobody_stands_out():
-    """Reliability has mean 0 and a uniform p-value although difficulty varies; the tail is what is expected."""
+    """Reliability has mean 0 and a uniform p-value although difficulty varies; the tail is no longer than expected.
+
+    It is shorter: the turns share their shadows, and an online attack compares each with the mean of the others.
+    """
     values, p_values, tails = [], [], []
     for seed in range(60):
         result = Exposure(fpr=0.2, **QUICK).measure(table(np.full(40, 1.5), seed, shadows=8, targets=1))
         assert result.members.reliability is not None
         values.append(result.members.reliability.correlation)
         p_values.append(result.members.reliability.p_value)
-        tails.append([result.members.always[0] - result.members.always_expected])
+        tails.append(result.members.always[0] - result.members.always_expected)
     assert np.mean(values) == pytest.approx(0.0, abs=4 / np.sqrt(39 * 60))
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
-    assert np.mean(tails) == pytest.approx(0.0, abs=0.03)
+    assert -0.12 < np.mean(tails) < 0.02
 
 
 def test_an_attack_that_takes_difficulty_for_memory_is_seen_on_the_null_side():
@@ -99,7 +101,7 @@ def test_an_attack_that_takes_difficulty_for_memory_is_seen_on_the_null_side():
 
 def test_a_patient_is_scored_by_all_his_cases():
     delta = np.where(np.arange(40) < 10, 12.0, 0.0)
-    result = Exposure(**QUICK).measure(table(delta, 3, cases=2))
+    result = Exposure(fpr=0.1, **QUICK).measure(table(delta, 3, cases=2))
     assert len(result.patient_ids) == 40
     assert (result.members.rate[:10] == 1).all()
 
@@ -121,7 +123,7 @@ def test_a_model_is_not_attacked_with_its_complement():
 
 def test_the_seed_decides():
     made = table(np.full(30, 2.0), 5)
-    results = [Exposure(seed=seed, **QUICK).measure(made).members for seed in (0, 0, 1)]
+    results = [Exposure(seed=seed, fpr=0.1, **QUICK).measure(made).members for seed in (0, 0, 1)]
     assert results[0].found == results[1].found
     assert results[0].reliability == results[1].reliability
     assert results[0].found[0] == results[2].found[0]
