@@ -201,7 +201,7 @@ def rarity(features: ArrayLike, groups: Sequence[str], neighbours: int = 5) -> A
 
     Example:
         >>> rarity([[0.0], [0.1], [0.2], [5.0]], ["a", "b", "c", "d"], 1).round(2).tolist()
-        [0.05, 0.05, 0.05, 2.27]
+        [0.05, 0.05, 0.05, 2.26]
     """
     values = np.asarray(features, dtype=np.float64)
     pooled = np.stack([statistics.group_means(column, groups)[1] for column in values.T], axis=1)
@@ -256,7 +256,7 @@ def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, 
     if not np.isfinite(values).all():
         return f"covariate {covariate.name!r} must be finite for every patient, got values that are not."
     if kept.sum() < options.min_cell:
-        return f"covariate {covariate.name!r} must be known of at least {options.min_cell} patients to be shown, got fewer."
+        return f"covariate {covariate.name!r} must be of at least {options.min_cell} patients, got fewer."
     if np.ptp(values[kept]) == 0:
         return f"covariate {covariate.name!r} must vary over the patients, got one value."
     rng = np.random.default_rng([options.seed, 0, 0, 14])
