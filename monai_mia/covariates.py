@@ -208,9 +208,10 @@ def rarity(features: ArrayLike, groups: Sequence[str], neighbours: int = 5) -> A
     if neighbours >= len(pooled):
         raise InputError(f"neighbours must be fewer than the {len(pooled)} patients, got {neighbours}.")
     pooled = pooled[:, ~np.isnan(pooled).any(axis=0)]
-    scaled = StandardScaler().fit_transform(pooled[:, np.ptp(pooled, axis=0) > 0])
-    if not scaled.shape[1]:
+    varied = pooled[:, np.ptp(pooled, axis=0) > 0]
+    if not varied.shape[1]:
         return np.zeros(len(pooled))
+    scaled = StandardScaler().fit_transform(varied)
     search = NearestNeighbors(n_neighbors=neighbours).fit(scaled)
     distances, _ = search.kneighbors()  # of the points themselves: none is its own neighbour
     return np.asarray(distances.mean(axis=1) / np.sqrt(scaled.shape[1]))

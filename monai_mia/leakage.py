@@ -146,10 +146,7 @@ class LeakageMap:
                 keep(n, evidence[0].astype(np.float32))
             for k, label in enumerate(labels):
                 if label in masks:
-                    place = _bins(signed_distance(masks[label]), self.reach)
-                    counts[n, k] = np.bincount(place[place >= 0], minlength=bins)
-                    for t in range(len(targets)):
-                        sums[t, n, k] = np.bincount(place[place >= 0], evidence[t][place >= 0], minlength=bins)
+                    sums[:, n, k], counts[n, k] = distance_profile(evidence, masks[label], self.reach)
             registered.add(n, evidence, masks)
         return self._summary(table, targets, labels, member, sums, counts, registered)
 
@@ -207,7 +204,7 @@ class LeakageMap:
         n_sides = int(inside.any(axis=0).sum()), int((~inside).any(axis=0).sum())
         return Leakage(
             targets=tuple(targets),
-            distances=np.arange(2 * self.reach) - self.reach + 0.5,
+            distances=np.arange(2.0 * self.reach) - self.reach + 0.5,
             labels=tuple(labels),
             members=members,
             nonmembers=nonmembers,
@@ -258,21 +255,21 @@ def signed_distance(mask: ArrayLike) -> Array:
     return np.where(inside, inner, outer)
 
 
-def distance_profile(evidence: ArrayLike, mask: ArrayLike, reach: int) -> tuple[Array, NDArray[np.int64]]:
+def distance_profile(evidence: Array, mask: ArrayLike, reach: int) -> tuple[Array, Array]:
     """Sum of the evidence, and number of voxels, in each bin of signed distance to a mask's boundary.
 
     Args:
-        evidence: shape (*spatial).
-        mask: the structure, same shape.
+        evidence: of each target, shape (T, *spatial).
+        mask: the structure, shape (*spatial).
         reach: bins on each side, one voxel wide each.
 
     Returns:
-        Both of shape (2 * reach,), from the innermost bin outwards.
+        Shape (T, 2 * reach) and (2 * reach,), from the innermost bin outwards.
     """
     place = _bins(signed_distance(mask), reach)
     kept = place >= 0
-    values = np.asarray(evidence, dtype=np.float64)[kept]
-    return np.bincount(place[kept], values, 2 * reach), np.bincount(place[kept], minlength=2 * reach)
+    member = (place[kept] == np.arange(2 * reach)[:, None]).astype(np.float64)
+    return np.asarray(evidence[:, kept] @ member.T), member.sum(axis=1)
 
 
 def _bins(distance: Array, reach: int) -> NDArray[np.int64]:
