@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from monai_mia.maps import MapStore, RecordedMaps
 from monai_mia.table import SignalTable
 
 __all__ = ["Individuals", "examine_individuals", "report_individuals"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def report_individuals(
     Args:
         output_dir: folder of the study.
         exposure: how exposure is measured; by default as :class:`~monai_mia.exposure.Exposure` says.
-        leakage_map: whether maps are read, if the study recorded them.
+        leakage_map: whether recorded maps are read to locate the evidence.
         cases: the cohort with its covariates; by default the recorded design, which has none.
 
     Raises:
@@ -73,8 +77,7 @@ def report_individuals(
     design = Design.read(folder / "private/design.csv")
     if files.read_json(folder / "private/design.json").get("canaries"):
         raise InputError("study must be without canaries to be examined anew, got some. Use Study(individuals=...).")
-    asked = leakage_map and (folder / "private/maps").is_dir()
-    found = examine_individuals(folder, design, exposure or Exposure(), asked, cases)
+    found = examine_individuals(folder, design, exposure or Exposure(), leakage_map, cases)
     report.write_individuals(found, folder / "report")
     return found
 
@@ -120,7 +123,7 @@ def examine_individuals(
         try:
             measured = options.measure(table, features, recorded)
         except InputError as error:
-            gaps.append(f"exposure: {error}")
+            gaps.append(f"exposure: {_shareable(error, table, folder)}")
     if measured is not None:
         if measured.members.reliability is None:
             gaps.append("reliability: models must be enough to make two halves, with shadows in each; got too few.")
@@ -131,11 +134,13 @@ def examine_individuals(
         gaps += [*missing, *unlisted, *uncompared]
         files.write(folder / "private/individuals.csv", _csv(measured, covariates))
     leakage: Leakage | None = None
-    if leakage_map:
+    if leakage_map and not Path(store.folder).is_dir():
+        gaps.append("leakage map: maps must be recorded (maps: true in the study), got none.")
+    elif leakage_map:
         try:
             leakage = _locate(folder, table, design, maps, store, options, gaps)
         except InputError as error:
-            gaps.append(f"leakage map: {error}")
+            gaps.append(f"leakage map: {_shareable(error, table, folder)}")
     return Individuals(measured, tuple(covariates), compared, leakage, tuple(gaps), options.min_cell)
 
 
@@ -143,13 +148,12 @@ def _locate(
     folder: Path,
     table: SignalTable,
     design: Design,
-    maps: object,
+    maps: Callable[[str, Sequence[str]], RecordedMaps],
     store: MapStore,
     options: Exposure,
     gaps: list[str],
 ) -> Leakage:
     """Locate the evidence; that of each case about the first target goes to ``private/leakage``."""
-    assert callable(maps)
     private = files.private_folder(folder / "private/leakage")
     affines = store.affines()
     if not affines:
@@ -180,6 +184,15 @@ def _locate(
     if leakage.registered is None:
         gaps.append(f"leakage map: each side must have at least {options.min_cell} patients to be shown, got fewer.")
     return leakage
+
+
+def _shareable(error: InputError, table: SignalTable, folder: Path) -> str:
+    """What a report may say of an error: nothing that names a patient, a case or a path."""
+    secrets = {*table.case_ids, *table.patient_ids, str(folder)}
+    if any(re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", str(error)) for secret in secrets):
+        logger.warning("%s", error)
+        return "what was recorded cannot be read; the log says why."
+    return str(error)
 
 
 def _csv(result: ExposureResult, covariates: Sequence[Covariate]) -> str:

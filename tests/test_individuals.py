@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,23 @@ class TestRefused:
         assert any(gap.startswith("leakage map: each side must have at least 30") for gap in found.gaps)
         assert found.exposure is not None
         assert found.exposure.members.reliability is None
+
+    def test_broken_maps_are_a_gap_that_names_nobody(self, finished: Study, tmp_path: Path) -> None:
+        """The error names a case and a folder; the report must not."""
+        folder = tmp_path / "copy"
+        shutil.copytree(out(finished), folder)
+        path = folder / "private/maps/shadow_02.npz"
+        whole = path.read_bytes()
+        half = len(whole) // 2
+        path.write_bytes(whole[:half] + bytes(byte ^ 255 for byte in whole[half : half + 400]) + whole[half + 400 :])
+        found = report_individuals(folder, QUICK)
+        assert found.exposure is not None
+        assert found.leakage is None
+        assert "leakage map: what was recorded cannot be read; the log says why." in found.gaps
+        shutil.rmtree(folder / "private/maps")
+        found = report_individuals(folder, QUICK)
+        assert "leakage map: maps must be recorded (maps: true in the study), got none." in found.gaps
+        assert not any(str(tmp_path) in gap or "phantom_0" in gap for gap in found.gaps)
 
     def test_canaries_are_no_patients(self, finished: Study) -> None:
         design = Design.read(out(finished) / "private/design.csv")
