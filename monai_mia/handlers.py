@@ -311,6 +311,7 @@ class MapRecorder:
         self.about = dict(about or {})
         self._writers: dict[str, MapWriter] = {}
         self._members: list[bool] = []
+        self._affines: list[list[list[float]] | None] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -327,7 +328,7 @@ class MapRecorder:
                 "torchrun; a study runs one query per process."
             )
         self._discard(engine)
-        self._members = []
+        self._members, self._affines = [], []
         store = MapStore(self.path.parent)
         wanted = [name for name in self.once if not self._is_recorded(store.about(name))]
         self._writers = {name: MapWriter(self.path.with_name(f"{name}.npz")) for name in wanted}
@@ -354,6 +355,7 @@ class MapRecorder:
                 self._writers[LABELS].add(
                     case, _numbers(_middle(plain_tensor(item["label"]), self.resolution), torch.uint8)
                 )
+                self._affines.append(_affine(item["label"], self.resolution))
             if IMAGES in self._writers:
                 image = _mean(plain_tensor(item["image"]).float(), self.resolution)
                 self._writers[IMAGES].add(case, _numbers(image, torch.float16))
@@ -380,7 +382,7 @@ class MapRecorder:
         common = {"cohort": cohort, "resolution": list(self.resolution)}
         for name in self.once:  # first: a model's maps that are there have their references
             if name in self._writers:
-                self._writers[name].close(**common)
+                self._writers[name].close(**({"affines": self._affines} if name == LABELS else {}), **common)
         self._writers[self.model_id].close(
             model_id=self.model_id,
             release="mask" if self.release == "mask" else "logits",
@@ -399,6 +401,20 @@ class MapRecorder:
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._discard(engine)
         raise error  # ignite takes an exception that has a handler for handled
+
+
+def _affine(values: object, factors: tuple[int, ...]) -> list[list[float]] | None:
+    """Voxel to world of a down-sampled volume, shape (4, 4), or None where it is not known."""
+    affine = getattr(values, "affine", None)
+    if affine is None or tuple(affine.shape) != (4, 4):
+        return None
+    steps = torch.ones(4, dtype=torch.float64)
+    steps[: len(factors) if len(factors) > 1 else 3] = torch.tensor(factors, dtype=torch.float64)
+    scaled = affine.detach().cpu().double() * steps
+    scaled[:3, 3] = affine[:3, 3] + affine[:3, :3].cpu().double() @ ((steps[:3] - 1) / 2)  # centre of the first block
+    scaled[3] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    result: list[list[float]] = scaled.tolist()
+    return result
 
 
 def _factors(values: Tensor, factors: tuple[int, ...]) -> tuple[int, ...]:

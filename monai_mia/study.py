@@ -30,7 +30,9 @@ from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
+from monai_mia.exposure import Exposure
 from monai_mia.handlers import Signal
+from monai_mia.individuals import examine_individuals
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
 from monai_mia.signals import BAND, access_of, segmentation_signals
 from monai_mia.table import SignalTable
@@ -86,6 +88,8 @@ class Study:
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
+        individuals: examines every patient's exposure over all models of the study, and what it goes with.
+        leakage_map: whether it is located in the anatomy where the evidence lies; takes ``maps`` and shadows.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
@@ -121,6 +125,8 @@ class Study:
     maps: bool = False
     maps_resolution: int | Sequence[int] = 1
     blind_network: BlindNetwork | None = None
+    individuals: Exposure | None = None
+    leakage_map: bool = False
     n_jobs: int | None = None
     models_dir: str | None = None
     threads: int = 1
@@ -175,11 +181,14 @@ class Study:
             feature_names=examination.names,
             blind_scores=blind,
         )
+        individuals = None
+        if self.individuals is not None or self.leakage_map:
+            individuals = examine_individuals(self.output_dir, design, self.individuals, self.leakage_map)
         if canary is not None:  # the rest is about patients
             table = table.only(np.array([not kind for kind in canary]))
         self._write_scores(result, table, examination)
         about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about)
+        report.write_report(result, table, self._path("report"), about, individuals)
         files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
         return result
 
@@ -296,6 +305,8 @@ class Study:
         # A signal of the user's own may need another access than its name says.
         known = None if any(hasattr(signal, "access") for signal in self.signals) else self._access_of
         self.audit.check(self.shadows, self.maps, known)
+        if self.leakage_map and not self.maps:
+            raise InputError("maps must be true to locate evidence (leakage_map), got false. Record them (maps: true).")
         if self.checkpoint is None or self.shadows:
             for model in ("", TARGET):
                 self._train_config(model).parser(TRAINING_IDS)

@@ -25,6 +25,9 @@ STATISTICS = [
     "monai_mia.scoring",
     "monai_mia.controls",
     "monai_mia.audit",
+    "monai_mia.exposure",
+    "monai_mia.covariates",
+    "monai_mia.leakage",
     "monai_mia.report",
     "monai_mia.comparison",
 ]

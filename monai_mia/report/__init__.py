@@ -9,6 +9,7 @@ from monai_mia.report.comparison import write_comparison
 from monai_mia.report.content import SCHEMA, as_json, summary, versions
 from monai_mia.report.defences import write_defences
 from monai_mia.report.evidence import write_evidence
+from monai_mia.report.individuals import write_individuals
 from monai_mia.report.page import write_report
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "write_comparison",
     "write_defences",
     "write_evidence",
+    "write_individuals",
     "write_report",
 ]

@@ -29,7 +29,10 @@ __all__ = ["NAMES", "Curve", "Picture", "distribution", "exposure", "exposure_bi
 Array = NDArray[np.float64]
 
 #: File names of all pictures that a report can hold, without their ending.
-NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "exposure")
+NAMES = (
+    "roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "exposure",
+    "individuals", "leakage_profile", "leakage_map",
+)  # fmt: skip
 
 _INK, _MUTED, _RULE, _GREY = "#1c2733", "#56616e", "#d9dee4", "#eceff2"
 _MEMBER, _OTHER = "#1f5f99", "#b8651b"
