@@ -25,13 +25,14 @@ from monai_mia import __version__, executors, files, report
 from monai_mia.attackers import BlindNetwork
 from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
-from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
 from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.handlers import Signal
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
+from monai_mia.pseudonyms import Pseudonyms
 from monai_mia.signals import BAND, access_of, segmentation_signals
 from monai_mia.table import SignalTable
 
@@ -204,6 +205,10 @@ class Study:
         examination = examine(examined, self.labels(), self._path("private/examination.csv"))
         self._identify(cohort=_cohort_key(design.cases, examination))
         design.write(self._path("private/design.csv"))
+        paths = (self.output_dir, self.bundle_root, self.checkpoint, self.models_dir)
+        write_identifiers(
+            self._path("private/identifiers.json"), examined, _cohort_key(design.cases, examination), paths
+        )
         keys = self._train(design, examination, auxiliary)
         self._query(design, examination, keys)
         return design, examination
@@ -503,9 +508,12 @@ class Study:
             rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
         files.write(self._path("private/scores.csv"), _csv(rows))
         member, features = table.members(TARGET), examination.of(table.case_ids)
-        rows = [["case_id", "patient_id", "member", *examination.names]]
+        pseudonyms = Pseudonyms.kept_in(self._path("private")).of(set(table.patient_ids))
+        rows = [["case_id", "patient_id", "pseudonym", "member", *examination.names]]
         for n, case in enumerate(table.case_ids):
-            rows.append([case, table.patient_ids[n], str(int(member[n])), *(repr(float(v)) for v in features[n])])
+            patient = table.patient_ids[n]
+            values = [repr(float(value)) for value in features[n]]
+            rows.append([case, patient, pseudonyms[patient], str(int(member[n])), *values])
         files.write(self._path("private/cases.csv"), _csv(rows))
 
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
