@@ -45,6 +45,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{16,}={0,2}")
 _BREAKS = re.compile("<wbr\\s*/?>|\N{SOFT HYPHEN}|\N{ZERO WIDTH SPACE}", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_FOLDER = re.compile(r"(?<![\w/:.])(?:/|[A-Za-z]:\\)[\w.-]+[/\\]\w")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -189,8 +190,24 @@ class Identifiers:
         return [Leak(*leak) for leak in sorted(found)]
 
     def in_text(self, text: str) -> bool:
-        """Whether a text names a patient."""
-        return bool(_among(self.sought()[0], _folded(text)))
+        """Whether a text names a patient, or any folder."""
+        return _FOLDER.search(text) is not None or bool(_among(self.sought()[0], _folded(text)))
+
+    def withheld(self, text: str) -> str:
+        """A text as it may be shared: one that names a patient or a folder gives no more than what is before its colon.
+
+        Example:
+            >>> ids = Identifiers({"case id": frozenset({"scan_0815"})})
+            >>> ids.withheld("others: label of scan_0815 is missing")
+            'others: the reason names a case or a folder, and is in private/.'
+            >>> ids.withheld("others: no foreground in 3 scans")
+            'others: no foreground in 3 scans'
+        """
+        if not self.in_text(text):
+            return text
+        head, colon, _ = text.partition(":")
+        reason = "the reason names a case or a folder, and is in private/."
+        return f"{head}: {reason}" if colon and not self.in_text(head) else reason.capitalize()
 
 
 def _paths(case: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.handlers import Signal
+from monai_mia.identifiers import IDENTIFIERS
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
 from monai_mia.pseudonyms import Pseudonyms
 from monai_mia.signals import BAND, access_of, segmentation_signals
@@ -206,9 +207,7 @@ class Study:
         self._identify(cohort=_cohort_key(design.cases, examination))
         design.write(self._path("private/design.csv"))
         paths = (self.output_dir, self.bundle_root, self.checkpoint, self.models_dir)
-        write_identifiers(
-            self._path("private/identifiers.json"), examined, _cohort_key(design.cases, examination), paths
-        )
+        write_identifiers(self._path(f"private/{IDENTIFIERS}"), examined, _cohort_key(design.cases, examination), paths)
         keys = self._train(design, examination, auxiliary)
         self._query(design, examination, keys)
         return design, examination

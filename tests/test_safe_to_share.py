@@ -9,24 +9,39 @@ import hashlib
 import html
 import io
 import json
+import logging
 import re
 import stat
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+import torch
 from conftest import small_study
 from matplotlib.text import Text
+from monai.data.utils import list_data_collate
+from monai.handlers import TensorBoardStatsHandler
+from monai.transforms import Compose
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydicom.dataset import FileDataset, FileMetaDataset
+from test_handlers import evaluate, network
 
 from monai_mia.__main__ import main
 from monai_mia.archive import check_archive, report_leaks, write_archive
+from monai_mia.attacks import EverySignal, GlobalLoss
+from monai_mia.audit import Audit
+from monai_mia.comparison import Comparison
+from monai_mia.data import header_values, write_identifiers
 from monai_mia.data.phantoms import phantom
 from monai_mia.errors import InputError
+from monai_mia.executors import run_jobs
+from monai_mia.handlers import AttackRunner, SignalRecorder
 from monai_mia.identifiers import Identifiers
 from monai_mia.pseudonyms import KEY_FILE, Pseudonyms
 from monai_mia.report import figures
@@ -80,6 +95,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, drawn: list[str]) -> Stud
         patch.setattr(figures, "png", png)
         study = small_study(canary_cohort(folder), folder / f"{SITE}_output")
         study.run()
+        Comparison(study, lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), n_resamples=20).score()
     return study
 
 
@@ -117,7 +133,7 @@ class TestStudy:
         words += [str(Path(finished.output_dir).parent), Path(finished.output_dir).parent.name]
         words += [hashlib.sha256(PATIENT.format(n).encode()).hexdigest()[:12] for n in range(9)]
         paths = [path for path in Path(finished.output_dir, "report").rglob("*") if path.is_file()]
-        assert {path.suffix for path in paths} >= {".html", ".json", ".png"}
+        assert {path.name for path in paths} >= {"index.html", "report.json", "comparison.png", "comparison.md"}
         for path in paths:
             text = plain_texts(path.read_bytes())
             for word in words:
@@ -377,3 +393,111 @@ class TestPseudonyms:
 
     def test_the_key_is_not_printed(self) -> None:
         assert "Jefe" not in repr(Pseudonyms(b"Jefe"))
+
+
+class TestHeaders:
+    """What headers hold is known, so that it can be searched for."""
+
+    def test_dicom(self, tmp_path: Path) -> None:
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        meta.MediaStorageSOPInstanceUID = f"{UID}.1"
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        data = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+        data.PatientID, data.PatientName, data.PatientBirthDate = "ZQX-0001", "Wibble^Ada", "19310207"
+        data.SOPClassUID, data.SOPInstanceUID = pydicom.uid.CTImageStorage, f"{UID}.1"
+        data.ImageType, data.Rows = ["ORIGINAL", "PRIMARY"], 4
+        data.save_as(tmp_path / "a.dcm")
+        expected = {"ZQX-0001", "Wibble^Ada", "Wibble", "Ada", "19310207", f"{UID}.1"}
+        assert header_values(tmp_path / "a.dcm") == expected
+        assert header_values(tmp_path) == expected  # a series is a folder
+
+    def test_what_is_no_image_has_none(self, tmp_path: Path) -> None:
+        (tmp_path / "a.nii.gz").write_bytes(b"torn")
+        (tmp_path / "a.dcm").write_bytes(b"torn")
+        assert header_values(tmp_path) == set()
+
+    def test_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[str] = []
+        monkeypatch.setattr("monai_mia.data.headers.header_values", lambda path: read.append(path) or ["Thrindle"])
+        case = {"case_id": "case_1", "patient_id": "patient_1", "image": "a.nii", "label": "b.nii"}
+        for key in ("1", "1", "2"):
+            write_identifiers(tmp_path / "identifiers.json", [case], key)
+        assert read == ["a.nii", "b.nii"] * 2
+
+
+@dataclass(frozen=True)
+class Collating:
+    """A job whose batch cannot be collated, or whose transform fails."""
+
+    progress: str
+    transform: bool = False
+    model_id: str = "target"
+
+    def run(self) -> None:
+        """Fail as MONAI does."""
+        items = [{"image": torch.full((1, n, 2), 777.125), "case_id": PATIENT.format(n)} for n in (2, 3)]
+        if self.transform:
+            Compose([lambda _: 1 / 0], log_stats=True)(items[0])
+        list_data_collate(items)
+
+
+class TestLogs:
+    """What fails is told without the patient's data."""
+
+    @pytest.mark.parametrize("transform", [False, True])
+    def test_failing_jobs_print_no_voxels(
+        self, tmp_path: Path, transform: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        job = Collating(str(tmp_path / "progress.json"), transform)
+        with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError):
+            job.run()
+        printed = caplog.text + "".join(capfd.readouterr())
+        assert "777.125" in printed  # else this test could not fail
+        assert PATIENT.format(2) in printed or not transform
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError) as failed:
+            run_jobs([job], "failing", n_jobs=1)
+        printed = caplog.text + str(failed.value) + "".join(capfd.readouterr())
+        assert "777" not in printed
+        assert PATIENT.format(2) not in printed
+        assert transform or "[1, 3, 2]" in printed  # the shapes tell what is wrong
+
+    def test_loggers_get_rates_and_no_cases(self, tmp_path: Path) -> None:
+        """What TensorBoard is handed: names of attacks and plain numbers."""
+
+        class Writer:
+            def __init__(self) -> None:
+                self.written: list[tuple[Any, ...]] = []
+
+            def add_scalar(self, *arguments: Any) -> None:
+                self.written.append(arguments)
+
+            def close(self) -> None:
+                pass
+
+        for shadow in range(2):
+            evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
+        audit = Audit([GlobalLoss(), EverySignal()], fprs=(0.5,), n_resamples=50, n_permutations=50)
+        writer = Writer()
+        evaluator = evaluate(
+            [
+                SignalRecorder(tmp_path / "signals/target.csv"),
+                AttackRunner(audit, tmp_path / "signals"),
+                TensorBoardStatsHandler(writer, iteration_log=False),
+            ]
+        )
+        names = [name for name, *_ in writer.written]
+        assert "global loss AUC" in names
+        assert all(isinstance(value, float) for _, value, _ in writer.written)
+        assert not [text for text in names if re.search(r"case_\d|patient_\d|/", text)]
+        assert not evaluator.state.metric_details
+
+
+def test_gaps_are_told_without_cases() -> None:
+    ids = Identifiers({"case id": frozenset({"scan_0815"})})
+    for text in ("others: label of scan_0815 is missing", "others: cases must be files, got '/srv/ward/a.nii'"):
+        assert ids.withheld(text) == "others: the reason names a case or a folder, and is in private/."
+    assert ids.withheld("scan_0815: torn") == "The reason names a case or a folder, and is in private/."
+    for text in ("others: 3 of 4 scans", "a/b is no folder", "got [1, 2]/3: too small"):
+        assert ids.withheld(text) == text
