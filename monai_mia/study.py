@@ -88,6 +88,7 @@ class Study:
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
+        statements: thresholds of the summary for whoever decides on a release.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
@@ -121,6 +122,7 @@ class Study:
     maps: bool = False
     maps_resolution: int | Sequence[int] = 1
     blind_network: BlindNetwork | None = None
+    statements: report.Statements = field(default_factory=report.Statements)
     n_jobs: int | None = None
     models_dir: str | None = None
     threads: int = 1
@@ -178,7 +180,7 @@ class Study:
             table = table.only(np.array([not kind for kind in canary]))
         self._write_scores(result, table, examination)
         about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about)
+        report.write_report(result, table, self._path("report"), about, self.statements)
         files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
         return result
 

@@ -21,8 +21,10 @@ from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.errors import InputError
 from monai_mia.report import figures
+from monai_mia.report.card import write_summary
 from monai_mia.report.content import as_json
 from monai_mia.report.figures import Curve, Picture
+from monai_mia.report.statements import Statements
 from monai_mia.statistics import group_means, resolution
 from monai_mia.table import ACCESS_LEVELS, SignalTable
 
@@ -65,15 +67,23 @@ _ACCESS = {
 
 
 def write_report(
-    result: AuditResult, table: SignalTable, folder: str | os.PathLike[str], about: Mapping[str, Any]
+    result: AuditResult,
+    table: SignalTable,
+    folder: str | os.PathLike[str],
+    about: Mapping[str, Any],
+    statements: Statements | None = None,
 ) -> None:
-    """Write ``index.html``, ``report.json`` and ``figures/*.png``; the same arguments give the same bytes.
+    """Write the report's files; the same arguments give the same bytes.
+
+    These are ``index.html``, ``report.json`` and ``figures/*.png``, and what :func:`~monai_mia.report.write_summary`
+    writes.
 
     Args:
         result: what the audit found.
         table: the signals it was found in.
         folder: the folder to write to; what it holds may be shared.
         about: versions, design, target, settings and cost, as :class:`monai_mia.study.Study` gives them.
+        statements: thresholds of the summary; by default those documented.
     """
     folder = Path(folder)
     content = as_json(result, about)
@@ -88,6 +98,7 @@ def write_report(
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
     files.write(folder / "index.html", _page(result, content, facts, roc, panels, exposure), private=False)
     files.write_json(folder / "report.json", content, private=False)
+    write_summary(content, folder, statements)
 
 
 class _Facts:
