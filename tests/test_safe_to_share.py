@@ -473,7 +473,7 @@ class TestLogs:
             def add_scalar(self, *arguments: Any) -> None:
                 self.written.append(arguments)
 
-            def close(self) -> None:
+            def flush(self) -> None:
                 pass
 
         for shadow in range(2):

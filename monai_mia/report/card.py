@@ -123,7 +123,7 @@ def _card(privacy: Mapping[str, Any]) -> str:
         lines.append(f"| accounted epsilon | {bound} |")
     lines += [
         "",
-        "| statement | measured | threshold | holds |",
+        "| statement | measured | threshold | result |",
         "|---|---|---|---|",
         *(
             f"| {one['text']} | {one['measured']} | {one['threshold']} | {one['outcome']} |"

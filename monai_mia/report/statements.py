@@ -163,15 +163,16 @@ class Statements:
         blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
         randomised = content.get("design", {}).get("kind") == "randomised"
         text = "The images alone do not tell members from non-members, or far less than the attack does."
-        limit = f"by chance in at least {percent(self.significance)} of cases"
+        limit = f"p at least {self.significance:g}"
         if not blinds:
             outcome: Outcome = "pass" if randomised else "undetermined"
-            return Statement("blind", "validity", text, "not measured", None, None, limit, outcome)
+            measured = "not measured; a coin drew the members" if randomised else "not measured"
+            return Statement("blind", "validity", text, measured, None, None, limit, outcome)
         worst = min(blinds, key=lambda blind: float(blind["p_value"]))
         told = worst["p_value"] < self.significance
         gain = controls["attack_minus_blind"]
         led = randomised and gain is not None and gain["ci"][0] > self.min_gain_over_blind
-        measured = f"AUC {_with_ci(worst['auc'], worst['auc_ci'])}, by chance in {percent(worst['p_value'])}"
+        measured = f"AUC {_with_ci(worst['auc'], worst['auc_ci'])}, p {worst['p_value']:.3f}"
         return Statement(
             "blind", "validity", text, measured, worst["auc"], _pair(worst["auc_ci"]), limit, _outcome(led or not told)
         )
