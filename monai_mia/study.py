@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import __version__, executors, files, report
+from monai_mia.archive import write_archive
 from monai_mia.attackers import BlindNetwork
 from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
@@ -89,6 +90,7 @@ class Study:
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
         statements: thresholds of the summary for whoever decides on a release.
+        archive: a ``.zip`` for the report and its manifest, written if no search finds an identifier of the cohort in it.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
@@ -123,6 +125,7 @@ class Study:
     maps_resolution: int | Sequence[int] = 1
     blind_network: BlindNetwork | None = None
     statements: report.Statements = field(default_factory=report.Statements)
+    archive: str | None = None
     n_jobs: int | None = None
     models_dir: str | None = None
     threads: int = 1
@@ -182,6 +185,8 @@ class Study:
         about = self._about(design, time.perf_counter() - start)
         report.write_report(result, table, self._path("report"), about, self.statements)
         files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        if self.archive is not None:
+            write_archive(self.output_dir, self.archive)
         return result
 
     def record(self) -> tuple[Design, Examination]:
