@@ -90,7 +90,7 @@ class Study:
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
         statements: thresholds of the summary for whoever decides on a release.
-        archive: a ``.zip`` for the report and its manifest, written if no search finds an identifier of the cohort in it.
+        archive: a ``.zip`` for the report and its manifest; refused if the report holds an identifier of the cohort.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
