@@ -145,7 +145,8 @@ class Identifiers:
         A value of fewer than 4 letters and digits, or a number of fewer than 6 digits, cannot be told from other text.
 
         Args:
-            allowed: words that may appear although they are among the values.
+            allowed: words that may appear although they are among the values; a value other than an id may also be a part
+                of one.
         """
         free = {_folded(word) for word in allowed}
         wanted: dict[str, str] = {}
@@ -157,7 +158,9 @@ class Identifiers:
                 if len(plain) < (_SHORTEST_NUMBER if plain.isdigit() else _SHORTEST):
                     too_short += 1
                     continue
-                if text in free or (kind not in _IDS and _is_ordinary(text)):
+                if text in free:
+                    continue
+                if kind not in _IDS and (_is_ordinary(text) or any(_within(text, word) for word in free)):
                     continue
                 forms = {text, files.folder_name(text)}
                 if kind in _IDS:  # a plain hash can be guessed back
@@ -185,8 +188,8 @@ class Identifiers:
         found = set()
         for path in listed:
             name = path.name if folder.is_file() else path.relative_to(folder).as_posix()
-            for text in (name, *_texts(path.read_bytes())):
-                found |= {(name, wanted[value], value) for value in _among(wanted, _folded(text))}
+            text = _folded("\n".join((name, *_texts(path.read_bytes()))))
+            found |= {(name, wanted[value], value) for value in _among(wanted, text)}
         return [Leak(*leak) for leak in sorted(found)]
 
     def in_text(self, text: str) -> bool:
@@ -283,6 +286,8 @@ def _texts(data: bytes, depth: int = 0) -> Iterator[str]:
     if depth < 3:
         for match in _BASE64.finditer(data):
             coded = match[0].rstrip(b"=")
+            if coded.isdigit():  # the decimals of a number
+                continue
             try:
                 decoded = base64.b64decode(coded + b"=" * (-len(coded) % 4))
             except binascii.Error:

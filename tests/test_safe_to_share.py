@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import stat
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +263,21 @@ class TestSearch:
         word = "verdict"
         assert not Identifiers({"path": frozenset({word})}).in_text(word)
         assert Identifiers({"patient id": frozenset({word})}).in_text(word)
+
+    def test_parts_of_what_the_report_names_on_purpose(self) -> None:
+        """A folder called like the organ that the bundle is called after."""
+        found = Identifiers({"path": frozenset({"zorgan"}), "patient id": frozenset({"quxid"})})
+        wanted, _ = found.sought(["zorgan_unet", "quxid_unet"])
+        assert "zorgan" not in wanted
+        assert wanted["quxid"] == "patient id"
+
+    def test_a_long_report_is_searched_in_seconds(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        (tmp_path / "report.json").write_text(json.dumps(rng.random(100_000).tolist()))
+        found = Identifiers({"patient id": frozenset(f"ZQX-{n:06d}" for n in range(3000))})
+        start = time.perf_counter()
+        assert found.leaks(tmp_path) == []
+        assert time.perf_counter() - start < 60
 
     def test_what_many_patients_share_is_no_identifier(self) -> None:
         cases = [
