@@ -145,8 +145,8 @@ class Identifiers:
         A value of fewer than 4 letters and digits, or a number of fewer than 6 digits, cannot be told from other text.
 
         Args:
-            allowed: words that may appear although they are among the values; a value other than an id may also be a part
-                of one.
+            allowed: words that may appear although they are among the values; a value other than an id may also
+                be a part of one.
         """
         free = {_folded(word) for word in allowed}
         wanted: dict[str, str] = {}
@@ -262,12 +262,16 @@ def _within(value: str, text: str) -> bool:
 def _among(wanted: Iterable[str], text: str) -> set[str]:
     """Which of the values stand in a text."""
     words = set(_WORD.findall(text))
+    others = "\n".join(word for word in words if not word.isdigit())  # a report is mostly numbers
     found = set()
     for value in wanted:
-        if len(value) >= _LONG:
-            if value in text:
-                found.add(value)
-        elif words.issuperset(_WORD.findall(value)) and _within(value, text):
+        runs = _WORD.findall(value)
+        if len(value) < _LONG:
+            possible = words.issuperset(runs)
+        else:
+            longest = max(runs, key=len)
+            possible = longest.isdigit() or longest in others
+        if possible and _within(value, text):
             found.add(value)
     return found
 
