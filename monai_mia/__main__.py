@@ -7,7 +7,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monai_mia import __version__
+from monai_mia import __version__, sharing
+from monai_mia.errors import InputError
 
 
 def bundles_folder() -> Path:
@@ -23,7 +24,15 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("bundles", help="print the folders of the bundles that come with the package")
     commands.add_parser("overlays", help="print the folder of the overlays that change a bundle, such as defences")
-    if parser.parse_args(arguments).command == "overlays":
+    sharing.add_commands(commands)
+    options = parser.parse_args(arguments)
+    if hasattr(options, "run"):
+        try:
+            options.run(options)
+        except InputError as error:
+            raise SystemExit(f"monai_mia: {error}") from error
+        return
+    if options.command == "overlays":
         print(bundles_folder() / "overlays")
         return
     for folder in sorted(bundles_folder().iterdir()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ from tqdm import tqdm
 from monai_mia import files, report
 from monai_mia.attacks import Attack, evidence_attacks
 from monai_mia.comparison import by_patient
-from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
 from monai_mia.defence_study import DefenceStudy
 from monai_mia.designs import Case, Design
 from monai_mia.errors import InputError
 from monai_mia.evidence import COHORT, Evidence, EvidenceResult
+from monai_mia.identifiers import IDENTIFIERS, Identifiers
 from monai_mia.study import Study
 from monai_mia.table import SignalTable
 
@@ -191,8 +192,17 @@ class EvidenceStudy:
             headline_fpr=self.evidence.headline_fpr,
             confidence=self.evidence.confidence,
         )
-        report.write_evidence(result, self._path("report"))
+        report.write_evidence(self._shareable(result), self._path("report"))
         return result
+
+    def _shareable(self, result: EvidenceStudyResult) -> EvidenceStudyResult:
+        """The result, less what its gaps tell of single cases; ``gaps.json`` and the terminal tell it all."""
+        withheld = Identifiers.read(self.defences.study.output_dir).withheld
+        rows = [
+            replace(row, result=replace(row.result, gaps=tuple(map(withheld, row.result.gaps))))
+            for row in result.mitigations
+        ]
+        return replace(result, mitigations=tuple(rows), gaps=tuple(map(withheld, result.gaps)))
 
     def _path(self, name: str) -> Path:
         return Path(self.defences.study.output_dir) / name
@@ -207,6 +217,7 @@ class EvidenceStudy:
             folder = files.private_folder(self._path(f"private/foreign/{source.folder}"))
             try:
                 cases = source.cases(held_out, folder, study.seed)
+                write_identifiers(folder / IDENTIFIERS, cases, source.description)
                 cases = sorted(cases, key=lambda case: str(case["case_id"]))[: self.scans]
                 found = examine(cases, study.labels(), folder / "examination.csv")
                 self._require_foreground(source, cases, found)

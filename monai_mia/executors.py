@@ -22,7 +22,7 @@ from tqdm import tqdm
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Job", "discreet_logs", "run_jobs"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,32 @@ def run_jobs(jobs: Sequence[Job], description: str, n_jobs: int | None = None) -
 def _run(job: Job, parent: int) -> None:
     if os.getpid() != parent:
         _exit_with(parent)
-    job.run()
+    with discreet_logs():
+        job.run()
+
+
+def _withhold(record: logging.LogRecord) -> bool:
+    """Drop the values that a log entry of MONAI holds; what is wrong (a shape, a type) stays."""
+    if record.name == "dev_collate":
+        record.msg, record.args = record.getMessage().partition(" in collate")[0], ()
+    return record.name != "DataStats"
+
+
+@contextlib.contextmanager
+def discreet_logs() -> Iterator[None]:
+    """Keep voxels, ids and headers out of the log for a time.
+
+    Where a batch cannot be collated, MONAI logs the whole batch (``dev_collate``); where a transform fails or shows
+    statistics, all that is known of the case, its header included (``DataStats``).
+    """
+    quiet = [logging.getLogger(name) for name in ("dev_collate", "DataStats")]
+    for one in quiet:
+        one.addFilter(_withhold)
+    try:
+        yield
+    finally:
+        for one in quiet:
+            one.removeFilter(_withhold)
 
 
 _guarded = False

@@ -22,18 +22,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import __version__, executors, files, report
+from monai_mia.archive import write_archive
 from monai_mia.attackers import BlindNetwork
 from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
-from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
 from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.designs import TARGET, Case, Design, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.exposure import Exposure
 from monai_mia.handlers import Signal
+from monai_mia.identifiers import IDENTIFIERS
 from monai_mia.individuals import examine_individuals
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
+from monai_mia.pseudonyms import Pseudonyms
 from monai_mia.signals import BAND, access_of, segmentation_signals
 from monai_mia.table import SignalTable
 
@@ -90,6 +93,8 @@ class Study:
             the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
         individuals: examines every patient's exposure over all models of the study, and what it goes with.
         leakage_map: whether it is located in the anatomy where the evidence lies; takes ``maps`` and shadows.
+        statements: thresholds of the summary for whoever decides on a release.
+        archive: a ``.zip`` for the report and its manifest; refused if the report holds an identifier of the cohort.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
@@ -127,6 +132,8 @@ class Study:
     blind_network: BlindNetwork | None = None
     individuals: Exposure | None = None
     leakage_map: bool = False
+    statements: report.Statements = field(default_factory=report.Statements)
+    archive: str | None = None
     n_jobs: int | None = None
     models_dir: str | None = None
     threads: int = 1
@@ -188,8 +195,10 @@ class Study:
             table = table.only(np.array([not kind for kind in canary]))
         self._write_scores(result, table, examination)
         about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about, individuals)
+        report.write_report(result, table, self._path("report"), about, individuals, self.statements)
         files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        if self.archive is not None:
+            write_archive(self.output_dir, self.archive)
         return result
 
     def record(self) -> tuple[Design, Examination]:
@@ -216,6 +225,8 @@ class Study:
         examination = examine(examined, self.labels(), self._path("private/examination.csv"))
         self._identify(cohort=_cohort_key(design.cases, examination))
         design.write(self._path("private/design.csv"))
+        paths = (self.output_dir, self.bundle_root, self.checkpoint, self.models_dir)
+        write_identifiers(self._path(f"private/{IDENTIFIERS}"), examined, _cohort_key(design.cases, examination), paths)
         keys = self._train(design, examination, auxiliary)
         self._query(design, examination, keys)
         return design, examination
@@ -523,9 +534,12 @@ class Study:
             rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
         files.write(self._path("private/scores.csv"), _csv(rows))
         member, features = table.members(TARGET), examination.of(table.case_ids)
-        rows = [["case_id", "patient_id", "member", *examination.names]]
+        pseudonyms = Pseudonyms.kept_in(self._path("private")).of(set(table.patient_ids))
+        rows = [["case_id", "patient_id", "pseudonym", "member", *examination.names]]
         for n, case in enumerate(table.case_ids):
-            rows.append([case, table.patient_ids[n], str(int(member[n])), *(repr(float(v)) for v in features[n])])
+            patient = table.patient_ids[n]
+            values = [repr(float(value)) for value in features[n]]
+            rows.append([case, patient, pseudonyms[patient], str(int(member[n])), *values])
         files.write(self._path("private/cases.csv"), _csv(rows))
 
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:

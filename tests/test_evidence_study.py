@@ -17,6 +17,7 @@ from conftest import BUNDLES, small_study
 from monai.metrics import CalibrationErrorMetric
 from monai.transforms import ScaleIntensityd
 
+from monai_mia.archive import report_leaks
 from monai_mia.attacks import RMIA, Attack, TransferredThreshold, VoxelCalibration
 from monai_mia.data import ForeignSource, phantom_cohort, standard_sources
 from monai_mia.defence_study import Defence, DefenceStudy
@@ -64,6 +65,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
 
 
 class TestStudy:
+    def test_report_names_nobody(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+        study, _ = finished
+        assert report_leaks(study.defences.study.output_dir) == []
+
     def test_what_is_asked(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
         """All usable sources under each mitigation, held-out patients apart from the cohort's."""
         study, result = finished

@@ -7,6 +7,7 @@ from monai_mia.data.cohorts import read_cohort
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.examination import Examination, examine
 from monai_mia.data.foreign import ForeignSource, PermutePatchesd, PureNoised, standard_sources
+from monai_mia.data.headers import header_values, write_identifiers
 from monai_mia.data.phantoms import phantom_cohort
 from monai_mia.data.poisoning import RandPoisonTrigger, RandPoisonTriggerD, RandPoisonTriggerd, RandPoisonTriggerDict
 
@@ -26,8 +27,10 @@ __all__ = [
     "Shifted",
     "Swapped",
     "examine",
+    "header_values",
     "phantom_cohort",
     "plant_canaries",
     "read_cohort",
     "standard_sources",
+    "write_identifiers",
 ]

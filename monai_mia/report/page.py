@@ -21,9 +21,11 @@ from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.errors import InputError
 from monai_mia.report import figures
+from monai_mia.report.card import write_summary
 from monai_mia.report.content import as_json
 from monai_mia.report.figures import Curve, Picture
 from monai_mia.report.individuals import individuals_pictures, individuals_tables, individuals_text
+from monai_mia.report.statements import Statements
 from monai_mia.statistics import group_means, resolution
 from monai_mia.table import ACCESS_LEVELS, SignalTable
 
@@ -74,8 +76,12 @@ def write_report(
     folder: str | os.PathLike[str],
     about: Mapping[str, Any],
     individuals: Individuals | None = None,
+    statements: Statements | None = None,
 ) -> None:
-    """Write ``index.html``, ``report.json`` and ``figures/*.png``; the same arguments give the same bytes.
+    """Write the report's files; the same arguments give the same bytes.
+
+    These are ``index.html``, ``report.json`` and ``figures/*.png``, and what :func:`~monai_mia.report.write_summary`
+    writes.
 
     Args:
         result: what the audit found.
@@ -83,6 +89,7 @@ def write_report(
         folder: the folder to write to; what it holds may be shared.
         about: versions, design, target, settings and cost, as :class:`monai_mia.study.Study` gives them.
         individuals: what was found about individuals, if that was asked for.
+        statements: thresholds of the summary; by default those documented.
     """
     folder = Path(folder)
     content = as_json(result, about, individuals)
@@ -99,6 +106,7 @@ def write_report(
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
     files.write(folder / "index.html", _page(result, content, facts, roc, panels, exposure, told), private=False)
     files.write_json(folder / "report.json", content, private=False)
+    write_summary(content, folder, statements)
 
 
 def _individuals(found: Individuals | None) -> dict[str, Any]:
