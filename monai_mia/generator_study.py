@@ -1,0 +1,236 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A generator study: train a generator on some patients, draw scans, check that they are new, and write all of it.
+
+The scans are a cohort that an evidence study asks about; no audited model may train on the generator's patients.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import CacheDataset, DataLoader
+from monai.transforms import Compose, LoadImaged
+from monai.utils import set_determinism
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+import monai_mia
+from monai_mia import files, report
+from monai_mia.data.cohorts import cases_of, read_ids
+from monai_mia.data.volumes import as_stored, stamp, write_volume
+from monai_mia.designs import Case, auxiliary_patients
+from monai_mia.errors import InputError
+from monai_mia.executors import command
+from monai_mia.generators import JoinScand, ScanFormat, ScanGenerator
+from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile
+
+__all__ = ["GeneratorStudy"]
+
+
+@dataclass(frozen=True)
+class GeneratorStudy:
+    """A generator, its patients, and what is drawn from it.
+
+    Attributes:
+        cohort: what :func:`~monai_mia.data.read_cohort` reads, a list of cases, or a function that gives one.
+        output_dir: where everything is written.
+        generator: what is trained, such as :class:`~monai_mia.generators.DiffusionGenerator`.
+        scan_format: how a scan and its reference are one volume; in 2D the first two edges of ``spatial_size``.
+        preprocessing: MONAI dictionary transforms of ``image`` and ``label`` to one channel and ``spatial_size``.
+        scaling: those that scale the image to [-1, 1], after them.
+        random_transforms: those of the training alone, after them; in 2D, of a slice.
+        slicing: in 2D, those that draw slices of a volume, each with a last axis of one voxel, which goes.
+        scans: how many are drawn.
+        batch_size: volumes in a training step.
+        auxiliary: train on the patients that a :class:`~monai_mia.study.Study` with this ``auxiliary`` and the seed
+            ``auxiliary_seed`` sets apart, in (0, 1]; or None.
+        auxiliary_seed: see ``auxiliary``.
+        patients: train on these patients: ids, or a file with one a line; in the stead of ``auxiliary``.
+        exclude: never train on these, nor on the rest of a cohort if they are all that is named.
+        percentiles: of a scan's intensities that ``scaling`` maps to -1 and 1.
+        seed: of the training and of the draws.
+        checkpoint_interval: epochs between checkpoints.
+        device: where it runs; None: a GPU, if there is one.
+
+    Files: ``scans/`` the drawn cohort, ``private/checkpoint.pt`` the training, ``private/nearest.png`` each drawn scan
+    beside the most similar one of the training (patients' scans: not to be shared), ``report/generator.*`` the result.
+    Run again to resume; with more epochs a training goes on.
+    """
+
+    cohort: Any
+    output_dir: str
+    generator: ScanGenerator
+    scan_format: ScanFormat
+    preprocessing: Sequence[Callable[[Any], Any]]
+    scaling: Sequence[Callable[[Any], Any]]
+    random_transforms: Sequence[Callable[[Any], Any]] = ()
+    slicing: Sequence[Callable[[Any], Any]] = ()
+    scans: int = 40
+    batch_size: int = 4
+    auxiliary: float | None = None
+    auxiliary_seed: int = 0
+    patients: str | Sequence[str] | None = None
+    exclude: str | Sequence[str] | None = None
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    seed: int = 0
+    checkpoint_interval: int = 5
+    device: str | None = None
+
+    def main(self) -> None:
+        """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
+        command(self.run)
+        tqdm.write(f"Scans: {self._path('scans')}")
+        tqdm.write(f"Report: {self._path('report/generator.html')}")
+
+    def run(self) -> Any:
+        """Train, draw, check, and write.
+
+        Raises:
+            InputError: an option or the cohort is wrong; the training did not stay finite.
+        """
+        self.check()
+        files.private_folder(self._path("private"))
+        chosen, others = self.sides()
+        key, engine = self._train(chosen)
+        scans = self._drawn(chosen, key, engine.state.epoch)
+        return scans
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before anything is trained."""
+        for name in ("scans", "batch_size", "checkpoint_interval"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.auxiliary is not None and self.patients is not None:
+            raise InputError("patients must be null where auxiliary is given, got both. Drop one of them.")
+        if (self.scan_format.spatial_dims == 2) != bool(self.slicing):
+            raise InputError(
+                f"slicing must be given in 2D and only there, got {len(self.slicing)} transforms in "
+                f"{self.scan_format.spatial_dims}D."
+            )
+
+    def sides(self) -> tuple[list[Case], list[Case]]:
+        """The cases to train on, and the others.
+
+        Raises:
+            InputError: a patient is not in the cohort; fewer than 2 patients are left to train on.
+        """
+        cases = [dict(case) for case in cases_of(self.cohort)]
+        everybody = {str(case["patient_id"]) for case in cases}
+        named = {
+            name: set(read_ids(ids)) for name in ("patients", "exclude") if (ids := getattr(self, name)) is not None
+        }
+        for name, ids in named.items():
+            if unknown := sorted(ids - everybody):
+                raise InputError(f"{name} must be patient ids of the cohort, got {unknown[0]!r}.")
+        chosen = named.get("patients", everybody)
+        if self.auxiliary is not None:
+            chosen = auxiliary_patients(cases, self.auxiliary, self.auxiliary_seed)
+        chosen = chosen - named.get("exclude", set())
+        if len(chosen) < 2:
+            raise InputError(
+                f"patients to train on must be at least 2, got {len(chosen)} of {len(everybody)}. Choose more "
+                "(auxiliary, patients)."
+            )
+        sides: tuple[list[Case], list[Case]] = ([], [])
+        for case in sorted(cases, key=lambda case: str(case["case_id"])):
+            sides[str(case["patient_id"]) not in chosen].append(case)
+        return sides
+
+    def _path(self, name: str) -> Path:
+        return Path(self.output_dir) / name
+
+    def _device(self) -> torch.device:
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def _train(self, cases: Sequence[Case]) -> tuple[str, Engine]:
+        stamps = [stamp(case) for case in cases]
+        options = (self.scan_format, self.percentiles, self.batch_size)
+        steps = [type(step).__name__ for step in (*self.preprocessing, *self.random_transforms, *self.slicing)]
+        key = files.digest([monai_mia.__version__, stamps, repr(options), steps, self.generator.recipe(), self.seed])
+        transforms = [*self.preprocessing, *self.scaling, *self.slicing, *self.random_transforms]
+        dataset = CacheDataset(
+            [{name: case[name] for name in ("image", "label")} for case in cases],
+            Compose([*transforms, JoinScand(self.scan_format)]),
+            progress=False,
+        )
+        batch = min(self.batch_size, len(dataset))
+        set_determinism(self.seed)
+        engine = self.generator.engine(DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True), self._device())
+        engine.logger.setLevel(logging.WARNING)
+        losses: list[float] = []
+        engine.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda: losses.append(self.generator.loss(engine.state.output))
+        )
+        for handler in (
+            Checkpointer(self._path("private/checkpoint.pt"), self.generator.state(), key, self.checkpoint_interval),
+            EpochSeeder(self.seed, dataset),
+            ProgressFile(self._path("private/progress.json"), "epochs"),
+        ):
+            handler.attach(engine)
+        with tqdm(desc="generator", unit="epoch") as bar:
+            engine.add_event_handler(Events.STARTED, lambda: self._resume(engine, bar))
+            engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._tell(bar, losses))
+            engine.run()
+        if not np.isfinite(losses).all():
+            raise InputError(
+                f"training of the generator must have a finite loss, got {losses[-1]} in epoch {engine.state.epoch}. "
+                "Lower the learning rate."
+            )
+        return key, engine
+
+    @staticmethod
+    def _resume(engine: Engine, bar: Any) -> None:
+        # A training that has gone further than it is asked to is complete.
+        engine.state.max_epochs = max(engine.state.max_epochs or 0, engine.state.epoch)
+        bar.total = engine.state.max_epochs
+        bar.update(engine.state.epoch)
+
+    @staticmethod
+    def _tell(bar: Any, losses: list[float]) -> None:
+        bar.set_postfix(loss=f"{np.mean(losses):.4f}")
+        bar.update()
+        if np.isfinite(losses).all():
+            losses.clear()
+
+    def _drawn(self, cases: Sequence[Case], key: str, epochs: int) -> list[tuple[Tensor, Tensor]]:
+        """Draw scans and write them as a cohort."""
+        device, dims = self._device(), self.scan_format.spatial_dims
+        low, high = self._intensities(cases)
+        affine = np.asarray(Compose(self.preprocessing)(dict(cases[0]))["image"].affine)
+        set_determinism(int(files.digest([self.seed, "draw"])[:8], 16))
+        scans: list[tuple[Tensor, Tensor]] = []
+        rows = ["case_id,patient_id,image,label"]
+        with tqdm(desc="drawn scans", total=self.scans) as bar:
+            while len(scans) < self.scans:
+                count = min(self.batch_size, self.scans - len(scans))
+                for joint in self.generator.sample(count, self.scan_format.shape, device).cpu():
+                    scans.append(self.scan_format.split(joint))
+                    bar.update()
+        for number, (image, label) in enumerate(scans):
+            name = f"generated_{number:03d}"
+            values = low + (np.asarray(image, np.float32) + 1) / 2 * (high - low)
+            found: dict[str, NDArray[Any]] = {
+                "image": as_stored(values).astype(np.float32),
+                "label": as_stored(np.asarray(label)).astype(np.uint8),
+            }
+            for part, volume in found.items():
+                write_volume(self._path(f"scans/{part}s/{name}.nii.gz"), volume, affine)
+            rows.append(f"{name},{name},images/{name}.nii.gz,labels/{name}.nii.gz")
+        files.write(self._path("scans/cohort.csv"), "\n".join(rows) + "\n")
+        return scans
+
+    def _intensities(self, cases: Sequence[Case]) -> tuple[float, float]:
+        """What -1 and 1 stand for: medians over the training scans, so that none of them shows."""
+        read = LoadImaged("image", image_only=True)
+        found = [np.percentile(np.asarray(read({"image": case["image"]})["image"]), self.percentiles) for case in cases]
+        low, high = np.median(found, axis=0)
+        return float(low), float(high)
