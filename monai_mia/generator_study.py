@@ -8,7 +8,7 @@ The scans are a cohort that an evidence study asks about; no audited model may t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import monai_mia
-from monai_mia import files, report
+from monai_mia import files
 from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.data.volumes import as_stored, stamp, write_volume
 from monai_mia.designs import Case, auxiliary_patients
@@ -164,14 +164,19 @@ class GeneratorStudy:
         )
         batch = min(self.batch_size, len(dataset))
         set_determinism(self.seed)
-        engine = self.generator.engine(DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True), self._device())
+        loader = DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True)
+        engine = self.generator.engine(loader, self._device())
         engine.logger.setLevel(logging.WARNING)
         losses: list[float] = []
         engine.add_event_handler(
             Events.ITERATION_COMPLETED, lambda: losses.append(self.generator.loss(engine.state.output))
         )
+        checkpointer = Checkpointer(
+            self._path("private/checkpoint.pt"), self.generator.state(), key, self.checkpoint_interval
+        )
+        engine.add_event_handler(Events.COMPLETED, checkpointer.save)
         for handler in (
-            Checkpointer(self._path("private/checkpoint.pt"), self.generator.state(), key, self.checkpoint_interval),
+            checkpointer,
             EpochSeeder(self.seed, dataset),
             ProgressFile(self._path("private/progress.json"), "epochs"),
         ):
