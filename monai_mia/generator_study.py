@@ -8,7 +8,7 @@ The scans are a cohort that an evidence study asks about; no audited model may t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,57 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import Compose, LoadImaged
+from monai.transforms import Compose, LoadImage
 from monai.utils import set_determinism
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-import monai_mia
-from monai_mia import files
+from monai_mia import __version__, files, report
 from monai_mia.data.cohorts import cases_of, read_ids
-from monai_mia.data.volumes import as_stored, stamp, write_volume
+from monai_mia.data.volumes import stamp, write_volume
 from monai_mia.designs import Case, auxiliary_patients
 from monai_mia.errors import InputError
 from monai_mia.executors import command
 from monai_mia.generators import JoinScand, ScanFormat, ScanGenerator
 from monai_mia.handlers import Checkpointer, EpochSeeder, ProgressFile
+from monai_mia.novelty import Novelty, check_generator, scan_features
 
-__all__ = ["GeneratorStudy"]
+__all__ = ["GeneratorResult", "GeneratorStudy"]
+
+_Scan = tuple[NDArray[Any], NDArray[Any]]
+
+#: Real scans that drawn ones are compared with, of each side at most.
+_REAL = 200
+
+
+@dataclass(frozen=True)
+class GeneratorResult:
+    """What a generator makes.
+
+    Attributes:
+        kind: of generator.
+        spatial_dims: of a scan.
+        n_labels: number of classes, background included.
+        epochs: of the training.
+        training_scans: how many.
+        patients: whose they are.
+        scans: how many were drawn.
+        novelty: whether they are new and varied.
+        drawn_volumes: of each class but the background, its mean share of a drawn scan's voxels.
+        real_volumes: the same of training scans.
+    """
+
+    kind: str
+    spatial_dims: int
+    n_labels: int
+    epochs: int
+    training_scans: int
+    patients: int
+    scans: int
+    novelty: Novelty
+    drawn_volumes: tuple[float, ...]
+    real_volumes: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -87,11 +121,14 @@ class GeneratorStudy:
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
-        command(self.run)
+        result = command(self.run)
+        if result.novelty.variety.collapsed:
+            tqdm.write("The generator collapsed: its scans are near-identical. Do not use them.")
+        tqdm.write(f"{int(result.novelty.copy.sum())} of {result.scans} drawn scans are copies of training scans.")
         tqdm.write(f"Scans: {self._path('scans')}")
         tqdm.write(f"Report: {self._path('report/generator.html')}")
 
-    def run(self) -> Any:
+    def run(self) -> GeneratorResult:
         """Train, draw, check, and write.
 
         Raises:
@@ -101,8 +138,27 @@ class GeneratorStudy:
         files.private_folder(self._path("private"))
         chosen, others = self.sides()
         key, engine = self._train(chosen)
-        scans = self._drawn(chosen, key, engine.state.epoch)
-        return scans
+        drawn = self._drawn(chosen, key, engine.state.epoch)
+        real, owners = self._real(chosen)
+        unseen, _ = self._real(others)
+        novelty = check_generator(_features(drawn), _features(real), owners, _features(unseen) if unseen else None)
+        closest = np.argsort(novelty.distance)[:8]
+        pairs = [[drawn[n] for n in closest], [real[novelty.index[n]] for n in closest]]
+        files.write(self._path("private/nearest.png"), report.scan_grid(pairs, self.scan_format.n_labels))
+        result = GeneratorResult(
+            kind=self.generator.kind,
+            spatial_dims=self.scan_format.spatial_dims,
+            n_labels=self.scan_format.n_labels,
+            epochs=engine.state.epoch,
+            training_scans=len(chosen),
+            patients=len({str(case["patient_id"]) for case in chosen}),
+            scans=len(drawn),
+            novelty=novelty,
+            drawn_volumes=self._volumes(drawn),
+            real_volumes=self._volumes(real),
+        )
+        report.write_generator(result, drawn, self._path("report"))
+        return result
 
     def check(self) -> None:
         """Refuse what cannot be done, before anything is trained."""
@@ -155,7 +211,7 @@ class GeneratorStudy:
         stamps = [stamp(case) for case in cases]
         options = (self.scan_format, self.percentiles, self.batch_size)
         steps = [type(step).__name__ for step in (*self.preprocessing, *self.random_transforms, *self.slicing)]
-        key = files.digest([monai_mia.__version__, stamps, repr(options), steps, self.generator.recipe(), self.seed])
+        key = files.digest([__version__, stamps, repr(options), steps, self.generator.recipe(), self.seed])
         transforms = [*self.preprocessing, *self.scaling, *self.slicing, *self.random_transforms]
         dataset = CacheDataset(
             [{name: case[name] for name in ("image", "label")} for case in cases],
@@ -206,36 +262,64 @@ class GeneratorStudy:
         if np.isfinite(losses).all():
             losses.clear()
 
-    def _drawn(self, cases: Sequence[Case], key: str, epochs: int) -> list[tuple[Tensor, Tensor]]:
-        """Draw scans and write them as a cohort."""
-        device, dims = self._device(), self.scan_format.spatial_dims
+    def _drawn(self, cases: Sequence[Case], key: str, epochs: int) -> list[_Scan]:
+        """Draw scans and write them as a cohort, unless they are there; images are in [-1, 1]."""
+        record = self._path("scans/cohort.csv")
+        names = [f"generated_{number:03d}" for number in range(self.scans)]
+        places = [{part: self._path(f"scans/{part}s/{name}.nii.gz") for part in ("image", "label")} for name in names]
         low, high = self._intensities(cases)
+        current = files.digest([key, epochs, self.scans, self.generator.drawing()])
+        if files.is_current(record, current) and all(path.is_file() for place in places for path in place.values()):
+            return [_read(place, low, high) for place in places]
+        for old in (path for part in ("images", "labels") for path in self._path(f"scans/{part}").glob("generated_*")):
+            old.unlink()
         affine = np.asarray(Compose(self.preprocessing)(dict(cases[0]))["image"].affine)
         set_determinism(int(files.digest([self.seed, "draw"])[:8], 16))
-        scans: list[tuple[Tensor, Tensor]] = []
-        rows = ["case_id,patient_id,image,label"]
+        joints: list[Tensor] = []
         with tqdm(desc="drawn scans", total=self.scans) as bar:
-            while len(scans) < self.scans:
-                count = min(self.batch_size, self.scans - len(scans))
-                for joint in self.generator.sample(count, self.scan_format.shape, device).cpu():
-                    scans.append(self.scan_format.split(joint))
-                    bar.update()
-        for number, (image, label) in enumerate(scans):
-            name = f"generated_{number:03d}"
-            values = low + (np.asarray(image, np.float32) + 1) / 2 * (high - low)
-            found: dict[str, NDArray[Any]] = {
-                "image": as_stored(values).astype(np.float32),
-                "label": as_stored(np.asarray(label)).astype(np.uint8),
-            }
-            for part, volume in found.items():
-                write_volume(self._path(f"scans/{part}s/{name}.nii.gz"), volume, affine)
-            rows.append(f"{name},{name},images/{name}.nii.gz,labels/{name}.nii.gz")
-        files.write(self._path("scans/cohort.csv"), "\n".join(rows) + "\n")
-        return scans
+            while len(joints) < self.scans:
+                count = min(self.batch_size, self.scans - len(joints))
+                joints += self.generator.sample(count, self.scan_format.shape, self._device()).cpu()
+                bar.update(count)
+        for joint, place in zip(joints, places, strict=True):
+            image, label = (np.asarray(part[0]) for part in self.scan_format.split(joint))
+            write_volume(place["image"], (low + (image + 1) / 2 * (high - low)).astype(np.float32), affine)
+            write_volume(place["label"], label.astype(np.uint8), affine)
+        rows = [f"{name},{name},images/{name}.nii.gz,labels/{name}.nii.gz\n" for name in names]
+        files.write_artefact(record, "".join(["case_id,patient_id,image,label\n", *rows]), key=current)
+        return [_read(place, low, high) for place in places]
+
+    def _real(self, cases: Sequence[Case]) -> tuple[list[_Scan], list[str]]:
+        """Real scans as the generator sees them, and whose they are; in 2D all slices with foreground."""
+        prepare = Compose([*self.preprocessing, *self.scaling])
+        scans: list[_Scan] = []
+        owners: list[str] = []
+        for case in cases[:_REAL]:
+            item = prepare({name: case[name] for name in ("image", "label")})
+            image, label = (np.asarray(item[name])[0] for name in ("image", "label"))
+            found = [(image, label)]
+            if self.scan_format.spatial_dims == 2:
+                found = [(image[..., k], label[..., k]) for k in np.flatnonzero(label.any(axis=(0, 1)))]
+            scans += found
+            owners += [str(case["patient_id"])] * len(found)
+        return scans, owners
+
+    def _volumes(self, scans: Sequence[_Scan]) -> tuple[float, ...]:
+        classes = range(1, self.scan_format.n_labels)
+        return tuple(float(np.mean([(label == value).mean() for _, label in scans])) for value in classes)
 
     def _intensities(self, cases: Sequence[Case]) -> tuple[float, float]:
         """What -1 and 1 stand for: medians over the training scans, so that none of them shows."""
-        read = LoadImaged("image", image_only=True)
-        found = [np.percentile(np.asarray(read({"image": case["image"]})["image"]), self.percentiles) for case in cases]
+        read = LoadImage(image_only=True)
+        found = [np.percentile(np.asarray(read(case["image"])), self.percentiles) for case in cases]
         low, high = np.median(found, axis=0)
         return float(low), float(high)
+
+
+def _read(place: Mapping[str, Path], low: float, high: float) -> _Scan:
+    image, label = (np.asarray(LoadImage(image_only=True)(path)) for path in (place["image"], place["label"]))
+    return (image - low) / (high - low) * 2 - 1, label
+
+
+def _features(scans: Sequence[_Scan]) -> NDArray[np.float64]:
+    return np.stack([scan_features(image, label) for image, label in scans])

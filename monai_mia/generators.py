@@ -134,6 +134,9 @@ class JoinScand(MapTransform):  # type: ignore[misc]
 class ScanGenerator(Protocol):
     """What a generator study trains and draws from."""
 
+    #: What it is, in a report.
+    kind: str
+
     def engine(self, loader: Any, device: torch.device) -> Engine:
         """The trainer, and nothing trained yet."""
 
@@ -148,6 +151,9 @@ class ScanGenerator(Protocol):
 
     def recipe(self) -> str:
         """All that a training depends on, but for its epochs."""
+
+    def drawing(self) -> str:
+        """All that a draw depends on besides."""
 
 
 def _described(*parts: Any) -> str:
@@ -177,6 +183,8 @@ class DiffusionGenerator:
         steps: of the sampler.
         momentum: of the moving average of weights from which scans are drawn, in (0, 1).
     """
+
+    kind = "diffusion model"
 
     def __init__(
         self,
@@ -235,6 +243,10 @@ class DiffusionGenerator:
         noise = (self.scheduler.prediction_type, [float(a) for a in self.scheduler.alphas_cumprod[:: 1 << 4]])
         return _described("diffusion", self.network, self.make_optimizer, self.make_trainer, noise, self.momentum)
 
+    def drawing(self) -> str:
+        """The sampler and its steps."""
+        return _described(type(self.sampler).__name__, self.steps)
+
 
 class GanGenerator:
     """A GAN: one network makes scans, another tells them from real ones, and each learns from the other.
@@ -251,6 +263,8 @@ class GanGenerator:
             scans to learn from, and would know them by heart.
         momentum: of the moving average of weights from which scans are drawn, in (0, 1).
     """
+
+    kind = "GAN"
 
     def __init__(
         self,
@@ -333,6 +347,10 @@ class GanGenerator:
         parts = (self.network, self.discriminator, self.make_optimizers, self.make_trainer)
         options = (self.latent_size, self.criterion.criterion, self.noise, self.momentum)
         return _described("gan", *parts, *options)
+
+    def drawing(self) -> str:
+        """Nothing."""
+        return ""
 
 
 def _bounded(latents: Tensor, network: nn.Module) -> Tensor:
