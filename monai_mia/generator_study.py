@@ -83,13 +83,13 @@ class GeneratorStudy:
         scaling: those that scale the image to [-1, 1], after them.
         random_transforms: those of the training alone, after them; in 2D, of a slice.
         slicing: in 2D, those that draw slices of a volume, each with a last axis of one voxel, which goes.
-        scans: how many are drawn.
+        scans: how many are drawn, at least 2.
         batch_size: volumes in a training step.
         auxiliary: train on the patients that a :class:`~monai_mia.study.Study` with this ``auxiliary`` and the seed
             ``auxiliary_seed`` sets apart, in (0, 1]; or None.
         auxiliary_seed: see ``auxiliary``.
         patients: train on these patients: ids, or a file with one a line; in the stead of ``auxiliary``.
-        exclude: never train on these, nor on the rest of a cohort if they are all that is named.
+        exclude: never train on these patients; alone, train on all others.
         percentiles: of a scan's intensities that ``scaling`` maps to -1 and 1.
         seed: of the training and of the draws.
         checkpoint_interval: epochs between checkpoints.
@@ -162,9 +162,9 @@ class GeneratorStudy:
 
     def check(self) -> None:
         """Refuse what cannot be done, before anything is trained."""
-        for name in ("scans", "batch_size", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, least in (("scans", 2), ("batch_size", 1), ("checkpoint_interval", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.auxiliary is not None and self.patients is not None:
             raise InputError("patients must be null where auxiliary is given, got both. Drop one of them.")
         if (self.scan_format.spatial_dims == 2) != bool(self.slicing):
