@@ -108,9 +108,11 @@ class TestScanFormat:
         scan_format = ScanFormat(3, size, patch)
         image, label = torch.rand(1, *size) * 2 - 1, torch.randint(0, 3, (1, *size))
         joint = scan_format.join(image, label)
-        assert joint.shape == scan_format.shape and joint.abs().max() <= 1
+        assert joint.shape == scan_format.shape
+        assert joint.abs().max() <= 1
         again, classes = scan_format.split(joint)
-        assert torch.equal(again, image) and torch.equal(classes, label)
+        assert torch.equal(again, image)
+        assert torch.equal(classes, label)
 
     def test_a_reference_is_the_likeliest_class(self) -> None:
         scan_format = ScanFormat(2, (2, 2), patch=1)
@@ -122,7 +124,8 @@ class TestScanFormat:
     def test_only_the_volume_is_left_of_an_item(self) -> None:
         item = {"image": torch.zeros(1, 4, 4), "label": torch.ones(1, 4, 4), "case_id": "x"}
         joined = JoinScand(ScanFormat(2, (4, 4)))(item)
-        assert list(joined) == ["image"] and joined["image"].shape == (12, 2, 2)
+        assert list(joined) == ["image"]
+        assert joined["image"].shape == (12, 2, 2)
 
     def test_bad_input(self) -> None:
         with pytest.raises(InputError, match="n_labels must be at least 2"):
@@ -153,7 +156,8 @@ class TestStudy:
             image, label = (np.asarray(LoadImage()(case[key])) for key in KEYS)
             assert image.shape == label.shape == (16, 16, 16)
             assert low - 1 <= image.min() < image.max() <= high + 1
-            assert set(np.unique(label)) <= {0, 1, 2} and label.dtype == np.uint8
+            assert set(np.unique(label)) <= {0, 1, 2}
+            assert label.dtype == np.uint8
 
     def test_it_trains_on_whom_a_study_sets_apart(
         self, finished: tuple[GeneratorStudy, GeneratorResult], cohort: Cohort, tmp_path: Path
@@ -191,7 +195,8 @@ class TestStudy:
         assert len(content["closeness"]) == content["scans"] == 3
         assert content["from_held_out"] is True
         page = (folder / "report/generator.html").read_text()
-        assert "data:image/png;base64" in page and result.kind in page
+        assert "data:image/png;base64" in page
+        assert result.kind in page
         for text in (page, json.dumps(content), (folder / "report/generator.md").read_text()):
             assert not any(case[key] in text for case in cohort for key in ("case_id", "patient_id"))
         assert (folder / "private").stat().st_mode & 0o077 == 0
@@ -274,7 +279,8 @@ class TestAuxiliaryPatients:
     def test_by_share_seed_and_canaries(self) -> None:
         cases = [{"patient_id": f"p{n}", **({"canary": "x"} if n < 2 else {})} for n in range(12)]
         drawn = auxiliary_patients(cases, 0.3, 0)
-        assert len(drawn) == 3 and not drawn & {"p0", "p1"}
+        assert len(drawn) == 3
+        assert not drawn & {"p0", "p1"}
         assert drawn == auxiliary_patients(cases[::-1], 0.3, 0)
         assert drawn != auxiliary_patients(cases, 0.3, 1)
         assert auxiliary_patients(cases, 0.0, 0) == set()
@@ -285,7 +291,8 @@ class TestBundle:
         schema = Path(__file__).parent / "data" / "metadata_schema.json"
         verify_metadata(meta_file=str(BUNDLE / "configs/metadata.json"), filepath=str(schema))
         content = json.loads((BUNDLE / "configs/metadata.json").read_text())
-        assert content["version"] in content["changelog"] and content["name"] == BUNDLE.name
+        assert content["version"] in content["changelog"]
+        assert content["name"] == BUNDLE.name
 
     @pytest.mark.parametrize("spatial_dims", [2, 3])
     @pytest.mark.parametrize("kind", ["diffusion", "gan"])
@@ -303,4 +310,5 @@ class TestBundle:
             parser["generator#steps"] = 2
         result = parser.get_parsed_content("study").run()
         assert result.kind == ("GAN" if kind == "gan" else "diffusion model")
-        assert result.spatial_dims == spatial_dims and result.scans == 2
+        assert result.spatial_dims == spatial_dims
+        assert result.scans == 2

@@ -32,11 +32,14 @@ class TestCopies:
     def test_scans_of_other_patients_are_none(self) -> None:
         """Null: what is drawn from the same people as the training, but is not of it, is new and varied."""
         found = check_generator(features(GENERATED), features(TRAINING), NAMES, features(UNSEEN))
-        assert not found.copy.any() and found.from_held_out
+        assert not found.copy.any()
+        assert found.from_held_out
         assert 0.7 < np.median(found.closeness) < 1.3
-        assert 0.7 < found.variety.diversity < 1.3 and not found.variety.collapsed
+        assert 0.7 < found.variety.diversity < 1.3
+        assert not found.variety.collapsed
         share, (low, high) = found.share_of_copies()
-        assert share == low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 12))
+        assert share == low == 0
+        assert high == pytest.approx(1 - 0.025 ** (1 / 12))
 
     @pytest.mark.parametrize("flip", [(), (0,), (1, 2), (0, 1, 2)])
     @pytest.mark.parametrize("noise", [0.0, 0.3])
@@ -66,7 +69,8 @@ class TestCopies:
         """Two visits of a patient are no measure of how far people are apart."""
         twice = [*TRAINING, *TRAINING]
         found = check_generator(features(GENERATED), features(twice), [*NAMES, *NAMES])
-        assert not found.from_held_out and not found.copy.any()
+        assert not found.from_held_out
+        assert not found.copy.any()
         assert found.reference.min() > 0.1
         alone = check_generator(features(GENERATED), features(TRAINING), NAMES)
         assert found.reference[:24] == pytest.approx(alone.reference, abs=1e-6)
@@ -78,7 +82,8 @@ class TestVariety:
         image, label = GENERATED[0]
         same = [(image + 0.05 * image.std() * rng.standard_normal(image.shape), label) for _ in range(6)]
         found = check_variety(features(same), features(TRAINING), NAMES)
-        assert found.collapsed and found.diversity < 0.1
+        assert found.collapsed
+        assert found.diversity < 0.1
 
     def test_two_modes_are_a_collapse(self) -> None:
         """Half of the pairs differ as people do, but each scan has its twins."""
@@ -87,7 +92,8 @@ class TestVariety:
             (image + 0.05 * image.std() * rng.standard_normal(image.shape), label) for image, label in GENERATED[:2] * 4
         ]
         found = check_variety(features(two), features(TRAINING), NAMES)
-        assert found.collapsed and found.nearest < 0.1 < 0.5 < found.diversity
+        assert found.collapsed
+        assert found.nearest < 0.1 < 0.5 < found.diversity
 
     def test_constant_images_are_all_the_same(self) -> None:
         flat = [(np.full((20, 20, 20), float(n)), np.ones((20, 20, 20))) for n in range(3)]
@@ -99,7 +105,8 @@ class TestFeatures:
         image, label = TRAINING[0]
         found = scan_features(image, label)
         assert found.shape == (2, 16, 16, 16)
-        assert found[0].mean() == pytest.approx(0, abs=1e-9) and found[0].std() == pytest.approx(1)
+        assert found[0].mean() == pytest.approx(0, abs=1e-9)
+        assert found[0].std() == pytest.approx(1)
         assert scan_features(3 * image - 70, 2 * label) == pytest.approx(found)
         assert found[1].mean() == pytest.approx((label > 0).mean(), abs=0.02)
 
