@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import TerminateOnNan
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose, LoadImage
 from monai.utils import set_determinism
@@ -227,6 +228,7 @@ class GeneratorStudy:
         engine.add_event_handler(
             Events.ITERATION_COMPLETED, lambda: losses.append(self.generator.loss(engine.state.output))
         )
+        engine.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=self.generator.loss))
         checkpointer = Checkpointer(
             self._path("private/checkpoint.pt"), self.generator.state(), key, self.checkpoint_interval
         )
@@ -281,6 +283,8 @@ class GeneratorStudy:
                 count = min(self.batch_size, self.scans - len(joints))
                 joints += self.generator.sample(count, self.scan_format.shape, self._device()).cpu()
                 bar.update(count)
+        if not all(bool(joint.isfinite().all()) for joint in joints):
+            raise InputError("drawn scans must be finite, got values that are not. Lower the learning rate.")
         for joint, place in zip(joints, places, strict=True):
             image, label = (np.asarray(part[0]) for part in self.scan_format.split(joint))
             write_volume(place["image"], (low + (image + 1) / 2 * (high - low)).astype(np.float32), affine)

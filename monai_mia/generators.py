@@ -258,7 +258,8 @@ class GanGenerator:
         discriminator_optimizer: the same, of the discriminator's.
         trainer: makes a ``monai.engines.GanTrainer``.
         latent_size: numbers in a latent code.
-        criterion: of ``monai.losses.PatchAdversarialLoss``.
+        criterion: of ``monai.losses.PatchAdversarialLoss``. Its ``hinge`` goes through a tanh, which may leave a
+            discriminator that was fooled without a gradient for a while.
         noise: standard deviation of what is added to scans before the discriminator sees them, at least 0: it has few
             scans to learn from, and would know them by heart.
         momentum: of the moving average of weights from which scans are drawn, in (0, 1).
@@ -274,7 +275,7 @@ class GanGenerator:
         discriminator_optimizer: Callable[..., Any],
         trainer: Callable[..., Engine],
         latent_size: int = 64,
-        criterion: str = "hinge",
+        criterion: str = "least_squares",
         noise: float = 0.1,
         momentum: float = 0.005,
     ) -> None:
@@ -284,7 +285,7 @@ class GanGenerator:
         self.make_optimizers = (optimizer, discriminator_optimizer)
         self.make_trainer = trainer
         self.latent_size, self.noise, self.momentum = latent_size, noise, momentum
-        self.criterion = PatchAdversarialLoss(criterion=criterion)
+        self.criterion = PatchAdversarialLoss(criterion=criterion, no_activation_leastsq=True)
 
     def engine(self, loader: Any, device: torch.device) -> Engine:
         """A trainer of both networks in turn."""
