@@ -232,7 +232,9 @@ class GeneratorStudy:
         checkpointer = Checkpointer(
             self._path("private/checkpoint.pt"), self.generator.state(), key, self.checkpoint_interval
         )
-        engine.add_event_handler(Events.COMPLETED, checkpointer.save)
+        engine.add_event_handler(  # the last epoch, whatever the interval
+            Events.COMPLETED, lambda: checkpointer.save(engine) if np.isfinite(losses).all() else None
+        )
         for handler in (
             checkpointer,
             EpochSeeder(self.seed, dataset),

@@ -108,7 +108,7 @@ def _tables(result: GeneratorResult) -> list[Table]:
         cells = [f"{value:.3f}" for value in (values.min(), *np.quantile(values, (0.05, 0.5, 0.95)))]
         rows.append([name, str(len(values)), *cells])
     heads = ["scans", "how many", "smallest", "5%", "median", "95%"]
-    tables = [Table("Distance to the most similar training scan of another patient", heads, rows)]
+    tables = [Table("Distance to the most similar training scan", heads, rows)]
     volumes = [
         [f"class {value}", *(f"{100 * side[value - 1]:.2f}%" for side in (result.drawn_volumes, result.real_volumes))]
         for value in range(1, result.n_labels)
