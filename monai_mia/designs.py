@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["TARGET", "Case", "Design", "require_canaries"]
+__all__ = ["TARGET", "Case", "Design", "auxiliary_patients", "require_canaries"]
 
 Case = Mapping[str, Any]
 
@@ -228,6 +228,21 @@ def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArra
         rows = _rows(cases, half if number % 2 == 0 else set(_patients(cases)) - half)
         member[f"shadow_{number:02d}"] = rows
     return member
+
+
+def auxiliary_patients(cases: Sequence[Case], share: float, seed: int) -> set[str]:
+    """The patients who are set apart, so that no audited model trains on them, drawn by a study's seed.
+
+    Args:
+        cases: the cohort; patients whose cases have a ``canary`` are never set apart.
+        share: of the patients, in [0, 1].
+        seed: of the study.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"auxiliary must be in [0, 1], got {share}.")
+    patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
+    drawn = np.random.default_rng([seed, 0, 0, 9]).permutation(patients)
+    return set(drawn[: round(share * len(patients))].tolist())
 
 
 def require_canaries(design: Design) -> None:

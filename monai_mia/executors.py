@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from joblib import Parallel, cpu_count, delayed
@@ -22,9 +23,14 @@ from tqdm import tqdm
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["Job", "discreet_logs", "run_jobs"]
+__all__ = ["Job", "command", "discreet_logs", "run_jobs"]
 
 logger = logging.getLogger(__name__)
+
+# What a full or forbidden disk says; any other OSError is a bug of ours.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+_T = TypeVar("_T")
 
 
 class Job(Protocol):
@@ -152,3 +158,19 @@ def _watched(jobs: Sequence[Job], description: str) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+
+
+def command(run: Callable[[], _T]) -> _T:
+    """Run a step; what the user must mend ends the process with one line."""
+    try:
+        return run()
+    except InputError as error:
+        raise SystemExit(f"monai_mia: {error}") from error
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        raise SystemExit(
+            f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
+            "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
+        ) from error

@@ -8,7 +8,6 @@ Files are the state. Every step is keyed by a hash of what it depends on, and is
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import logging
 import time
@@ -28,7 +27,7 @@ from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
 from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
 from monai_mia.data.cohorts import cases_of, read_ids
-from monai_mia.designs import TARGET, Case, Design, require_canaries
+from monai_mia.designs import TARGET, Case, Design, auxiliary_patients, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
 from monai_mia.exposure import Exposure
@@ -43,9 +42,6 @@ from monai_mia.table import SignalTable
 __all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
-
-# What a full or forbidden disk says; any other OSError is a bug of ours.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 _T = TypeVar("_T")
 
@@ -150,18 +146,7 @@ class Study:
 
     def command(self, run: Callable[[], _T]) -> _T:
         """Run a step of this study; what the user must mend ends the process with one line."""
-        try:
-            return run()
-        except InputError as error:
-            raise SystemExit(f"monai_mia: {error}") from error
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            where = f" {error.filename}" if error.filename else ""
-            raise SystemExit(
-                f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
-                "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
-            ) from error
+        return executors.command(run)
 
     def run(self) -> AuditResult:
         """Run all steps that are not done yet.
@@ -347,9 +332,7 @@ class Study:
 
     def _set_apart(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         """The cases to audit, and those of auxiliary patients, drawn by the study's seed."""
-        patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
-        count = round(self.auxiliary * len(patients))
-        drawn = set(np.random.default_rng([self.seed, 0, 0, 9]).permutation(patients)[:count].tolist())
+        drawn = auxiliary_patients(cases, self.auxiliary, self.seed)
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in cases:
             sides[str(case["patient_id"]) in drawn].append(case)

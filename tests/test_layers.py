@@ -28,6 +28,7 @@ STATISTICS = [
     "monai_mia.attacks",
     "monai_mia.scoring",
     "monai_mia.controls",
+    "monai_mia.novelty",
     "monai_mia.audit",
     "monai_mia.exposure",
     "monai_mia.covariates",
@@ -74,7 +75,7 @@ def test_attacks_never_import_the_audit():
     "modules",
     [
         ("monai_mia.signals", "monai_mia.transforms", "monai_mia.handlers"),
-        ("monai_mia.utility", "monai_mia.defences", "monai_mia.dp"),
+        ("monai_mia.utility", "monai_mia.defences", "monai_mia.dp", "monai_mia.generators"),
     ],
 )
 def test_the_monai_half_never_imports_attacks(modules):
