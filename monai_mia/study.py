@@ -197,7 +197,7 @@ class Study:
             **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cases, auxiliary = self._set_apart(cases_of(self.cohort))
+        cases, auxiliary = self._set_apart(self._cases())
         design = self._design(cases)
         require_canaries(design)
         examined = [*design.cases, *auxiliary]
@@ -210,7 +210,10 @@ class Study:
 
     def auxiliary_cases(self) -> list[Case]:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
-        return self._set_apart(cases_of(self.cohort))[1]
+        return self._set_apart(self._cases())[1]
+
+    def _cases(self) -> list[Case]:
+        return cases_of(self.cohort, converted=self._path("private/dicom"))
 
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""

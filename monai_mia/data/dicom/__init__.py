@@ -64,9 +64,9 @@ def dicom_cohort(
     """
     try:
         from monai_mia.data.dicom.conversion import Conversion
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(
-            f"pydicom and highdicom must be installed to read DICOM, got {error}. pip install 'monai-mia[dicom]'."
+            f"pydicom and highdicom must be installed to read DICOM, got no {error.name}. Install monai-mia[dicom]."
         ) from error
     return Conversion(Path(folder), Path(path), labels, threshold, skip_bad, patient_id).cases()
 

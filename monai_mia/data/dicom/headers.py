@@ -130,7 +130,7 @@ class Tree:
     @classmethod
     def read(cls, files: Sequence[File]) -> Tree:
         """Read the headers of all files; none of them is logged."""
-        tree, seen = cls(), {}
+        tree, seen = cls(), dict[str, Instance]()
         bar = tqdm(files, "reading headers", disable=not files, mininterval=0.5 if sys.stderr.isatty() else 20.0)
         for file in bar:
             try:

@@ -13,7 +13,8 @@ import highdicom
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
 from monai_mia.data.dicom.headers import BadFileError, File, Instance
