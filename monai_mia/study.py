@@ -212,9 +212,6 @@ class Study:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
         return self._set_apart(self._cases())[1]
 
-    def _cases(self) -> list[Case]:
-        return cases_of(self.cohort, converted=self._path("private/dicom"))
-
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""
         return SignalTable.read(self._path("private/signals"), design.model_ids)
@@ -234,6 +231,9 @@ class Study:
     def recorded_features(self, case_ids: Sequence[str]) -> NDArray[np.float64]:
         """The image statistics of these cases, shape (N, F), as they were examined."""
         return Examination.read(self._path("private/examination.csv")).of(case_ids)
+
+    def _cases(self) -> list[Case]:
+        return cases_of(self.cohort, converted=self._path("private/dicom"))
 
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name

@@ -45,10 +45,10 @@ def series(
     modality: str = "CT",
     slope: float = 1.0,
     intercept: float = 0.0,
-    seed: int = 0,
+    seed: int | None = 0,
     **attributes: Any,
 ) -> list[Dataset]:
-    """Slices of a volume, shape (i, j, k), with a RAS affine; instance numbers in random order.
+    """Slices of a volume, shape (i, j, k), with a RAS affine; instance numbers in random order, unless ``seed`` is None.
 
     ``values`` are what the stored pixels mean, by slope and intercept.
     """
@@ -56,7 +56,9 @@ def series(
     spacing = np.linalg.norm(place[:3, :3], axis=0)
     along_row, along_column = place[:3, 0] / spacing[0], place[:3, 1] / spacing[1]
     uid, study, frame = (generate_uid() for _ in range(3))
-    numbers = np.random.default_rng(seed).permutation(values.shape[2]) + 1
+    numbers = np.arange(values.shape[2]) + 1
+    if seed is not None:
+        numbers = np.random.default_rng(seed).permutation(numbers)
     slices = []
     for k in range(values.shape[2]):
         dataset = Dataset()

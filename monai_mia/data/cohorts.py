@@ -94,8 +94,9 @@ def read_cohort(
         cases = _from_folders(path)
     else:
         raise InputError(
-            f"dataset_dir must be a folder with a dataset.json, a CSV file, a folder with images/ and labels/, BIDS-like "
-            f"folders or a tree of DICOM files, got {str(path)!r}, which {'is none of them' if path.exists() else 'does not exist'}."
+            f"dataset_dir must be a folder with a dataset.json, a CSV file, a folder with images/ and labels/, "
+            f"BIDS-like folders or DICOM files, got {str(path)!r}, which "
+            f"{'is none of them' if path.exists() else 'does not exist'}."
         )
     if not cases:
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")

@@ -224,7 +224,9 @@ def _multi_frame(file: File) -> Any:
             "multi-frame image that is no regular volume",
             f"{type(error).__name__}: missing or repeated positions, several orientations or a damaged file",
         ) from None
-    return volume
+    # highdicom stacks against the normal of the slices
+    down = volume.affine[:3, 0] @ np.cross(volume.affine[:3, 2], volume.affine[:3, 1]) < 0
+    return volume.flip_spatial(0) if down else volume
 
 
 def _grid_of_volume(volume: Any) -> Grid:
