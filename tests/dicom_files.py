@@ -93,11 +93,11 @@ def segmentation(
     names: Mapping[int, str],
     kind: str = "BINARY",
     fractions: np.ndarray | None = None,
-    **options: Any,
+    volume: hd.Volume | None = None,
 ) -> Dataset:
     """A DICOM-SEG of a label map, shape (i, j, k), with a segment for each name; frames without voxels are left out.
 
-    ``fractions``, shape (i, j, k, segments), are written in place of the labels.
+    ``fractions``, shape (i, j, k, segments), or a ``volume`` are written in place of the labels.
     """
     number = sorted(names)
     if fractions is None:
@@ -116,7 +116,7 @@ def segmentation(
     ]
     return hd.seg.Segmentation(
         source_images=list(images),
-        pixel_array=pixels.transpose(2, 1, 0, 3),
+        pixel_array=pixels.transpose(2, 1, 0, 3) if volume is None else volume,
         segmentation_type=kind,
         segment_descriptions=descriptions,
         series_instance_uid=generate_uid(),
@@ -127,7 +127,6 @@ def segmentation(
         manufacturer_model_name="Model",
         software_versions="1",
         device_serial_number="1",
-        **options,
     )
 
 

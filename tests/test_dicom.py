@@ -4,21 +4,37 @@
 
 from __future__ import annotations
 
+import copy
+import csv
+import json
+import logging
 import random
+import shutil
+import stat
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
-from dicom_files import LPS, oblique, save, segmentation, series, structure_set
+from conftest import small_study
+from dicom_files import NAME, oblique, save, segmentation, series, structure_set
 from monai.data.image_reader import PydicomReader
 from monai.transforms import LoadImage
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from monai_mia.data import dicom_cohort
+from monai_mia.data import dicom_cohort, phantom_cohort, read_cohort
+from monai_mia.data.dicom import conversion
+from monai_mia.data.dicom.headers import Tree
 from monai_mia.data.phantoms import phantom
+from monai_mia.data.volumes import write_volume
+from monai_mia.errors import InputError
+from monai_mia.table import SignalTable
 
 NAMES = {1: "Organ", 2: "Core"}
 STRAIGHT = np.array([[0.7, 0, 0, -20.5], [0, 0.8, 0, 11.0], [0, 0, 3.0, 7.25], [0, 0, 0, 1.0]])
@@ -157,24 +173,7 @@ class TestArrays:
         slices = series(image, oblique())
         whole = hd.get_volume_from_series(slices).flip_spatial(0)
         turned = whole.with_array(label.transpose(2, 1, 0)).permute_spatial_axes([2, 0, 1]).flip_spatial([0, 1])
-        dataset = segmentation(slices, label, NAMES, fractions=None)
-        dataset = hd.seg.Segmentation(
-            source_images=slices,
-            pixel_array=turned,
-            segmentation_type="BINARY",
-            segment_descriptions=[
-                hd.seg.SegmentDescription.from_dataset(item, copy=True) for item in dataset.SegmentSequence
-            ],
-            series_instance_uid=generate_uid(),
-            series_number=9,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="Maker",
-            manufacturer_model_name="Model",
-            software_versions="1",
-            device_serial_number="1",
-        )
-        save([*slices, dataset], tmp_path / "tree")
+        save([*slices, segmentation(slices, label, NAMES, volume=turned)], tmp_path / "tree")
         (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree")
         np.testing.assert_array_equal(loaded(case)[1], label)
 
@@ -194,9 +193,223 @@ class TestArrays:
         slices = series(image, oblique(), intercept=-50)
         new = {"series_instance_uid": generate_uid(), "sop_instance_uid": generate_uid()}
         enhanced = hd.legacy.LegacyConvertedEnhancedCTImage(slices, series_number=3, instance_number=1, **new)
-        save([enhanced, segmentation([enhanced], label, NAMES)], tmp_path / "tree")
+        whole = hd.get_volume_from_series(slices).flip_spatial(0).with_array(label.transpose(2, 1, 0))
+        save([enhanced, segmentation([enhanced], label, NAMES, volume=whole)], tmp_path / "tree")
         (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree")
         read_image, read_label, read_affine = loaded(case)
         np.testing.assert_array_equal(read_image, image)
         np.testing.assert_array_equal(read_label, label)
         np.testing.assert_allclose(read_affine, oblique(), atol=1e-4)
+
+
+def edited(slices: list[Dataset], **attributes: Any) -> list[Dataset]:
+    for dataset in slices:
+        for name, value in attributes.items():
+            setattr(dataset, name, value)
+    return slices
+
+
+def mixed_orientation(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices[4].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+
+
+def mixed_sizes(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices[4].PixelSpacing = [1.5, 1.5]
+
+
+def missing_slice(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    del slices[4]
+    del seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+
+
+def missing_slice_at_the_end(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    del slices[-1]
+
+
+def irregular_gap(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices[4].ImagePositionPatient = [*slices[4].ImagePositionPatient[:2], slices[4].ImagePositionPatient[2] + 1]
+
+
+def tilted(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    for n, dataset in enumerate(slices):
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y + 0.8 * n, z]
+
+
+def interleaved(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    for dataset in copy.deepcopy(slices):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        slices.append(dataset)
+
+
+def same_instance(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices.append(copy.deepcopy(slices[0]))
+    slices[-1].InstanceNumber = 77
+
+
+def no_position(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    del slices[3].ImagePositionPatient
+
+
+def no_patient(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    edited([*slices, seg], PatientID="")
+
+
+def two_patients(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices[2].PatientID = "P9"
+
+
+def seg_of_another_patient(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    seg.PatientID = "P9"
+
+
+def absent_series(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
+
+
+def no_series(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices.clear()
+
+
+def no_decoder(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    slices[3].file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"  # HTJ2K
+    slices[3].PixelData = pydicom.encaps.encapsulate([b"xxxx"])
+    slices[3]["PixelData"].is_undefined_length = True
+
+
+def other_grid(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.PixelSpacing = [value * 2 for value in measures.PixelSpacing]
+
+
+def off_grid(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        place = frame.PlanePositionSequence[0]
+        place.ImagePositionPatient = [v + 0.3 for v in place.ImagePositionPatient]
+
+
+def outside(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        place = frame.PlanePositionSequence[0]
+        place.ImagePositionPatient = [*place.ImagePositionPatient[:2], place.ImagePositionPatient[2] + 30]
+
+
+def colour(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    edited(slices, SamplesPerPixel=3)
+
+
+def two_references(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    again = copy.deepcopy(seg)
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    save(again, tree, "again")
+
+
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+EDITS: list[tuple[Callable[..., None], str]] = [
+    (mixed_orientation, "mixed orientation"),
+    (mixed_sizes, "mixed sizes"),
+    (missing_slice, "missing slices or irregular gaps .6 mm between slices 4 and 5"),
+    (missing_slice_at_the_end, "missing slices .*its reference names 1 that are not there"),
+    (irregular_gap, "missing slices or irregular gaps"),
+    (tilted, "tilted gantry"),
+    (interleaved, "several slices at one position .*interleaved"),
+    (same_instance, "same SOPInstanceUID as another file"),
+    (no_position, "slice without a place .ImagePositionPatient is missing"),
+    (no_patient, "no PatientID"),
+    (two_patients, "one series of several patients|reference of another patient"),
+    (seg_of_another_patient, "reference of another patient"),
+    (absent_series, "reference without its series"),
+    (no_series, "reference without its series .*nor any of its patient"),
+    (no_decoder, "no decoder for High-Throughput JPEG 2000.*pip install .*pylibjpeg"),
+    (other_grid, "reference on another grid"),
+    (off_grid, "reference on another grid"),
+    (outside, "reference outside of its series"),
+    (colour, "colour images"),
+    (two_references, "several references with the same label"),
+]
+
+CUTS = [
+    ("i004.dcm", 0.9, "truncated or damaged pixels"),
+    ("i004.dcm", 0.3, "truncated or damaged file"),
+    ("i004.dcm", 0.0, "empty file"),
+    ("seg000.dcm", 0.9, "truncated or damaged reference"),
+    ("seg000.dcm", 0.2, "truncated or damaged|no series"),
+]
+
+
+def secrets_of(tree: Path) -> set[str]:
+    """Every value of the files' headers that can tell a person or a file."""
+    found = set()
+    for path in tree.rglob("*.dcm"):
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        except Exception:
+            continue
+        for name in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyDate", "PatientAge"):
+            found.add(str(dataset.get(name) or ""))
+        for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
+            found.add(str(dataset.get(name) or ""))
+    return {value for value in found if value}
+
+
+class TestBadInput:
+    """Each is refused by name, or left out and counted; no header value is told."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path, volume: Any) -> Callable[..., Path]:
+        """A tree of a bad patient, and of a good one in another folder."""
+
+        def tree(edit: Callable[..., None] | None = None, cuts: tuple[str, float] | None = None) -> Path:
+            folder = tmp_path / "tree" / "bad"
+            image, label = (values[..., :12] for values in volume)
+            slices = series(image, STRAIGHT, patient="Secretpatient")
+            seg = segmentation(slices, label, NAMES)
+            if edit is not None:
+                edit(folder, slices, seg)
+            save(slices, folder)
+            save(seg, folder, "seg")
+            if cuts is not None:
+                cut(folder / cuts[0], cuts[1])
+            good = series(image, STRAIGHT, patient="Othersecret")
+            save([*good, segmentation(good, label, NAMES)], tmp_path / "tree" / "good")
+            return tmp_path / "tree"
+
+        return tree
+
+    def check(self, tree: Path, message: str, capture: tuple[Any, Any]) -> None:
+        caplog, capfd = capture
+        caplog.set_level(logging.DEBUG)
+        with warnings.catch_warnings(record=True) as warned, pytest.raises(InputError, match=message) as error:
+            warnings.simplefilter("always")
+            dicom_cohort(tree.parent / "out", tree)
+        told = str(error.value) + caplog.text + "".join(capfd.readouterr()) + "".join(str(w.message) for w in warned)
+        assert "bad/" in str(error.value)
+        assert "\n" not in str(error.value)
+        assert error.value.__cause__ is None
+        for secret in secrets_of(tree):
+            assert secret not in told, secret
+        cases = dicom_cohort(tree.parent / "out", tree, skip_bad=True)
+        assert [case["patient_id"] for case in cases] == ["Othersecret"]
+        kept = json.loads((tree.parent / "out" / "left_out.json").read_text())
+        assert sum(kept["left_out"].values()) >= 1
+        assert kept["converted"] == 1
+        assert not any(secret in json.dumps(kept) for secret in secrets_of(tree))
+        with (tree.parent / "out" / "left_out.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert len(rows) == sum(kept["left_out"].values())
+
+    @pytest.mark.parametrize(("edit", "message"), EDITS, ids=[edit.__name__ for edit, _ in EDITS])
+    def test_edited(
+        self, make: Callable[..., Path], edit: Callable[..., None], message: str, caplog: Any, capfd: Any
+    ) -> None:
+        self.check(make(edit), message, (caplog, capfd))
+
+    @pytest.mark.parametrize(("name", "share", "message"), CUTS)
+    def test_truncated(
+        self, make: Callable[..., Path], name: str, share: float, message: str, caplog: Any, capfd: Any
+    ) -> None:
+        self.check(make(cuts=(name, share)), message, (caplog, capfd))
