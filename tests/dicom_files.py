@@ -48,8 +48,9 @@ def series(
     seed: int | None = 0,
     **attributes: Any,
 ) -> list[Dataset]:
-    """Slices of a volume, shape (i, j, k), with a RAS affine; instance numbers in random order, unless ``seed`` is None.
+    """Slices of a volume, shape (i, j, k), with a RAS affine.
 
+    Instance numbers are in random order, unless ``seed`` is None.
     ``values`` are what the stored pixels mean, by slope and intercept.
     """
     place = LPS @ affine

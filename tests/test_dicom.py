@@ -22,7 +22,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import small_study
-from dicom_files import NAME, oblique, save, segmentation, series, structure_set
+from dicom_files import LPS, NAME, oblique, save, segmentation, series, structure_set
 from monai.data.image_reader import PydicomReader
 from monai.transforms import LoadImage
 from pydicom.dataset import Dataset
@@ -383,9 +383,10 @@ class TestBadInput:
     def check(self, tree: Path, message: str, capture: tuple[Any, Any]) -> None:
         caplog, capfd = capture
         caplog.set_level(logging.DEBUG)
-        with warnings.catch_warnings(record=True) as warned, pytest.raises(InputError, match=message) as error:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            dicom_cohort(tree.parent / "out", tree)
+            with pytest.raises(InputError, match=message) as error:
+                dicom_cohort(tree.parent / "out", tree)
         told = str(error.value) + caplog.text + "".join(capfd.readouterr()) + "".join(str(w.message) for w in warned)
         assert "bad/" in str(error.value)
         assert "\n" not in str(error.value)
@@ -413,3 +414,234 @@ class TestBadInput:
         self, make: Callable[..., Path], name: str, share: float, message: str, caplog: Any, capfd: Any
     ) -> None:
         self.check(make(cuts=(name, share)), message, (caplog, capfd))
+
+
+class TestReferences:
+    """Which integer a segment gets, and what belongs to which series."""
+
+    def test_labels_by_name_and_the_later_is_on_top(self, tmp_path: Path, volume: Any) -> None:
+        """Core voxels belong to both segments; other segments are background."""
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        masks = np.stack([label > 0, label == 2, np.ones_like(label)], -1).astype(np.float32)
+        seg = segmentation(slices, label, {1: "Liver", 2: "Tumour  left", 3: "Body"}, "FRACTIONAL", masks)
+        save([*slices, seg], tmp_path / "tree")
+        for labels, expected in (
+            ({"liver": 1, "TUMOUR*": 2}, label),
+            ({"TUMOUR*": 2, "liver": 1}, (label > 0).astype(int)),
+            ({"tumour left": 7}, 7 * (label == 2)),
+        ):
+            (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree", labels)
+            np.testing.assert_array_equal(loaded(case)[1], expected)
+        with pytest.raises(InputError, match=r"overlapping segments .say by labels"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+        with pytest.raises(InputError, match=r"labels must name segments that are there, got 'lung'.*segments\.csv"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree", {"lung": 1})
+        assert (tmp_path / "out" / "segments.csv").read_text().splitlines()[1:] == [
+            "1,liver,1",
+            "2,tumour left,1",
+            "3,body,1",
+        ]
+
+    def test_one_number_must_mean_one_thing(self, tmp_path: Path, volume: Any) -> None:
+        image, label = volume
+        for n, names in enumerate((NAMES, {1: "Core", 2: "Organ"})):
+            slices = series(image, STRAIGHT, patient=f"P{n}")
+            written = label if n == 0 else np.choose(label, [0, 2, 1])
+            save([*slices, segmentation(slices, written, names)], tmp_path / "tree" / str(n))
+        with pytest.raises(InputError, match="number 1 has 2 names") as error:
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+        assert "rgan" not in str(error.value)
+        for case in dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Core": 2}):
+            np.testing.assert_array_equal(loaded(case)[1], label)
+
+    def test_a_reference_for_each_segment(self, tmp_path: Path, volume: Any) -> None:
+        """Two files, one a structure set, make one label map."""
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        seg = segmentation(slices, (label == 2).astype(int), {1: "Core"})
+        save([*slices, seg, structure_set(slices, label, {1: "Organ"})], tmp_path / "tree")
+        (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Core": 2})
+        np.testing.assert_array_equal(loaded(case)[1], label)
+
+    def test_by_frame_of_reference(self, tmp_path: Path, volume: Any) -> None:
+        """A structure set that names no series; a second series in the same frame makes it ambiguous."""
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        drawn = structure_set(slices, label, NAMES)
+        del drawn.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+        save([*slices, drawn], tmp_path / "tree")
+        (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree")
+        np.testing.assert_array_equal(loaded(case)[1], label)
+        frame = slices[0].FrameOfReferenceUID
+        save(series(image, STRAIGHT, FrameOfReferenceUID=frame), tmp_path / "tree" / "second")
+        with pytest.raises(InputError, match="reference to several series"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+
+    def test_series_without_a_reference_are_counted(self, tmp_path: Path, volume: Any) -> None:
+        tree = tree_of(tmp_path / "tree", volume, 2)
+        save(series(volume[0][..., :3], STRAIGHT, patient="P0"), tree / "more")
+        save(series(volume[0][..., :3], STRAIGHT, patient="P7"), tree / "other")
+        (tree / "readme.txt").write_text("x" * 500)
+        shutil.copy(next(tree.glob("p0/i*.dcm")), tree / "copy.dcm")
+        assert len(dicom_cohort(tmp_path / "out", tree)) == 2
+        seen = json.loads((tmp_path / "out" / "left_out.json").read_text())["seen"]
+        assert seen["series without a reference"] == 2
+        assert seen["patients without a reference"] == 1
+        assert seen["not DICOM"] == seen["copy of another file"] == 1
+
+    def test_nothing_with_a_reference(self, tmp_path: Path, volume: Any) -> None:
+        save(series(volume[0], STRAIGHT), tmp_path / "tree")
+        with pytest.raises(InputError, match=r"at least one series with a reference, got none.*1 series"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+
+    def test_a_bad_reference_takes_its_patient_along(self, tmp_path: Path, volume: Any) -> None:
+        """With half of its references, a series would have a wrong label map."""
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        save([*slices, structure_set(slices, label, {1: "Organ"})], tmp_path / "tree")
+        (path,) = save(segmentation(slices, label, {2: "Core"}), tmp_path / "tree", "seg")
+        data = path.read_bytes()
+        cut(path, 0.4)
+        with pytest.raises(InputError, match="leave them out"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+        with pytest.raises(InputError, match="at least one series"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree", skip_bad=True)
+        path.write_bytes(data)
+        assert len(dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Core": 2})) == 1
+
+
+class TestConversion:
+    """Once, privately, and resumed."""
+
+    def test_private_and_without_header_values(self, tmp_path: Path, volume: Any) -> None:
+        tree, out = tree_of(tmp_path / "tree", volume), tmp_path / "out"
+        (case,) = dicom_cohort(out, tree)
+        assert stat.S_IMODE(out.stat().st_mode) == 0o700
+        for path in (p for p in out.rglob("*") if p.is_file()):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        header = nib.load(case["image"]).header.binaryblock
+        for secret in (*secrets_of(tree), NAME):
+            assert secret.encode() not in header or len(secret) < 3
+            assert secret not in case["image"]
+            assert secret not in (out / "left_out.json").read_text()
+
+    def test_it_is_not_done_again(self, tmp_path: Path, volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        tree, out = tree_of(tmp_path / "tree", volume, 2), tmp_path / "out"
+        cases = dicom_cohort(out, tree)
+        times = {case["case_id"]: Path(case["image"]).stat().st_mtime_ns for case in cases}
+        with monkeypatch.context() as patch:
+            patch.setattr(Tree, "read", None)
+            assert dicom_cohort(out, tree) == cases
+        (tree / "note.txt").write_text("x" * 200)  # the headers are read, no series is converted
+        assert dicom_cohort(out, tree) == cases
+        assert times == {case["case_id"]: Path(case["image"]).stat().st_mtime_ns for case in cases}
+        Path(cases[0]["label"]).unlink()
+        assert dicom_cohort(out, tree) == cases
+        after = {case["case_id"]: Path(case["image"]).stat().st_mtime_ns for case in cases}
+        assert [after[c["case_id"]] == times[c["case_id"]] for c in cases] == [False, True]
+
+    def test_a_kill_keeps_what_is_done(self, tmp_path: Path, volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        tree, out = tree_of(tmp_path / "tree", volume, 3), tmp_path / "out"
+        written, write = [], write_volume
+
+        def dying(path: Path, *rest: Any) -> None:
+            if len(written) == 3:
+                raise KeyboardInterrupt
+            written.append(path)
+            write(path, *rest)
+
+        monkeypatch.setattr(conversion, "cpu_count", lambda: 1)
+        monkeypatch.setattr(conversion, "write_volume", dying)
+        with pytest.raises(KeyboardInterrupt):
+            dicom_cohort(out, tree)
+        monkeypatch.setattr(conversion, "write_volume", lambda path, *rest: (written.append(path), write(path, *rest)))
+        assert len(dicom_cohort(out, tree)) == 3
+        assert len(written) == 3 + 4  # of the second patient the label was there, its image was not
+
+    def test_what_left_the_tree_leaves_the_folder(self, tmp_path: Path, volume: Any) -> None:
+        tree, out = tree_of(tmp_path / "tree", volume, 2), tmp_path / "out"
+        dicom_cohort(out, tree)
+        shutil.rmtree(tree / "p0")
+        (case,) = dicom_cohort(out, tree)
+        assert case["patient_id"] == "P1"
+        assert len(list(out.glob("*/series_*"))) == 3
+
+    def test_patient_id(self, tmp_path: Path, volume: Any) -> None:
+        tree, out = tree_of(tmp_path / "tree", volume), tmp_path / "out"
+        for path in tree.rglob("*.dcm"):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = ""
+            dataset.save_as(path)
+        with pytest.raises(InputError, match=r"p0/i000.dcm: no PatientID .give patient_id"):
+            dicom_cohort(out, tree)
+        (case,) = read_cohort(tree, patient_id=lambda case: case["source"].split("/")[0], converted=out)
+        assert case["patient_id"] == "p0"
+        with pytest.raises(InputError, match=r"patient_id must give .* KeyError for p0/i000.dcm"):
+            dicom_cohort(out, tree, patient_id=lambda case: case["nothing"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"path": "nowhere"}, "path must be a folder"),
+            ({"folder": "tree"}, "folder must be another"),
+            ({"folder": "."}, "folder must be another"),
+            ({"threshold": 0}, "threshold must be in"),
+            ({"labels": {}}, "labels must name at least one"),
+            ({"labels": {"Organ": 0}}, "labels must be whole numbers"),
+            ({"labels": {"Organ": "1"}}, "labels must be whole numbers"),
+        ],
+    )
+    def test_bad_options(self, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+        (tmp_path / "tree").mkdir()
+        given = {"folder": "out", "path": "tree", **options}
+        given |= {name: tmp_path / given[name] for name in ("folder", "path")}
+        with pytest.raises(InputError, match=message):
+            dicom_cohort(**given)
+
+    def test_read_cohort(self, tmp_path: Path, volume: Any) -> None:
+        tree = tree_of(tmp_path / "tree", volume)
+        with pytest.raises(InputError, match="converted must be a private folder"):
+            read_cohort(tree)
+        cases = read_cohort(tree, converted=tree / "inside", labels={"Organ": 1, "Core": 2})
+        assert cases == read_cohort(tree, converted=tree / "inside", labels={"Organ": 1, "Core": 2})
+        np.testing.assert_array_equal(loaded(cases[0])[1], volume[1])
+
+
+def test_the_same_table_as_in_nifti(tmp_path: Path) -> None:
+    """A study of a DICOM tree (SEG with unequal frame counts, fractional, RTSTRUCT) and one of the same volumes."""
+    plain: dict[str, dict[str, Any]] = {}
+    for n, case in enumerate(phantom_cohort(tmp_path / "phantoms", n_patients=6, size=16)):
+        image = np.round(np.asarray(nib.load(case["image"]).dataobj))
+        label = np.asarray(nib.load(case["label"]).dataobj)
+        write_volume(case["image"], image.astype(np.float32), np.eye(4))
+        slices = series(image, np.eye(4), patient=case["patient_id"], intercept=-100, seed=n)
+        if n % 3 == 2:
+            reference = structure_set(slices, label, NAMES)
+        elif n % 3 == 1:
+            fractions = np.stack([label == value for value in NAMES], -1) * 0.8
+            reference = segmentation(slices, label, NAMES, "FRACTIONAL", fractions)
+        else:
+            reference = segmentation(slices, label, NAMES)
+            assert len({int((label == value).any(axis=(0, 1)).sum()) for value in NAMES}) == 2
+        save([*slices, reference], tmp_path / "tree" / case["case_id"])
+        plain[case["case_id"]] = case
+    dicom = small_study(str(tmp_path / "tree"), tmp_path / "dicom", shadows=1)
+    dicom.run()
+    with (tmp_path / "dicom" / "private" / "dicom" / "cohort.csv").open(newline="") as stream:
+        names = {row["source"].partition("/")[0]: row["case_id"] for row in csv.DictReader(stream)}
+    assert set(names) == set(plain)
+    # The same names, in the same order: the draws of a training depend on them.
+    cases = [{**plain[name], "case_id": case_id} for name, case_id in names.items()]
+    nifti = small_study(cases, tmp_path / "nifti", shadows=1)
+    nifti.run()
+    tables = [SignalTable.read(tmp_path / kind / "private" / "signals") for kind in ("dicom", "nifti")]
+    assert tables[0].case_ids == tables[1].case_ids
+    for signal in tables[0].signals:
+        for model in ("target", "shadow_00"):
+            np.testing.assert_array_equal(*(table.signal(signal, model) for table in tables))
+    report = "".join(
+        path.read_text(errors="replace") for path in (tmp_path / "dicom" / "report").rglob("*") if path.is_file()
+    )
+    for secret in (*secrets_of(tmp_path / "tree"), str(tmp_path)):
+        assert len(secret) < 5 or secret not in report, secret
