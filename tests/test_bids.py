@@ -75,7 +75,7 @@ def test_what_is_ambiguous_is_refused_and_can_be_told(tmp_path: Path) -> None:
 
 def test_no_mask_and_no_participant(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
-    with pytest.raises(InputError, match="must hold masks .* got 1 images"):
+    with pytest.raises(InputError, match=r"must hold masks .* got 1 images"):
         read_cohort(tmp_path)
     touch(tmp_path, "sub-01/anat/sub-01_T1w_seg.nii.gz")
     (tmp_path / "participants.tsv").write_text("name\tage\nsub-01\t3\n")

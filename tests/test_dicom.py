@@ -260,6 +260,7 @@ def two_patients(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
 
 
 def seg_of_another_patient(tree: Path, slices: list[Dataset], seg: Dataset) -> None:
+    del seg.PatientID  # it shares the element with the series
     seg.PatientID = "P9"
 
 

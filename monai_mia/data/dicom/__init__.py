@@ -76,7 +76,7 @@ def is_dicom_tree(path: str | os.PathLike[str]) -> bool:
     for folder, _, names in os.walk(path):
         for name in names:
             file = Path(folder) / name
-            if file.is_file():
+            if file.is_file() and os.access(file, os.R_OK):
                 with file.open("rb") as stream:
                     if stream.read(132)[128:] == b"DICM":
                         return True

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
-__all__ = ["BadFileError", "File", "Instance", "LeftOut", "Tree", "files_below", "quiet", "read_header"]
+__all__ = ["BadFileError", "File", "Instance", "LeftOut", "Tree", "files_below", "quiet", "read_header", "refusing"]
 
 _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "image",  # CT
@@ -33,22 +33,10 @@ _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.481.3": "structure set",
 }
 
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-]
+#: What is kept of each header, and as what. A slice of a large archive takes a few hundred bytes so.
+_TEXTS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID")
+_NUMBERS = ("Rows", "Columns", "SamplesPerPixel", "SliceThickness", "SpacingBetweenSlices")
+_LISTS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 #: Endings that say that a file should be DICOM.
 _ENDINGS = (".dcm", ".dicom", ".ima")
@@ -100,15 +88,23 @@ class File:
 
 @dataclass(frozen=True)
 class Instance:
-    """A DICOM file and the part of its header that says where it belongs."""
+    """A DICOM file and the part of its header that says where it belongs.
+
+    Attributes:
+        file: the file.
+        kind: image, multi-frame, segmentation, structure set or other.
+        header: what is there of the texts, the numbers and the lists of numbers by which files are put together.
+        syntax: UID of its transfer syntax.
+    """
 
     file: File
     kind: str
-    header: Any
+    header: Mapping[str, Any]
+    syntax: str
 
     def text(self, name: str) -> str:
-        """A header value as text; empty if it is missing."""
-        return str(self.header.get(name) or "").strip()
+        """A text of the header; empty if it is missing."""
+        return str(self.header.get(name, ""))
 
 
 @dataclass
@@ -183,32 +179,55 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def refusing(kind: str, name: str = "") -> Iterator[None]:
+    """Turn whatever a damaged file causes into its name alone: the text of the error may quote the header.
+
+    Args:
+        kind: what is then wrong.
+        name: what is read, to be told beside the type of the error.
+
+    Raises:
+        BadFileError: in the place of any other exception but those of the system.
+    """
+    try:
+        yield
+    except (BadFileError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadFileError(kind, f"{name}, {type(error).__name__}" if name else type(error).__name__) from None
+
+
 def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
     """A header without pixels.
 
     Raises:
-        BadFileError: it cannot be read. The cause is not kept, it quotes the header.
+        BadFileError: it cannot be read.
     """
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
-    except InvalidDicomError:
-        raise BadFileError("no DICOM file, whatever its name says") from None
-    except Exception as error:
-        raise BadFileError("truncated or damaged file", type(error).__name__) from None
+    with refusing("truncated or damaged file"):
+        try:
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
+        except InvalidDicomError:
+            raise BadFileError("no DICOM file, whatever its name says") from None
 
 
 def _instance(file: File) -> Instance | None:
     """What a file is; None if it is no DICOM file and does not look like one."""
     if file.size == 0:
         raise BadFileError("empty file")
-    with file.path.open("rb") as stream:
-        dicom = stream.read(132)[128:] == b"DICM"
-    if not dicom and not file.name.lower().endswith(_ENDINGS):
-        return None
-    header = read_header(file.path, _TAGS)
-    kind = _CLASSES.get(
-        str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""), "other"
-    )
+    with refusing("truncated or damaged file"):
+        with file.path.open("rb") as stream:
+            dicom = stream.read(132)[128:] == b"DICM"
+        if not dicom and not file.name.lower().endswith(_ENDINGS):
+            return None
+        dataset = read_header(file.path, [*_TEXTS, *_NUMBERS, *_LISTS])
+        there = [name for name in (*_TEXTS, *_NUMBERS, *_LISTS) if dataset.get(name) not in (None, "")]
+        header: dict[str, Any] = {name: str(dataset[name].value).strip() for name in there if name in _TEXTS}
+        header |= {name: float(dataset[name].value) for name in there if name in _NUMBERS}
+        header |= {name: tuple(map(float, dataset[name].value)) for name in there if name in _LISTS}
+        uid = header.get("SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    kind = _CLASSES.get(uid, "other")
     if kind != "other" and not all(header.get(name) for name in ("SOPInstanceUID", "SeriesInstanceUID")):
         raise BadFileError("truncated or damaged file", "SOPInstanceUID or SeriesInstanceUID is missing")
-    return Instance(file, kind, header)
+    return Instance(file, kind, header, syntax)

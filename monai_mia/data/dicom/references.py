@@ -16,13 +16,15 @@ import numpy as np
 from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
-from monai_mia.data.dicom.headers import BadFileError, Instance, read_header
+from monai_mia.data.dicom.headers import BadFileError, Instance, read_header, refusing
 from monai_mia.data.dicom.series import Grid, check_syntax, plane_affine
 
 __all__ = ["Reference", "Segment", "label_of", "label_volume"]
 
 Array = NDArray[np.float64]
 Voxels = NDArray[np.int64]
+
+_DAMAGED = "truncated or damaged reference"
 
 #: How far a voxel of a reference may lie from the centre of one of the series', in voxels.
 _OFF_GRID = 0.1
@@ -66,22 +68,19 @@ class Reference:
         Raises:
             BadFileError: it is truncated or says nothing usable.
         """
-        header = read_header(instance.file.path)
-        try:
+        with refusing(_DAMAGED):
+            header = read_header(instance.file.path)
             if instance.kind == "segmentation":
-                check_syntax(header)
+                check_syntax(instance.syntax)
                 return _of_segmentation(instance, header)
             return _of_structure_set(instance, header)
-        except BadFileError:
-            raise
-        except Exception as error:  # its text may quote the header
-            raise BadFileError("truncated or damaged reference", type(error).__name__) from None
 
     def regions(self, grid: Grid, threshold: float) -> Callable[[int], Iterator[Voxels]]:
         """What gives the voxels of a segment, by its number, a slice at a time: (column, row, slice), shape (3, N)."""
-        if self.instance.kind == "segmentation":
-            return _Frames(self.instance.file.path, grid, threshold)
-        return _Contours(read_header(self.instance.file.path), grid)
+        with refusing(_DAMAGED):
+            if self.instance.kind == "segmentation":
+                return _Frames(self.instance.file.path, grid, threshold)
+            return _Contours(read_header(self.instance.file.path), grid)
 
 
 def label_of(segment: Segment, labels: Mapping[str, int] | None) -> tuple[int, int] | None:
@@ -174,7 +173,6 @@ def _of_structure_set(instance: Instance, header: Any) -> Reference:
             frames.append(str(item.get("ReferencedFrameOfReferenceUID") or ""))
         else:
             empty += 1
-    # A structure set may list fewer images than the series has: those with a contour.
     named = {frame for frame in frames if frame} or {str(header.get("FrameOfReferenceUID") or "")}
     return Reference(
         instance,
@@ -190,24 +188,17 @@ class _Frames:
     """The segments of a DICOM-SEG. Frames are read one at a time; a segment may have any number of them."""
 
     def __init__(self, path: Path, grid: Grid, threshold: float) -> None:
-        try:
-            self.image = highdicom.seg.segread(path)
-            self.kind = str(self.image.SegmentationType)
-            highest = float(self.image.get("MaximumFractionalValue") or 1)
-            self.lowest = threshold * highest if self.kind == "FRACTIONAL" else 1.0
-            self.frames = self._frames(grid)
-        except BadFileError:
-            raise
-        except Exception as error:  # its text may quote the header
-            raise BadFileError("truncated or damaged reference", type(error).__name__) from None
         self.grid = grid
+        self.image = highdicom.seg.segread(path)
+        self.kind = str(self.image.SegmentationType)
+        highest = float(self.image.get("MaximumFractionalValue") or 1)
+        self.lowest = threshold * highest if self.kind == "FRACTIONAL" else 1.0
+        self.frames = self._frames(grid)
 
     def __call__(self, number: int) -> Iterator[Voxels]:
         for frame, affine in self.frames[0 if self.kind == "LABELMAP" else number]:
-            try:
+            with refusing(_DAMAGED, "its pixels"):
                 values = self.image.get_stored_frame(frame + 1)
-            except Exception as error:  # its text may quote the header
-                raise BadFileError("truncated or damaged reference", f"its pixels, {type(error).__name__}") from None
             inside = values == number if self.kind == "LABELMAP" else values >= self.lowest
             rows, columns = np.nonzero(inside)
             if len(rows):

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import highdicom
 import numpy as np
@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
-from monai_mia.data.dicom.headers import BadFileError, File, Instance
+from monai_mia.data.dicom.headers import BadFileError, File, Instance, refusing
 
 __all__ = ["LPS_TO_RAS", "Grid", "Series", "check_syntax", "plane_affine"]
 
@@ -31,6 +31,15 @@ _REGULAR = 0.1
 
 #: How oblique a stack may be: 1 - cosine of the angle between the stack and the normal of its slices.
 _OBLIQUE = 1e-3
+
+
+#: What highdicom does to stored values: rescale slope and intercept, no window.
+_STORED: dict[str, Any] = {
+    "dtype": np.float64,
+    "apply_real_world_transform": False,
+    "apply_voi_transform": False,
+    "apply_presentation_lut": False,
+}
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,11 @@ class Series:
             BadFileError: it is no regular stack of parallel slices, or cannot be decoded.
         """
         for instance in instances:
-            check_syntax(instance.header)
+            check_syntax(instance.syntax)
         if any(instance.kind == "multi-frame" for instance in instances):
             if len(instances) > 1:
                 raise BadFileError("several multi-frame images in one series", f"{len(instances)} files")
-            volume = _multi_frame(instances[0].file)
-            return cls(_grid_of_volume(volume), (instances[0].file,), multi_frame=True)
+            return cls(_grid_of_volume(_multi_frame(instances[0].file, "geometry")), (instances[0].file,), True)
         grid, order = _stack([instance.header for instance in instances])
         return cls(grid, tuple(instances[n].file for n in order))
 
@@ -87,15 +95,13 @@ class Series:
             BadFileError: a file is truncated or cannot be decoded.
         """
         if self.multi_frame:
-            return _compact(np.asarray(_multi_frame(self.files[0]).array).transpose(2, 1, 0))
+            return _compact(np.asarray(_multi_frame(self.files[0], "voxels").array).transpose(2, 1, 0))
         result = np.empty(self.grid.shape, np.float32)
         whole = True
         for number, file in enumerate(self.files):
-            try:
+            with refusing("truncated or damaged pixels", file.name):
                 dataset = pydicom.dcmread(file.path)
                 plane = np.asarray(apply_modality_lut(dataset.pixel_array, dataset), np.float64)
-            except Exception as error:  # its text may quote the header
-                raise BadFileError("truncated or damaged pixels", f"{file.name}, {type(error).__name__}") from None
             if plane.shape != (self.grid.shape[1], self.grid.shape[0]):
                 raise BadFileError("truncated or damaged pixels", f"{file.name}, of another size than its header says")
             result[:, :, number] = plane.T
@@ -119,13 +125,13 @@ def plane_affine(position: Any, orientation: Any, spacing: Any) -> Array:
     return affine
 
 
-def check_syntax(header: Any) -> None:
-    """Refuse a transfer syntax that nothing installed decodes; name what would.
+def check_syntax(uid: str) -> None:
+    """Refuse a transfer syntax, by its UID, that nothing installed decodes; name what would.
 
     Raises:
         BadFileError: it cannot be decoded here.
     """
-    syntax = UID(str(header.file_meta.get("TransferSyntaxUID", "")))
+    syntax = UID(uid)
     if not syntax.is_transfer_syntax:
         raise BadFileError("no transfer syntax")
     if not syntax.is_compressed or syntax.is_deflated:
@@ -145,27 +151,24 @@ def _packages(decoder: Any) -> str:
     return ", or ".join(choice.replace(" and ", " ") for choice in choices)
 
 
-def _stack(headers: Sequence[Any]) -> tuple[Grid, list[int]]:
+def _stack(headers: Sequence[Mapping[str, Any]]) -> tuple[Grid, list[int]]:
     """The grid of single slices, and their order along the normal."""
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"):
-        if any(header.get(name) is None for header in headers):
+        if any(name not in header for header in headers):
             raise BadFileError("slice without a place", f"{name} is missing")
-    if any(int(header.get("SamplesPerPixel") or 1) != 1 for header in headers):
+    if any(header.get("SamplesPerPixel", 1) != 1 for header in headers):
         raise BadFileError("colour images")
-    try:
-        positions = np.array([header.ImagePositionPatient for header in headers], np.float64)
-        orientations = np.array([header.ImageOrientationPatient for header in headers], np.float64)
-        spacings = np.array([header.PixelSpacing for header in headers], np.float64)
-    except (TypeError, ValueError):
-        raise BadFileError("slice without a place", "position, orientation or spacing is no number") from None
-    if positions.shape[1:] != (3,) or orientations.shape[1:] != (6,) or spacings.shape[1:] != (2,):
+    with refusing("slice without a place"):
+        positions = np.array([header["ImagePositionPatient"] for header in headers]).reshape(-1, 3)
+        orientations = np.array([header["ImageOrientationPatient"] for header in headers]).reshape(-1, 6)
+        spacings = np.array([header["PixelSpacing"] for header in headers]).reshape(-1, 2)
+    if not len(positions) == len(orientations) == len(spacings) == len(headers):
         raise BadFileError("slice without a place", "position, orientation or spacing has too few values")
+    if not all(np.isfinite(values).all() for values in (positions, orientations, spacings)):
+        raise BadFileError("slice without a place", "position, orientation or spacing is no number")
     if np.ptp(orientations, axis=0).max() > 1e-3:
         raise BadFileError("mixed orientation", "slices of one series must be parallel; a localiser, perhaps")
-    if (
-        len({(int(header.Rows), int(header.Columns)) for header in headers}) > 1
-        or np.ptp(spacings, axis=0).max() > 1e-3
-    ):
+    if len({(header["Rows"], header["Columns"]) for header in headers}) > 1 or np.ptp(spacings, axis=0).max() > 1e-3:
         raise BadFileError("mixed sizes", "slices of one series must have the same rows, columns and spacing")
     along_row, along_column = orientations[0].reshape(2, 3)
     lengths = np.linalg.norm([along_row, along_column], axis=1)
@@ -178,13 +181,13 @@ def _stack(headers: Sequence[Any]) -> tuple[Grid, list[int]]:
     affine = np.eye(4)
     affine[:, [0, 1, 3]] = plane_affine(positions[order[0]], orientations[0], spacings[0])
     affine[:3, 2] = step
-    return Grid((int(headers[0].Columns), int(headers[0].Rows), len(headers)), affine), order
+    return Grid((int(headers[0]["Columns"]), int(headers[0]["Rows"]), len(headers)), affine), order
 
 
-def _step(positions: Array, heights: Array, normal: Array, header: Any) -> Array:
+def _step(positions: Array, heights: Array, normal: Array, header: Mapping[str, Any]) -> Array:
     """From one slice to the next, mm; refuses what is no regular stack."""
     if len(positions) == 1:
-        thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1.0)
+        thickness = header.get("SpacingBetweenSlices", 0.0) or header.get("SliceThickness", 0.0)
         return np.asarray(normal * (thickness if thickness > 0 else 1.0))
     gaps = np.diff(heights)
     typical = float(np.median(gaps))
@@ -208,25 +211,14 @@ def _step(positions: Array, heights: Array, normal: Array, header: Any) -> Array
     return np.asarray(step)
 
 
-def _multi_frame(file: File) -> Any:
-    """An enhanced image as a volume of highdicom, in the order of slices, rows, columns."""
-    try:
-        image = highdicom.imread(file.path)
-        volume = image.get_volume(
-            dtype=np.float64,
-            apply_real_world_transform=False,
-            apply_modality_transform=None,
-            apply_voi_transform=False,
-            apply_presentation_lut=False,
-        )
-    except Exception as error:  # the text may quote the header
-        raise BadFileError(
-            "multi-frame image that is no regular volume",
-            f"{type(error).__name__}: missing or repeated positions, several orientations or a damaged file",
-        ) from None
-    # highdicom stacks against the normal of the slices
-    down = volume.affine[:3, 0] @ np.cross(volume.affine[:3, 2], volume.affine[:3, 1]) < 0
-    return volume.flip_spatial(0) if down else volume
+def _multi_frame(file: File, what: Literal["geometry", "voxels"]) -> Any:
+    """Where the voxels of an enhanced image are, or these, as highdicom gives them: slices, rows, columns."""
+    with refusing("multi-frame image that is no regular volume", "missing positions, several orientations or damage"):
+        image = highdicom.imread(file.path, lazy_frame_retrieval=what == "geometry")
+        volume: Any = image.get_volume_geometry() if what == "geometry" else image.get_volume(**_STORED)
+        # highdicom stacks against the normal of the slices
+        down = volume.affine[:3, 0] @ np.cross(volume.affine[:3, 2], volume.affine[:3, 1]) < 0
+        return volume.flip_spatial(0) if down else volume
 
 
 def _grid_of_volume(volume: Any) -> Grid:
