@@ -203,7 +203,7 @@ class Study:
             **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cases, auxiliary = self._set_apart(cases_of(self.cohort))
+        cases, auxiliary = self._set_apart(self._cases())
         design = self._design(cases)
         require_canaries(design)
         examined = [*design.cases, *auxiliary]
@@ -218,7 +218,7 @@ class Study:
 
     def auxiliary_cases(self) -> list[Case]:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
-        return self._set_apart(cases_of(self.cohort))[1]
+        return self._set_apart(self._cases())[1]
 
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""
@@ -239,6 +239,9 @@ class Study:
     def recorded_features(self, case_ids: Sequence[str]) -> NDArray[np.float64]:
         """The image statistics of these cases, shape (N, F), as they were examined."""
         return Examination.read(self._path("private/examination.csv")).of(case_ids)
+
+    def _cases(self) -> list[Case]:
+        return cases_of(self.cohort, converted=self._path("private/dicom"))
 
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name

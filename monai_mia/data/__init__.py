@@ -5,6 +5,7 @@
 from monai_mia.data.canaries import Lesion, Permuted, Plain, Shifted, Swapped, plant_canaries
 from monai_mia.data.cohorts import read_cohort
 from monai_mia.data.datasets import CaseSubset
+from monai_mia.data.dicom import dicom_cohort
 from monai_mia.data.examination import Examination, examine
 from monai_mia.data.foreign import ForeignSource, PermutePatchesd, PureNoised, standard_sources
 from monai_mia.data.headers import header_values, write_identifiers
@@ -26,6 +27,7 @@ __all__ = [
     "RandPoisonTriggerd",
     "Shifted",
     "Swapped",
+    "dicom_cohort",
     "examine",
     "header_values",
     "phantom_cohort",
