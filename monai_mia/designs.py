@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -171,7 +172,9 @@ class Design:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([*_COLUMNS, *self.member])
         for n, case in enumerate(self.cases):
-            writer.writerow([*(case[name] for name in _COLUMNS), *(int(row[n]) for row in self.member.values())])
+            writer.writerow(
+                [*map(_cell, (case[name] for name in _COLUMNS)), *(int(row[n]) for row in self.member.values())]
+            )
         files.write(path, buffer.getvalue())
         kinds = sorted({str(case["canary"]) for case in self.cases if case.get("canary")})
         about = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
@@ -194,7 +197,7 @@ class Design:
                 raise InputError(
                     f"line {number} of {path} must hold {len(header)} values, 0 or 1 for each model, got {row}."
                 )
-        cases = tuple(dict(zip(_COLUMNS, row[:4], strict=True)) for row in rows)
+        cases = tuple(dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows)
         member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
         about = files.read_json(path.with_suffix(".json"))
         return cls(cases, member, about.get("kind", "randomised"), int(about.get("seed", 0)))
@@ -243,6 +246,15 @@ def auxiliary_patients(cases: Sequence[Case], share: float, seed: int) -> set[st
     patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
     drawn = np.random.default_rng([seed, 0, 0, 9]).permutation(patients)
     return set(drawn[: round(share * len(patients))].tolist())
+
+
+def _cell(value: Any) -> Any:
+    """An image of several files as JSON."""
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def _value(cell: str) -> Any:
+    return json.loads(cell) if cell.startswith('["') else cell
 
 
 def require_canaries(design: Design) -> None:

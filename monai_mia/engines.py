@@ -8,6 +8,7 @@ Nothing of the bundle that writes is run, and no file of it changes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import sys
 import time
@@ -32,16 +33,21 @@ from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.foreign import apply
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
+from monai_mia.outputs import one_output
 from monai_mia.slabs import SlabInferer
 from monai_mia.unwrapping import bare_network
 
-__all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
+__all__ = ["BundleConfig", "Query", "Training", "check_inference", "left_out", "load_weights"]
 
 logger = logging.getLogger(__name__)
 
 #: Ids that a config must define to train from, and to be asked through.
 TRAINING_IDS = ("network_def", "train#dataset#data", "train#trainer", "train#trainer#max_epochs")
 QUERY_IDS = ("network_def", "inferer", "preprocessing")
+
+#: Id of what an inference config may say of queries alone: ``label``, a transform of the reference when it lies on the
+#: image's grid; ``output``, the key or the number of the prediction among several outputs; ``amp``, on a GPU.
+QUERY_OPTIONS = "mia_query"
 
 #: Id of cases that a training config may ask for: see :attr:`monai_mia.study.Study.auxiliary`.
 AUXILIARY = "auxiliary"
@@ -51,13 +57,20 @@ _LEFT_OUT = (
     "CheckpointLoader",
     "CheckpointSaver",
     "EarlyStopHandler",
+    "LogfileHandler",
     "MLFlowHandler",
+    "MetricLogger",
     "MetricsSaver",
     "StatsHandler",
     "TensorBoardImageHandler",
     "TensorBoardStatsHandler",
     "ValidationHandler",
 )
+
+
+def left_out(handler: str) -> bool:
+    """Whether a training leaves out handlers of that class: they write, or look at cases that are no members."""
+    return handler in _LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,8 @@ class BundleConfig:
             parser.read_meta(str(meta))
         for name, value in {"bundle_root": self.root, **self.overrides}.items():
             try:
-                parser[name] = value
-            except KeyError as error:
+                parser[name] = copy.deepcopy(value)  # later overrides, and the parser, change it in place
+            except (KeyError, ValueError) as error:
                 raise InputError(f"override {name!r} must be an id of {', '.join(map(str, paths))}.") from error
         missing = [name for name in needed if name not in parser]
         if missing:
@@ -231,7 +244,7 @@ class Training:
         listed = [name for name in ("train#handlers", "train#trainer#train_handlers") if name in parser]
         for name in listed:
             if isinstance(parser[name], list):
-                parser[name] = [handler for handler in parser[name] if _name(handler) not in _LEFT_OUT]
+                parser[name] = [handler for handler in parser[name] if not left_out(_name(handler, parser))]
         for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
             if f"train#trainer#{unused}" in parser:
                 parser[f"train#trainer#{unused}"] = None
@@ -316,7 +329,7 @@ class Query:
                 files.digest(["query", self.bundle.fingerprint(), self.cohort_key, self.cache_rate, self.source]),
                 lambda: CacheDataset(
                     cases,
-                    Compose([self._preprocessing(parser), *_LABEL_TRANSFORMS, self._change]),
+                    Compose([self._preprocessing(parser), _WithLabel(self._option(parser, "label")), self._change]),
                     cache_rate=self.cache_rate,
                     progress=False,
                 ),
@@ -328,6 +341,7 @@ class Query:
                 inferer=self._inferer(parser),
                 val_handlers=[*recorders, ProgressFile(self.progress, "cases")],
                 decollate=False,
+                amp=bool(self._option(parser, "amp")) and torch.device(device).type == "cuda",
             )
             evaluator.logger.setLevel(logging.WARNING)
             set_determinism(0)
@@ -337,13 +351,19 @@ class Query:
             files.write_json(beside, {**files.read_json(beside), "seconds": time.perf_counter() - start})
 
     def _inferer(self, parser: ConfigParser) -> Any:
-        """The bundle's, in slabs where that is wanted and possible."""
-        inferer = _instantiated(parser, "inferer", self.bundle)
+        """The bundle's, which gives one tensor, in slabs where that is wanted and possible."""
+        inferer, which = _instantiated(parser, "inferer", self.bundle), self._option(parser, "output")
+        whole = one_output(inferer, which, self.bundle.root)
         signals = self.recorder.get("signals", ())
         possible = self.maps is None and self.transform_id is None and all(hasattr(s, "in_slabs") for s in signals)
         if self.slabs is False or not possible:
-            return inferer
-        return SlabInferer(inferer, self.recorder["n_classes"], always=bool(self.slabs))
+            return whole
+        return SlabInferer(inferer, self.recorder["n_classes"], bool(self.slabs), which)
+
+    def _option(self, parser: ConfigParser, name: str) -> Any:
+        """What the config says of queries alone, or None."""
+        name = f"{QUERY_OPTIONS}#{name}"
+        return _instantiated(parser, name, self.bundle) if name in parser else None
 
     def _preprocessing(self, parser: ConfigParser) -> Any:
         """The bundle's, less what is left out."""
@@ -399,11 +419,12 @@ class Query:
 
 def check_inference(bundle: BundleConfig, checkpoint: str | None = None, transform_id: str | None = None) -> None:
     """Build all that queries will need, and load the weights of a released target, before anything is trained."""
-    parser, _, _ = _network(bundle, checkpoint)
-    for name in ("inferer", "preprocessing"):
-        _instantiated(parser, name, bundle)
-    if transform_id is not None:
-        _released(parser, transform_id, bundle)
+    with _settings(torch.get_num_threads(), bundle.root):
+        parser, _, _ = _network(bundle, checkpoint)
+        for name in ("inferer", "preprocessing", *([QUERY_OPTIONS] if QUERY_OPTIONS in parser else [])):
+            _instantiated(parser, name, bundle)
+        if transform_id is not None:
+            _released(parser, transform_id, bundle)
 
 
 def _released(parser: ConfigParser, transform_id: str, bundle: BundleConfig) -> Any:
@@ -430,6 +451,16 @@ _LABEL_TRANSFORMS = (
 )
 
 
+class _WithLabel:
+    """Load the reference and bring it onto the image's grid, unless the bundle's preprocessing has done so."""
+
+    def __init__(self, transform: Any = None) -> None:
+        self.transforms = Compose([*_LABEL_TRANSFORMS, *([transform] if transform else [])])
+
+    def __call__(self, data: Mapping[str, Any]) -> Any:
+        return data if hasattr(data["label"], "shape") else self.transforms(dict(data))
+
+
 def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -> None:
     """Load a checkpoint, never as a pickle.
 
@@ -448,7 +479,8 @@ def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -
     except Exception as error:
         raise InputError(
             f"checkpoint must be a state_dict of plain tensors, got {str(checkpoint)!r}, which torch cannot load with "
-            f"weights_only=True ({str(error).splitlines()[0] if str(error) else type(error).__name__})."
+            f"weights_only=True ({str(error).splitlines()[0] if str(error) else type(error).__name__}). "
+            "Where it was trained, save torch.save(network.state_dict(), FILE)."
         ) from error
     for key in ("model", "network", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -459,6 +491,8 @@ def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -
         if isinstance(state, dict)
         else {}
     )
+    if given and all(name.startswith("module.") for name in given):  # saved from several processes
+        given = {name.removeprefix("module."): value for name, value in given.items()}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     shapes = sorted(name for name in expected.keys() & given.keys() if expected[name].shape != given[name].shape)
     if missing or unknown or shapes:
@@ -485,7 +519,8 @@ def _instantiated(parser: ConfigParser, name: str, bundle: BundleConfig) -> Any:
         text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(
             f"{name!r} in {', '.join(bundle.files)} of {bundle.root!r} must be a component that can be built, got "
-            f"{type(cause).__name__}: {text}"
+            f"{type(cause).__name__}: {text.rstrip('.')}. Install what the bundle needs (its metadata.json tells), or "
+            "override or overlay what does not fit."
         ) from error
 
 
@@ -496,14 +531,19 @@ def _settings(threads: int, bundle_root: str) -> Iterator[None]:
     path = str(Path(bundle_root).resolve())
     torch.set_num_threads(threads)
     sys.path.insert(1, path)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ in the bundle
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes
         sys.path.remove(path)
         torch.set_num_threads(before)
 
 
-def _name(component: Any) -> str:
+def _name(component: Any, parser: ConfigParser) -> str:
+    """Class of a component, or of the one that it refers to."""
+    if isinstance(component, str) and component.startswith("@") and component[1:] in parser:
+        component = parser[component[1:]]
     target = component.get("_target_", "") if isinstance(component, dict) else ""
     return str(target).rpartition(".")[2]
 

@@ -17,6 +17,7 @@ __all__ = [
     "digest",
     "folder_name",
     "is_current",
+    "paths_of",
     "private_folder",
     "read_json",
     "sha256",
@@ -90,6 +91,11 @@ def is_current(path: str | os.PathLike[str], key: str) -> bool:
     path = Path(path)
     about = read_json(path.with_suffix(".json"))
     return path.is_file() and about.get("key") == key and about.get("sha256") == sha256(path)
+
+
+def paths_of(value: Any) -> list[str]:
+    """The files of an image: one, or one a channel."""
+    return [os.fspath(value)] if isinstance(value, (str, os.PathLike)) else [os.fspath(path) for path in value]
 
 
 def private_folder(path: str | os.PathLike[str]) -> Path:

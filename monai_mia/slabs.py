@@ -14,6 +14,7 @@ from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer, sliding_
 from torch import Tensor, nn
 
 from monai_mia.errors import InputError
+from monai_mia.outputs import chosen_output, one_output
 
 __all__ = ["SlabInferer", "SlabPrediction"]
 
@@ -29,11 +30,13 @@ class SlabPrediction:
         image: what the network is given, shape (1, channels, *spatial).
         network: the model.
         inferer: the bundle's.
+        output: which of the network's outputs is the prediction, as :func:`~monai_mia.outputs.chosen_output`.
     """
 
     image: Tensor
     network: Callable[..., Any]
     inferer: SlidingWindowInferer
+    output: str | int | None = None
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -60,9 +63,10 @@ class SlabPrediction:
             window.insert(self.inferer.spatial_dim, 1)
         asked = partial(self.inferer.network_wrapper, self.network) if slices else self.network
 
-        def predict(windows: Tensor, places: list[list[slice]]) -> Any:
+        def predict(windows: Tensor, places: list[list[slice]]) -> Tensor:
             stitcher.places = [place[2:] for place in places]
-            return asked(windows, places) if self.inferer.with_coord else asked(windows)
+            given = asked(windows, places) if self.inferer.with_coord else asked(windows)
+            return chosen_output(given, windows, self.output)
 
         sliding_window_inference(
             self.image,
@@ -139,20 +143,22 @@ class SlabInferer(Inferer):  # type: ignore[misc]
         inferer: the bundle's; any but a ``SlidingWindowInferer`` (or one of its subclasses) is left as it is.
         n_classes: channels of the prediction, to tell how large it is.
         always: also for small volumes.
+        output: which of the network's outputs is the prediction, as :func:`~monai_mia.outputs.chosen_output`.
 
     Its call gives a list of one :class:`SlabPrediction`, which :class:`~monai_mia.handlers.SignalRecorder` reads, or
-    what the inferer gives.
+    the prediction.
     """
 
-    def __init__(self, inferer: Inferer, n_classes: int, always: bool = False) -> None:
+    def __init__(self, inferer: Inferer, n_classes: int, always: bool = False, output: str | int | None = None) -> None:
         super().__init__()
         self.inferer = inferer
         self.n_classes = n_classes
         self.always = always
+        self.output = output
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         size = inputs[0, 0].numel() * self.n_classes * inputs.element_size()
         if isinstance(self.inferer, SlidingWindowInferer) and len(inputs) == 1 and (self.always or size > LARGE):
-            return [SlabPrediction(inputs, network, self.inferer)]
-        return self.inferer(inputs, network, *args, **kwargs)
+            return [SlabPrediction(inputs, network, self.inferer, self.output)]
+        return one_output(self.inferer, self.output)(inputs, network, *args, **kwargs)

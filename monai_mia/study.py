@@ -27,6 +27,7 @@ from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
 from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
 from monai_mia.data.cohorts import cases_of, read_ids
+from monai_mia.data.exclusion import left_out, without_unsound
 from monai_mia.designs import TARGET, Case, Design, auxiliary_patients, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
@@ -99,6 +100,8 @@ class Study:
         cache_rate: share of the cohort that is kept in memory for queries.
         slabs: whether sliding-window predictions are made and read in slabs, so that large volumes need little memory;
             None: those above 1 GiB, where all that is recorded can be read so. The numbers differ by rounding.
+        skip_bad: whether to go on without cases that cannot be used; ``private/left_out.csv`` says what is wrong with
+            them, the report how many there were on each side. By default they are refused.
     """
 
     bundle_root: str
@@ -136,6 +139,7 @@ class Study:
     checkpoint_interval: int = 1
     cache_rate: float = 1.0
     slabs: bool | None = None
+    skip_bad: bool = False
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
@@ -157,6 +161,19 @@ class Study:
         """
         start = time.perf_counter()
         design, examination = self.record()
+        result, table = self.attack(design, examination)
+        individuals = None
+        if self.individuals is not None or self.leakage_map:
+            individuals = examine_individuals(self.output_dir, design, self.individuals, self.leakage_map)
+        about = self._about(design, time.perf_counter() - start)
+        report.write_report(result, table, self._path("report"), about, individuals, self.statements)
+        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        if self.archive is not None:
+            write_archive(self.output_dir, self.archive)
+        return result
+
+    def attack(self, design: Design, examination: Examination) -> tuple[AuditResult, SignalTable]:
+        """Attack what is recorded and keep the scores; gives the result, and the signals of the patients."""
         table = self.table(design)
         features = examination.of(table.case_ids)
         blind = self._blind_scores(design, table, _cohort_key(design.cases, examination))
@@ -173,18 +190,10 @@ class Study:
             feature_names=examination.names,
             blind_scores=blind,
         )
-        individuals = None
-        if self.individuals is not None or self.leakage_map:
-            individuals = examine_individuals(self.output_dir, design, self.individuals, self.leakage_map)
         if canary is not None:  # the rest is about patients
             table = table.only(np.array([not kind for kind in canary]))
         self._write_scores(result, table, examination)
-        about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about, individuals, self.statements)
-        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
-        if self.archive is not None:
-            write_archive(self.output_dir, self.archive)
-        return result
+        return result, table
 
     def record(self) -> tuple[Design, Examination]:
         """Train and query what is not done yet: all that attacks need is then in ``private/``.
@@ -241,7 +250,11 @@ class Study:
         return Examination.read(self._path("private/examination.csv")).of(case_ids)
 
     def _cases(self) -> list[Case]:
-        return cases_of(self.cohort, converted=self._path("private/dicom"))
+        cohort = cases_of(self.cohort, converted=self._path("private/dicom"))
+        if not self.skip_bad:
+            return cohort
+        sides = [read_ids(side or ()) for side in (self.members, self.nonmembers)]
+        return without_unsound(cohort, self.labels(), self._path("private"), *sides)
 
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name
@@ -360,8 +373,15 @@ class Study:
     def _design(self, cases: Sequence[Case]) -> Design:
         if self.checkpoint is None:
             return Design.randomised(cases, self.shadows, self.seed, self.targets)
-        members, nonmembers = read_ids(self.members or ()), read_ids(self.nonmembers or ())
-        return Design.observational(cases, members, nonmembers, self.shadows, self.seed)
+        gone = {row[key] for row in self._left_out() for key in ("case_id", "patient_id")}
+        gone -= {str(case[key]) for case in cases for key in ("case_id", "patient_id")}  # a patient may have others
+        sides = [
+            [name for name in read_ids(side or ()) if name not in gone] for side in (self.members, self.nonmembers)
+        ]
+        return Design.observational(cases, sides[0], sides[1], self.shadows, self.seed)
+
+    def _left_out(self) -> list[dict[str, str]]:
+        return left_out(self._path("private")) if self.skip_bad else []
 
     def _identify(self, **identity: Any) -> None:
         """Refuse to mix two studies in one folder."""
@@ -536,6 +556,7 @@ class Study:
         patients = np.array(design.patient_ids)
         trainings = [self.trained(model).get("seconds") for model in design.model_ids]
         queries = [self.queried(model).get("seconds") for model in design.model_ids]
+        sides = [row["side"] for row in self._left_out()]
         return {
             "versions": report.versions(),
             "design": {
@@ -547,6 +568,7 @@ class Study:
                 "n_member_cases": int(member.sum()),
                 "n_nonmember_cases": int((~member).sum()),
                 "auxiliary": self.auxiliary,
+                **({"left_out": {side: sides.count(side) for side in sorted(set(sides))}} if self.skip_bad else {}),
             },
             "target": {
                 "checkpoint_sha256": files.sha256(self._checkpoint(TARGET)),

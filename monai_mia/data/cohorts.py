@@ -18,6 +18,7 @@ from monai.apps import DecathlonDataset, download_and_extract
 from monai_mia.data.bids import bids_cases, is_bids
 from monai_mia.data.dicom import dicom_cohort, is_dicom_tree
 from monai_mia.errors import InputError
+from monai_mia.files import paths_of
 
 __all__ = ["case_name", "cases_of", "read_cohort", "read_ids"]
 
@@ -145,10 +146,11 @@ def case_name(path: str) -> str:
 
 
 def _completed(case: dict[str, Any], root: Path, patient_id: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:
-    completed = {**case, "case_id": str(case.get("case_id") or case_name(str(case["image"])))}
+    completed = {**case, "case_id": str(case.get("case_id") or case_name(paths_of(case["image"])[0]))}
     completed["patient_id"] = str(case.get("patient_id") or patient_id(completed))
     for key in ("image", "label"):
-        completed[key] = str((root / str(case[key])).resolve())
+        paths = [str((root / path).resolve()) for path in paths_of(case[key])]
+        completed[key] = paths if isinstance(case[key], list) else paths[0]
     return completed
 
 

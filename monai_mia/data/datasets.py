@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_mia.errors import InputError
@@ -42,5 +44,13 @@ class CaseSubset(Dataset[Any]):
         """The n-th case, as the shared dataset gives it."""
         item = self.dataset[self.indices[n]]
         if isinstance(item, list):  # transforms that crop several patches from a volume
-            return [{**self.data[n], **patch} for patch in item]
-        return {**self.data[n], **item}
+            return [{**self.data[n], **_numbers(patch)} for patch in item]
+        return {**self.data[n], **_numbers(item)}
+
+
+def _numbers(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Bool as float32, for MONAI's losses take norms of references, which torch refuses of bool."""
+    return {
+        name: value.float() if isinstance(value, Tensor) and value.dtype == torch.bool else value
+        for name, value in item.items()
+    }

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Examination", "examine", "unsound"]
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _SHOWN = 20
@@ -82,7 +82,27 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
         InputError: an image is missing, unreadable, not finite or constant; a label is missing, unreadable, of
             another shape than its image or holds unknown values. All such cases are named.
     """
-    path = Path(path)
+    rows, problems = _examined(cases, n_labels, Path(path))
+    if problems:
+        listed = [f"{case}: {problem}" for case, problem in problems.items()]
+        more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+        raise InputError(
+            f"cases must be readable and sound, got {len(listed)} of {len(cases)} that are not: "
+            f"{'; '.join(listed[:_SHOWN])}{more}. Mend these files, take them off the cohort, or go on without them "
+            "(skip_bad)."
+        )
+    return Examination._from([rows[str(case["case_id"])] for case in cases])
+
+
+def unsound(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str]) -> dict[str, str]:
+    """What :func:`examine` would refuse: for each such case, what is wrong with it. The others are kept in the file."""
+    return _examined(cases, n_labels, Path(path))[1]
+
+
+def _examined(
+    cases: Sequence[Mapping[str, Any]], n_labels: int, path: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The rows of the sound cases, as they are in the file, and what is wrong with the others."""
     known = _read(path)
     stamps = [_stamp(case, n_labels) for case in cases]
     new = [n for n, case in enumerate(cases) if known.get(str(case["case_id"]), {}).get("stamp") != stamps[n]]
@@ -90,7 +110,7 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
         delayed(_examine_case)(cases[n], n_labels) for n in new
     )
     rows = {str(case["case_id"]): known.get(str(case["case_id"]), {}) for case in cases}
-    problems = []
+    problems: dict[str, str] = {}
     for n, (row, problem) in zip(
         new,
         tqdm(found, "examining cases", len(new), disable=not new, mininterval=0.5 if sys.stderr.isatty() else 20.0),
@@ -98,28 +118,25 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
     ):
         case = str(cases[n]["case_id"])
         if problem:
-            problems.append(f"{case}: {problem}")
+            problems[case] = problem
+            rows.pop(case, None)
+            continue
         rows[case] = {"case_id": case, "stamp": stamps[n], **row}
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InputError(
-            f"cases must be readable and sound, got {len(problems)} of {len(cases)} that are not: "
-            f"{'; '.join(problems[:_SHOWN])}{more}. Mend these files or take them off the cohort."
-        )
-    if new:
+    if rows and new:
         _write(path, list(rows.values()))
         rows = _read(path)
-    return Examination._from([rows[str(case["case_id"])] for case in cases])
+    return rows, problems
 
 
 def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
     stats = []
     for key in ("image", "label"):
-        try:
-            stat = Path(case[key]).stat()
-        except OSError:
-            continue
-        stats.append([case[key], stat.st_size, stat.st_mtime_ns])
+        for path in files.paths_of(case[key]):
+            try:
+                stat = Path(path).stat()
+            except OSError:
+                continue
+            stats.append([path, stat.st_size, stat.st_mtime_ns])
     return files.digest([stats, n_labels])
 
 
@@ -127,13 +144,14 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
     """Statistics of a case, and what is wrong with it (empty if nothing is)."""
     volumes = {}
     for key in ("image", "label"):
-        path = Path(case[key])
-        if not path.is_file():
-            return {}, f"{key} {path} does not exist"
+        paths = [Path(path) for path in files.paths_of(case[key])]
+        for path in paths:
+            if not path.is_file():
+                return {}, f"{key} {path} does not exist"
         try:
-            volumes[key] = LoadImage(image_only=True, ensure_channel_first=True)(path)
+            volumes[key] = LoadImage(image_only=True, ensure_channel_first=True)(paths if len(paths) > 1 else paths[0])
         except Exception as error:
-            return {}, f"{key} {path} cannot be read ({_first_line(error)})"
+            return {}, f"{key} {paths[0]} cannot be read ({_first_line(error)})"
     image, label = (np.asarray(volumes[key].numpy(), dtype=np.float64) for key in ("image", "label"))
     if label.shape[1:] != image.shape[1:]:
         return {}, f"label must have the shape of its image {image.shape[1:]}, got {label.shape[1:]}"
@@ -148,7 +166,9 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
     affine = np.asarray(volumes["image"].affine)
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     row: dict[str, Any] = {
-        "fingerprint": files.digest([files.sha256(case["image"]), files.sha256(case["label"])]),
+        "fingerprint": files.digest(
+            [files.sha256(path) for key in ("image", "label") for path in files.paths_of(case[key])]
+        ),
         "mean": image.mean(),
         "deviation": image.std(),
     }

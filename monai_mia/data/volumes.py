@@ -43,7 +43,7 @@ def stamp(case: Mapping[str, Any]) -> list[Any]:
     Raises:
         InputError: one of them does not exist.
     """
-    paths = [Path(case[key]) for key in ("image", "label")]
+    paths = [Path(path) for key in ("image", "label") for path in files.paths_of(case[key])]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise InputError(f"cases must be files, got {str(missing[0])!r}, which does not exist.")

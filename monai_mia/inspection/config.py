@@ -1,0 +1,152 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's configs, merged and read as data: no expression is evaluated, nothing is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_mia.errors import InputError
+
+__all__ = ["REFERENCE", "Config", "class_of", "leaves"]
+
+#: What refers to another id, in a string or an expression.
+REFERENCE = re.compile(r"(?<![\w@])[@%]([A-Za-z_][\w]*(?:(?:#|::)[\w]+)*)")
+
+
+class Config:
+    """A merged config, macros replaced, read as data."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.parser = ConfigParser(config=content)
+
+    @classmethod
+    def read(cls, folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> Config:
+        """Read and merge a bundle's configs.
+
+        Raises:
+            InputError: a file is missing or is no config.
+        """
+        paths = [folder / name for name in names]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(
+                    f"{path} must be a config file, got no such file. Give --bundle DIR, the folder above configs/."
+                )
+        try:
+            parser = ConfigParser()
+            parser.read_config([str(path) for path in paths])
+            for name, value in overrides.items():
+                parser.set(value, name)
+            parser.resolve_macro_and_relative_ids()
+        except Exception as error:
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{', '.join(map(str, paths))} must be a bundle's configs, JSON or YAML, got {text}. Restore the file."
+            ) from error
+        return cls(parser.get())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.parser
+
+    def __getitem__(self, name: str) -> Any:
+        return self.parser[name]
+
+    def value(self, node: Any) -> Any:
+        """What a reference leads to; an expression stays as it is."""
+        for _ in range(10):
+            if not (isinstance(node, str) and node.startswith("@") and node[1:] in self):
+                break
+            node = self[node[1:]]
+        return node
+
+    def resolved(self, node: Any) -> Any:
+        """A copy in which references that are no part of an expression are replaced by what they lead to."""
+        if isinstance(node, dict):
+            return {name: self.resolved(one) for name, one in node.items()}
+        if isinstance(node, list):
+            return [self.resolved(one) for one in node]
+        found = self.value(node)
+        return found if found is node else self.resolved(found)
+
+    def component(self, node: Any) -> dict[str, Any]:
+        """The component that a node is or refers to, or an empty one."""
+        node = self.value(node)
+        return node if isinstance(node, dict) and "_target_" in node else {}
+
+    def transforms(self, node: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
+        """Every transform of a chain, in order, whether it is listed, referred to, or joined in an expression."""
+        if depth > 10:
+            return
+        if isinstance(node, str):
+            for name in REFERENCE.findall(node):
+                if name in self:
+                    yield from self.transforms(self[name], depth + 1)
+        elif isinstance(node, list):
+            for one in node:
+                yield from self.transforms(one, depth + 1)
+        elif isinstance(node, dict):
+            if "transforms" in node:
+                yield from self.transforms(node["transforms"], depth + 1)
+            elif "_target_" in node:
+                yield node
+
+    def keys(self, transform: Mapping[str, Any]) -> set[str]:
+        """The keys of a dictionary transform, as far as they are written."""
+        found: set[str] = set()
+        pending = [transform.get("keys")]
+        while pending:
+            node = self.value(pending.pop())
+            if isinstance(node, list):
+                pending += node
+            elif isinstance(node, str):
+                known = re.search(r"(?:CommonKeys|Keys)\.(\w+)$", node)
+                found.add(known.group(1).lower() if known else node)
+        return found
+
+    def engine(self, ending: str, preferred: Sequence[str]) -> str | None:
+        """Id of a component whose class ends so."""
+        for name in (*preferred, *self._ids(self.parser.get(), "", 2)):
+            if name in self and class_of(self[name]).endswith(ending):
+                return name
+        return None
+
+    def _ids(self, node: Any, prefix: str, depth: int) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            yield f"{prefix}{key}"
+            if depth > 1:
+                yield from self._ids(value, f"{prefix}{key}#", depth - 1)
+
+    def evaluator(self) -> dict[str, Any]:
+        """The evaluator, or an empty one."""
+        name = self.engine("Evaluator", ("evaluator", "validate#evaluator"))
+        return self.component(f"@{name}") if name else {}
+
+    def id_of(self, node: Any, fallback: str) -> str | None:
+        """The id that a node refers to, or ``fallback`` if the node is written in place."""
+        if isinstance(node, str) and node.startswith("@") and node[1:] in self:
+            return node[1:].replace("::", "#")  # as the parser writes it
+        return fallback if node is not None and fallback in self else None
+
+
+def class_of(node: Any) -> str:
+    """Class of a component, without its module; empty for anything else."""
+    target = node.get("_target_", "") if isinstance(node, dict) else ""
+    return str(target).rpartition(".")[2]
+
+
+def leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every value of a config with its id."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, f"{place}#{key}".lstrip("#").replace("::", "#").lstrip("+"))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from leaves(value, f"{place}#{number}")
+    else:
+        yield place, node

@@ -1,0 +1,140 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What of a bundle an audit would execute, and who could change it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator
+
+from monai_mia.engines import left_out
+from monai_mia.inspection.config import REFERENCE, Config, class_of, leaves
+
+__all__ = ["Executed", "executed", "writable_by_others"]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """Code in a config: a ``$`` expression, or a ``_target_`` that is no part of MONAI.
+
+    Attributes:
+        file: the config's name.
+        id: where in it.
+        code: the expression or the target.
+        runs: whether an audit evaluates it; others are read and left alone.
+    """
+
+    file: str
+    id: str
+    code: str
+    runs: bool
+
+
+def writable_by_others(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What others, and what the group can change of a bundle, or replace in its stead.
+
+    Args:
+        root: the bundle's folder.
+
+    Returns:
+        Names relative to the folder; ``.`` is the folder, ``..`` and so on are those above it.
+    """
+    folder = Path(root).resolve()
+    found: tuple[list[str], list[str]] = ([], [])
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if "__pycache__" in path.parts:
+            continue
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link to nowhere is never executed
+            continue
+        name = "." if path == folder else str(path.relative_to(folder))
+        for bit, names in zip((stat.S_IWOTH, stat.S_IWGRP), found, strict=True):
+            if mode & bit:
+                names.append(name)
+    for depth, parent in enumerate(folder.parents, start=1):
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # whoever may write there can put another bundle here
+            found[0].append("/".join([".."] * depth))
+    return tuple(found[0]), tuple(found[1])
+
+
+def executed(
+    folder: Path,
+    asked: Config,
+    inference: Sequence[str],
+    ids: Mapping[str, str],
+    trained: Config | None,
+    train: Sequence[str],
+    train_overrides: Mapping[str, Any],
+) -> Iterator[Executed]:
+    """Every expression and every foreign target of the configs that an audit reads."""
+    running = _reached(asked, [ids[role] for role in ids if role != "postprocessing"])
+    training: set[str] = set()
+    if trained is not None:
+        trainer = trained.engine("Trainer", ("train#trainer", "trainer"))
+        training = _reached(trained, [name for name in (trainer, "network_def", "network") if name])
+    locator = ComponentLocator()
+    for name in dict.fromkeys((*inference, *train)):
+        reached = (running if name in inference else set()) | (training if name in train else set())
+        content = ConfigParser.load_config_file(str(folder / name))
+        for place, node in leaves(content, ""):
+            config = asked if name in inference else trained
+            within = any(place == one or place.startswith(f"{one}#") for one in reached)
+            runs = place.startswith("imports") or (
+                within and config is not None and not (place in config and _skipped(config, place))
+            )
+            last = place.rpartition("#")[2]
+            if isinstance(node, str) and node.startswith("$"):
+                yield Executed(name, place, node, runs)
+            elif last == "_target_" and not _of_monai(str(node), locator):
+                yield Executed(name, place, str(node), runs)
+
+
+def _of_monai(target: str, locator: ComponentLocator) -> bool:
+    if "." in target:
+        return target.startswith(("monai.", "monai_mia."))
+    return locator.get_component_module_name(target) is not None
+
+
+def _reached(config: Config, roots: Sequence[str]) -> set[str]:
+    """Ids that evaluating some ids evaluates, by what they refer to, less what a study's training leaves out."""
+    reached: set[str] = set()
+    pending = [name.replace("::", "#") for name in roots]
+    while pending:
+        name = pending.pop()
+        if name in reached or name not in config:
+            continue
+        if any(name.startswith(f"{one}#") for one in reached):
+            continue
+        reached.add(name)
+        for place, node in leaves(config[name], name):
+            if isinstance(node, str) and not _skipped(config, place):
+                pending += [one.replace("::", "#") for one in REFERENCE.findall(node)]
+    return reached
+
+
+def _skipped(config: Config, place: str) -> bool:
+    """Whether a place is in a handler, a metric or a datalist that an audit's training takes out or replaces."""
+    parts = place.split("#")
+    for n in range(1, len(parts)):
+        node = config["#".join(parts[:n])]
+        if isinstance(node, dict) and left_out(class_of(node)):
+            return True
+        if class_of(node).endswith("Trainer") and parts[n] in (
+            "key_train_metric",
+            "additional_metrics",
+            "postprocessing",
+        ):
+            return True
+        if class_of(node).endswith("Dataset") and parts[n] == "data":
+            return True
+    node = config[place]
+    return isinstance(node, str) and left_out(class_of(config.value(node)))
