@@ -241,11 +241,12 @@ def standard_sources(spatial_dims: int = 3, cohorts: Mapping[str, Any] | None = 
     if spatial_dims not in (2, 3):
         raise InputError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
     image = {"keys": "image", "prob": 1.0}
+    flat: dict[str, Any] = {"upsample_mode": "bilinear"} if spatial_dims == 2 else {}
     return [
         ForeignSource("held out"),
         ForeignSource("bias field", [partial(RandBiasFieldd, coeff_range=(-0.1, 0.1), **image)]),
         ForeignSource("Gibbs ringing", [partial(RandGibbsNoised, alpha=(0.6, 0.8), **image)]),
-        ForeignSource("low resolution", [partial(RandSimulateLowResolutiond, zoom_range=(0.4, 0.5), **image)]),
+        ForeignSource("low resolution", [partial(RandSimulateLowResolutiond, zoom_range=(0.4, 0.5), **flat, **image)]),
         ForeignSource("histogram shift", [partial(RandHistogramShiftd, num_control_points=6, **image)]),
         ForeignSource("scanner noise", [partial(RandRicianNoised, std=0.3, relative=True, **image)]),
         ForeignSource("input x 255", at_input=[partial(ScaleIntensityd, "image", minv=None, maxv=None, factor=254.0)]),

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up cohort: anatomy-like phantoms in 3D or 2D, in which each patient, and each annotator, is a bit different."""
+"""A made-up cohort: anatomy-like phantoms, 3D or 2D, in which each patient, and each annotator, is a bit different."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from monai_mia.errors import InputError
 __all__ = ["phantom", "phantom_cohort"]
 
 Array = NDArray[np.float64]
+
+# What is added to images of pixels, which cannot be negative.
+_DARKEST = 1000
 
 
 def phantom_cohort(
@@ -39,7 +42,8 @@ def phantom_cohort(
         size: edge of the volumes, voxels of 1 mm.
         seed: seed of the cohort.
         spatial_dims: 3, or 2 for images.
-        suffix: ``.nii.gz``, or in 2D a format of pixels, such as ``.png`` (16 bits) or ``.tif``.
+        suffix: ``.nii.gz``, or in 2D a format of pixels, ``.png`` or ``.tif``: 16 bits, rounded, and 1000 above the
+            values of NIfTI, which may be negative.
 
     Returns:
         The cases, as :func:`~monai_mia.data.read_cohort` would give them.
@@ -67,7 +71,7 @@ def phantom_cohort(
                 for name, values in (("image", image.astype(np.float32)), ("label", label)):
                     write_volume(case[name], values, np.eye(4))
             else:
-                write_pixels(case["image"], np.clip(np.round(image), 0, 65535).astype(np.uint16))
+                write_pixels(case["image"], np.clip(np.round(image + _DARKEST), 0, 65535).astype(np.uint16))
                 write_pixels(case["label"], label)
         lines = [
             ",".join(
