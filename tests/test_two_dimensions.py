@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ def recorded(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
         maps=True,
         signals=[
             TopProbabilities(),
-            Predictability(n_voxels=60),
+            Predictability(n_voxels=100),
             QueryVariants(
                 (Flip(1), Shift(0, 1), Noise(0.1), Windows(0.5)),
                 ("dice", "soft_dice", "log_likelihood", "log_likelihood_foreground", "log_odds_foreground"),
@@ -281,10 +283,13 @@ class TestStudy:
         study, result = recorded
         folder = Path(study.output_dir)
         assert "phantom_000" not in (folder / "report/index.html").read_text()
-        times = {path: path.stat().st_mtime_ns for path in (folder / "private/signals").glob("*.csv")}
-        again = study.run()
-        assert times == {path: path.stat().st_mtime_ns for path in (folder / "private/signals").glob("*.csv")}
-        assert [attack.auc.value for attack in again.attacks] == [attack.auc.value for attack in result.attacks]
+        assert len(json.loads((folder / "report/report.json").read_text())["attacks"]) == len(result.attacks)
+        recorded_files = sorted((folder / "private").glob("*/*.csv")) + sorted((folder / "private").glob("maps/*.npz"))
+        times = [path.stat().st_mtime_ns for path in recorded_files]
+        again = replace(study, audit=Audit([attacks.GlobalLoss()], n_resamples=50, n_permutations=50)).run()
+        assert times == [path.stat().st_mtime_ns for path in recorded_files]
+        first = next(attack for attack in result.attacks if attack.name == again.attacks[0].name)
+        assert np.array_equal(first.scores, again.attacks[0].scores)
 
     @pytest.mark.parametrize("release", ["probabilities", "mask"])
     def test_in_colour(self, pictures: Any, tmp_path: Path, release: str) -> None:
