@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLES, PHANTOM, SLICES, run_bundle, small_study
-from monai.networks.nets import AttentionUnet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet, UNETR
+from monai.networks.nets import UNETR, AttentionUnet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 
 from monai_mia import attacks, files
 from monai_mia.audit import Audit
@@ -31,8 +31,6 @@ NETWORKS = {
     "swin_unetr": SwinUNETR,
     "unetr": UNETR,
 }
-# What an overlay needs beside a window of 16 voxels.
-OPTIONS: dict[str, dict[str, Any]] = {"unetr": {"network_def#img_size": 16}}
 
 
 def configs(name: str) -> dict[str, list[str]]:
@@ -77,7 +75,7 @@ def test_dimensions_and_channels_are_the_bundles(name: str, bundle: Path, config
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_trains_and_is_asked(name: str, dims: int, tmp_path: Path) -> None:
-    edge = 32 if name == "swin_unetr" else 16
+    edge = 32 if name in ("flexible_unet", "swin_unetr") else 16
     cohort = phantom_cohort(tmp_path / "cohort", 4, size=edge, spatial_dims=dims)
     study = study_of(name, cohort, tmp_path / "out", edge, dims)
     design, _ = study.record()
@@ -91,11 +89,11 @@ def test_it_trains_and_is_asked(name: str, dims: int, tmp_path: Path) -> None:
 
 def test_a_bundle_trains_with_it_alone(tmp_path: Path) -> None:
     """Without a study: metadata.json is where MONAI looks for it."""
-    phantom_cohort(tmp_path / "phantoms", 60, size=16)
+    phantom_cohort(tmp_path / "phantoms", 4, size=16)
     files = f"['{PHANTOM / 'configs/train.json'}','{OVERLAYS / 'dynunet.yaml'}']"
     run_bundle(
         "run", "--config_file", files, "--bundle_root", str(PHANTOM), "--dataset_dir", str(tmp_path / "phantoms"),
-        "--cohort#size", "16", "--cohort#n_patients", "60", "--ckpt_dir", str(tmp_path / "models"),
+        "--cohort#size", "16", "--cohort#n_patients", "4", "--ckpt_dir", str(tmp_path / "models"),
         "--train#trainer#max_epochs", "1", "--val_interval", "1",
     )  # fmt: skip
     assert any(name.startswith("downsamples") for name in torch.load(tmp_path / "models/model.pt"))
@@ -113,7 +111,7 @@ class TestMismatch:
                 "target_train_files": ["configs/train.json"],
                 "target_inference_files": ["configs/inference.json"],
                 "train_overrides": {"train#trainer#max_epochs": 1},
-                "inference_overrides": {},
+                "inference_overrides": {"inferer#roi_size": [16, 16, 16]},
                 **options,
             },
         )
