@@ -13,13 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, small_study
+from conftest import BUNDLES, SLICES, small_study
 from monai.bundle import ConfigParser
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImage
 from PIL import Image
 from test_defences_output import CASES
 from test_defences_training import TRAINING_OVERLAYS, inference_files, options_of
+from torch.nn import functional as F  # noqa: N812
 
 from monai_mia import attacks, defences
 from monai_mia.attackers import BlindNetwork, learned_attacks
@@ -43,11 +44,11 @@ from monai_mia.defences.inferer import DefendedInferer
 from monai_mia.designs import Design
 from monai_mia.errors import InputError
 from monai_mia.predictability import Predictability
-from monai_mia.signals import TopProbabilities
+from monai_mia.signals import Release, TopProbabilities, segmentation_signals
 from monai_mia.study import Study
 from monai_mia.utility import Calibration, Utility
 from monai_mia.variants import Flip, Noise, QueryVariants, Shift, Windows
-from monai_mia.white_box import WhiteBox
+from monai_mia.white_box import WhiteBox, case_gradient
 
 #: Of phantom(8, 3, 5, 1): the sum of its image, and a checksum of its label.
 BEFORE = 111159.90118270475, 5813
@@ -318,6 +319,32 @@ class TestStudy:
             inference_overrides={**FLAT_INFERENCE, "preprocessing#transforms#0#reader": reader},
         )
         study.record()
+
+
+class TestSlices:
+    """A 2D network that is asked about volumes, through the shipped bundle's inferer."""
+
+    def asked(self) -> tuple[Any, torch.nn.Module, torch.Tensor, torch.Tensor]:
+        parser = ConfigParser()
+        parser.read_config(str(SLICES / "configs/inference.json"))
+        inferer, network = (parser.get_parsed_content(name) for name in ("inferer", "network_def"))
+        image, label = torch.randn(1, 48, 64, 5), torch.randint(0, 3, (1, 48, 64, 5))
+        return inferer, network.eval(), image, label
+
+    def test_signals_are_of_the_volume(self) -> None:
+        inferer, network, image, label = self.asked()
+        with torch.inference_mode():
+            volume = inferer(image[None], network)[0]
+            slices = network(image.permute(3, 0, 1, 2)).permute(1, 2, 3, 0)
+        whole, stacked = (segmentation_signals(Release(values), label) for values in (volume, slices))
+        assert whole == pytest.approx(stacked, rel=1e-4, abs=1e-5)
+
+    def test_gradients_are_of_the_volume(self) -> None:
+        inferer, network, image, label = self.asked()
+        found = case_gradient(network, inferer, image, label)
+        loss = F.cross_entropy(network(image.permute(3, 0, 1, 2)), label.permute(3, 0, 1, 2)[:, 0])
+        for name, expected in zip(found, torch.autograd.grad(loss, list(network.parameters())), strict=True):
+            torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-6)
 
 
 class TestChangedCases:
