@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLES, PHANTOM, SLICES, run_bundle, small_study
+from monai.bundle import ConfigParser
 from monai.networks.nets import UNETR, AttentionUnet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 
 from monai_mia import attacks, files
@@ -97,6 +99,23 @@ def test_a_bundle_trains_with_it_alone(tmp_path: Path) -> None:
         "--train#trainer#max_epochs", "1", "--val_interval", "1",
     )  # fmt: skip
     assert any(name.startswith("downsamples") for name in torch.load(tmp_path / "models/model.pt"))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_configs_of_the_howto(number: int, tmp_path: Path) -> None:
+    """What the page tells to write beside audit.yaml is a study whose networks can be built."""
+    page = (BUNDLES.parent / "docs/howto/architectures.md").read_text()
+    (tmp_path / "more.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[number])
+    parser = ConfigParser()
+    parser.read_config([str(PHANTOM / "configs/audit.yaml"), str(tmp_path / "more.yaml")])
+    parser.update({"bundle_root": str(PHANTOM), "output_dir": str(tmp_path / "out")})
+    study = parser.get_parsed_content("study")
+    study._check()
+    roles = [
+        BundleConfig(str(PHANTOM), tuple(names)).parser([])["network_def#_target_"]
+        for names in (study.target_inference_files or study.inference_files, study.inference_files)
+    ]
+    assert roles == [["UNet", "SegResNet"], ["DynUNet", "DynUNet"]][number]
 
 
 class TestMismatch:
