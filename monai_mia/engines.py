@@ -24,13 +24,14 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import LrScheduleHandler
-from monai.transforms import Activationsd, AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, ResampleToMatchd
+from monai.transforms import Activationsd, AsDiscreted, Compose, ResampleToMatchd
 from monai.utils import set_determinism
 from torch import nn
 
 from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.foreign import apply
+from monai_mia.data.volumes import case_loader
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
 from monai_mia.outputs import one_output
@@ -445,8 +446,7 @@ def _network(bundle: BundleConfig, checkpoint: str | None) -> tuple[ConfigParser
 
 # The padding mode is given because the default smears the edge of a shorter label over the rest of the volume.
 _LABEL_TRANSFORMS = (
-    LoadImaged("label"),
-    EnsureChannelFirstd("label"),
+    case_loader("label"),
     ResampleToMatchd("label", key_dst="image", mode="nearest", padding_mode="zeros"),
 )
 

@@ -70,9 +70,12 @@ class Study:
         target_train_files: training config of the targets, where it is not the shadows': a poisoned or a defended
             training that the adversary's shadows do not imitate.
         inference_files: config to query the models through.
+        target_inference_files: config to query the targets through, where it is not the shadows': another architecture
+            (the adversary does not know it), or a defence that the shadows do without.
         train_overrides: id-value pairs for the training config.
         target_train_overrides: id-value pairs for the targets' training config, beside or instead of those.
         inference_overrides: id-value pairs for the inference config.
+        target_inference_overrides: id-value pairs for the targets' inference config, beside or instead of those.
         release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
         transform_id: id, in the inference config, of a dictionary transform of ``pred`` before it leaves the model,
             such as an output defence; by default the activation or the argmax that ``release`` asks for.
@@ -117,9 +120,11 @@ class Study:
     train_files: Sequence[str] = ("configs/train.json",)
     target_train_files: Sequence[str] | None = None
     inference_files: Sequence[str] = ("configs/inference.json",)
+    target_inference_files: Sequence[str] | None = None
     train_overrides: Mapping[str, Any] = field(default_factory=dict)
     target_train_overrides: Mapping[str, Any] = field(default_factory=dict)
     inference_overrides: Mapping[str, Any] = field(default_factory=dict)
+    target_inference_overrides: Mapping[str, Any] = field(default_factory=dict)
     release: Literal["logits", "probabilities", "mask"] = "logits"
     activation: Literal["softmax", "sigmoid"] = "softmax"
     transform_id: str | None = None
@@ -270,8 +275,13 @@ class Study:
             names, overrides = self.target_train_files or names, {**overrides, **self.target_train_overrides}
         return BundleConfig(str(self.bundle_root), tuple(names), overrides)
 
-    def _inference_config(self) -> BundleConfig:
-        return BundleConfig(str(self.bundle_root), tuple(self.inference_files), dict(self.inference_overrides))
+    def _inference_config(self, model: str = "") -> BundleConfig:
+        """The config to query a model through; the shadows', if none is named."""
+        names, overrides = self.inference_files, dict(self.inference_overrides)
+        if model.startswith(TARGET):
+            names = self.target_inference_files or names
+            overrides |= self.target_inference_overrides
+        return BundleConfig(str(self.bundle_root), tuple(names), overrides)
 
     def _check(self) -> None:
         """What can be refused before anything is read."""
@@ -322,7 +332,9 @@ class Study:
         if self.checkpoint is None or self.shadows:
             for model in ("", TARGET):
                 self._train_config(model).parser(TRAINING_IDS)
-        check_inference(self._inference_config(), self.checkpoint, self.transform_id)
+        check_inference(self._inference_config(TARGET), self.checkpoint, self.transform_id)
+        if self.shadows and self._inference_config() != self._inference_config(TARGET):
+            check_inference(self._inference_config(), transform_id=self.transform_id)
 
     def _access_of(self, signal: str) -> str:
         """The access that a signal needs, or an error if this release does not give it."""
@@ -492,18 +504,20 @@ class Study:
 
     def _asking(self, cases: Sequence[Case], examination: Examination) -> Callable[[str, str, Sequence[Case]], Query]:
         """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
-        bundle = self._inference_config()
-        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(cases, examination)
+        bundles = {role: self._inference_config(role) for role in ("", TARGET)}
+        prints = {role: bundle.fingerprint() for role, bundle in bundles.items()}
+        cohort_key = _cohort_key(cases, examination)
         recorder = {"release": self.release, "activation": self.activation, "n_classes": self.labels()}
         further = [[repr(signal) for signal in self.signals]] if self.signals else []
         further += [] if self.slabs is None else [["slabs", str(self.slabs)]]
 
         def job(model: str, model_key: str, queries: Sequence[Case]) -> Query:
             cohort = [_bare(case) for case in queries]
+            role = TARGET if model.startswith(TARGET) else ""
             asked = [[case["case_id"], case["member"]] for case in cohort]
-            common = [__version__, BAND, model_key, fingerprint, asked, examination.fingerprints, recorder]
+            common = [__version__, BAND, model_key, prints[role], asked, examination.fingerprints, recorder]
             return Query(
-                bundle=bundle,
+                bundle=bundles[role],
                 cohort=cohort,
                 model_id=model,
                 checkpoint=self._checkpoint(model),
@@ -583,9 +597,11 @@ class Study:
                 "train_files": list(self.train_files),
                 "target_train_files": list(self._train_config(TARGET).files),
                 "inference_files": list(self.inference_files),
+                "target_inference_files": list(self._inference_config(TARGET).files),
                 "train_overrides": dict(self.train_overrides),
                 "target_train_overrides": dict(self.target_train_overrides),
                 "inference_overrides": dict(self.inference_overrides),
+                "target_inference_overrides": dict(self.target_inference_overrides),
                 "training_config_sha256": self._train_config().fingerprint(),
                 "inference_config_sha256": self._inference_config().fingerprint(),
             },

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = ROOT / "bundles"
 PHANTOM = BUNDLES / "phantom_unet3d"
 HIPPOCAMPUS = BUNDLES / "hippocampus_unet3d"
+SLICES = BUNDLES / "hippocampus_unet2d"
 
 #: Overrides that make the phantom bundle's network small enough for a test.
 SMALL = {"network_def#channels": [4, 8, 8]}

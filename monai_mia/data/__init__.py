@@ -9,8 +9,10 @@ from monai_mia.data.dicom import dicom_cohort
 from monai_mia.data.examination import Examination, examine
 from monai_mia.data.foreign import ForeignSource, PermutePatchesd, PureNoised, standard_sources
 from monai_mia.data.headers import header_values, write_identifiers
+from monai_mia.data.masks import recoded_masks
 from monai_mia.data.phantoms import phantom_cohort
 from monai_mia.data.poisoning import RandPoisonTrigger, RandPoisonTriggerD, RandPoisonTriggerd, RandPoisonTriggerDict
+from monai_mia.data.volumes import PixelReader
 
 __all__ = [
     "CaseSubset",
@@ -19,6 +21,7 @@ __all__ = [
     "Lesion",
     "PermutePatchesd",
     "Permuted",
+    "PixelReader",
     "Plain",
     "PureNoised",
     "RandPoisonTrigger",
@@ -33,6 +36,7 @@ __all__ = [
     "phantom_cohort",
     "plant_canaries",
     "read_cohort",
+    "recoded_masks",
     "standard_sources",
     "write_identifiers",
 ]

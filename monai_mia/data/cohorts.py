@@ -17,6 +17,7 @@ from monai.apps import DecathlonDataset, download_and_extract
 
 from monai_mia.data.bids import bids_cases, is_bids
 from monai_mia.data.dicom import dicom_cohort, is_dicom_tree
+from monai_mia.data.volumes import PIXELS
 from monai_mia.errors import InputError
 from monai_mia.files import paths_of
 
@@ -25,8 +26,8 @@ __all__ = ["case_name", "cases_of", "read_cohort", "read_ids"]
 logger = logging.getLogger(__name__)
 
 #: Names of the folders of a pair, in the order they are looked for.
-_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
-_SUFFIXES = (".nii.gz", ".nii")
+_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
+_SUFFIXES = (".nii.gz", ".nii", *PIXELS)
 
 
 def read_cohort(
@@ -50,12 +51,14 @@ def read_cohort(
               ``patient_id`` and covariates;
             * a CSV file with columns ``image`` and ``label`` (relative to the file) and, optionally, ``case_id``,
               ``patient_id`` and covariates;
-            * a folder with ``imagesTr`` and ``labelsTr``, or ``images`` and ``labels``, whose NIfTI files have the same
-              names;
+            * a folder with ``imagesTr`` and ``labelsTr``, ``images`` and ``labels``, or ``images`` and ``masks``, whose
+              files have the same names: NIfTI, or 2D images, whose endings may differ (``a.jpg`` and ``a.png``);
             * a BIDS-like folder: NIfTI files in ``sub-XX[/ses-YY]/anat`` with masks beside them or below
               ``derivatives``; the patient is ``sub-XX``, covariates are those of ``participants.tsv``;
             * a tree of DICOM files: CT and MR series with DICOM-SEG or RTSTRUCT, as
               :func:`~monai_mia.data.dicom_cohort` converts them.
+
+            References are class indices; for masks of 0 and 255 see :func:`~monai_mia.data.recoded_masks`.
         section: the list of the JSON file to read.
         patient_id: gives the patient of a case that does not name one, for instance from its file's name.
         download: task of the Decathlon (``Task04_Hippocampus``) to fetch first if ``path`` does not exist; ``path``
@@ -140,7 +143,7 @@ def case_name(path: str) -> str:
     """File name without folder and ending: ``imagesTr/liver_001.nii.gz`` is ``liver_001``."""
     name = Path(path).name
     for suffix in _SUFFIXES:
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(name).stem
 
@@ -189,7 +192,7 @@ def _from_folders(path: Path) -> list[dict[str, Any]]:
             odd = sorted(set(images) ^ set(labels))
             if odd:
                 raise InputError(
-                    f"images and labels in {path} must have the same file names, they differ in "
+                    f"{' and '.join(names)} in {path} must have the same file names, they differ in "
                     f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}."
                 )
             return [{"image": str(images[name]), "label": str(labels[name])} for name in sorted(images)]
@@ -205,7 +208,16 @@ def _has_pair(path: Path) -> bool:
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
-    return {p.name: p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES) and not p.name.startswith(".")}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.lower().endswith(_SUFFIXES) or path.name.startswith("."):
+            continue
+        # A pair of volumes has one name, a pair of images one name but for its ending.
+        name = case_name(path.name) if path.name.lower().endswith(PIXELS) else path.name
+        if name in found:
+            raise InputError(f"files in {folder} must have different names, got {found[name].name} and {path.name}.")
+        found[name] = path
+    return found
 
 
 def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
