@@ -127,7 +127,7 @@ def examine_individuals(
     if measured is not None:
         if measured.members.reliability is None:
             gaps.append(
-                "reliability: models must make two halves with shadows in each, and enough patients; got too few."
+                "reliability: models must make two halves with shadows in each, got too few models or patients."
             )
         found, missing = image_covariates(features, examination.names, table.patient_ids, options.neighbours)
         listed, unlisted = listed_covariates(cases or design.cases, measured.patient_ids, options.covariates)
