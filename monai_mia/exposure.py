@@ -19,7 +19,6 @@ from scipy import stats
 from monai_mia import statistics
 from monai_mia.attacks import RMIA, Attack
 from monai_mia.attacks.attack import missing_maps
-from monai_mia.attacks.voxelwise import opponents
 from monai_mia.errors import InputError
 from monai_mia.scoring import score_cases
 from monai_mia.table import Maps, SignalTable
@@ -180,7 +179,7 @@ class Exposure:
         at = np.stack([found_at(row, side) for row, side in zip(scores, member, strict=True)])
         halves: list[tuple[Array, NDArray[np.bool_]]] = []
         for half in _halves(table.member, self.seed):
-            fewest = min(len(opponents(table.member[half], k)) for k in range(len(half))) if len(half) > 1 else 0
+            fewest = min((len(_rivals(table.member[half], k)) for k in range(len(half))), default=0)
             if fewest < max(1, attack.min_shadows):
                 halves = []
                 break
@@ -308,7 +307,7 @@ def turns(
         raise missing_maps(attack.name)
     scores = []
     for m, model in enumerate(table.model_ids):
-        others = opponents(table.member, m) if len(table.model_ids) > 1 else []
+        others = _rivals(table.member, m)
         if len(others) < max(1, attack.min_shadows):
             raise InputError(
                 f"models must be at least {2 + max(1, attack.min_shadows)}, so that each can be attacked with the "
@@ -350,6 +349,11 @@ def correlations(first: Array, second: Array) -> Array:
     centred = [values - values.mean(axis=1, keepdims=True) for values in ranks]
     scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
     return np.asarray((centred[0] * centred[1]).sum(axis=1) / np.where(scale > 0, scale, 1.0))
+
+
+def _rivals(member: NDArray[np.bool_], m: int) -> list[int]:
+    """The models that a target is attacked with: all but itself and its complement."""
+    return [k for k in range(len(member)) if k != m and not (member[k] == ~member[m]).all()]
 
 
 def _mean_of_turns(values: Array | NDArray[np.bool_], inside: NDArray[np.bool_]) -> Array:

@@ -126,7 +126,9 @@ def examine_individuals(
             gaps.append(f"exposure: {_shareable(error, table, folder)}")
     if measured is not None:
         if measured.members.reliability is None:
-            gaps.append("reliability: models must be enough to make two halves, with shadows in each; got too few.")
+            gaps.append(
+                "reliability: models must make two halves with shadows in each, got too few models or patients."
+            )
         found, missing = image_covariates(features, examination.names, table.patient_ids, options.neighbours)
         listed, unlisted = listed_covariates(cases or design.cases, measured.patient_ids, options.covariates)
         covariates = [*found, *listed]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,9 @@ def test_what_cannot_be_measured_is_refused():
         Exposure(attack=Threshold("dice"), fpr=0.2, **QUICK).measure(made)
     few = Exposure(attack=LiRA("log_likelihood"), fpr=0.2, **QUICK).measure(made)
     assert few.members.reliability is None  # three models make no two halves
+    pair = replace(made, model_ids=made.model_ids[1:], member=made.member[1:], values=made.values[1:])
+    with pytest.raises(InputError, match="models must be at least 3"):  # each other's complement tells all
+        Exposure(fpr=0.2, **QUICK).measure(pair)
     for option, value in (("fpr", 0.0), ("confidence", 1.0), ("min_cell", 0), ("n_permutations", 0)):
         with pytest.raises(InputError, match=option):
             Exposure(**{option: value})

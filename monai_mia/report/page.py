@@ -99,7 +99,7 @@ def write_report(
     exposure = figures.exposure(result)
     told = _individuals(individuals)
     pictures = (roc, *panels, exposure, *told["pictures"])
-    for name in figures.NAMES:  # of an earlier report
+    for name in (*figures.NAMES, *figures.INDIVIDUALS):  # of an earlier report
         if name not in {picture.name for picture in pictures}:
             (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
     for picture in pictures:
