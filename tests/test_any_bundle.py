@@ -62,7 +62,7 @@ def refused(bundle: Path, cohort: Path, output: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return zoo_styles.cohort(tmp_path_factory.mktemp("phantoms"), n=4)
+    return zoo_styles.cohort(tmp_path_factory.mktemp("phantoms"), size=12)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class TestUnmodified:
     ) -> None:
         bundle = STYLES[style](tmp_path / "there" / "bundle")
         _, activation, foreground, channels = EXPECTED[style]
-        data = cohort if channels == 1 else zoo_styles.cohort(tmp_path / "there" / "data", n=4, channels=channels)
+        data = cohort if channels == 1 else zoo_styles.cohort(tmp_path / "there" / "data", size=12, channels=channels)
         before = hashes(tmp_path / "there") | hashes(cohort.parent)
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
@@ -159,13 +159,13 @@ def dice_of_oracle(bundle: Path, cohort: Path, output: Path, **options: Any) -> 
     return table.values[0][:, table.signals.index("dice")]
 
 
-def drawn(folder: Path, affine: Any = None, reorder: Any = None) -> Path:
+def drawn(folder: Path, affine: Any = None, reorder: Any = None, n: int = 4) -> Path:
     """A cohort whose images are their references; the references may be stored in another order of voxels."""
     affine = np.eye(4) if affine is None else np.asarray(affine, dtype=float)
     cases = []
-    for patient in range(4):
+    for patient in range(n):
         label = np.zeros((12, 14, 16), dtype=np.uint8)
-        label[2 : 6 + patient, 3:8, 4:13] = 1
+        label[2 : 6 + patient % 6, 3:8, 4:13] = 1
         write_volume(folder / f"image_{patient}.nii.gz", label.astype(np.float32), affine)
         stored = nib.Nifti1Image(label, affine)
         stored = stored if reorder is None else stored.as_reoriented(np.array(reorder))
@@ -217,7 +217,7 @@ class TestReferences:
         bundle, _ = oracle(tmp_path / "bundle", 2, reading)
         (tmp_path / "data").mkdir()
         dice = dice_of_oracle(bundle, drawn(tmp_path / "data", np.diag([0.7, 1.6, 3.0, 1.0])), tmp_path / "out")
-        assert (dice > 0.9).all()  # half a voxel at the edges: linear interpolation of one, nearest of the other
+        assert (dice > 0.85).all()  # half a voxel at the edges: linear interpolation of one, nearest of the other
 
     def test_in_another_place_are_noticed(self, tmp_path: Path) -> None:
         bundle, _ = oracle(tmp_path / "bundle", 2, [of("LoadImaged", keys="image", ensure_channel_first=True)])
@@ -333,10 +333,10 @@ class TestWithoutShadows:
     ) -> None:
         bundle, _ = oracle(tmp_path / "bundle", 2, [of("LoadImaged", keys="image", ensure_channel_first=True)])
         (tmp_path / "data").mkdir()
-        for name, ids in (("in", "case_0\ncase_1\n"), ("out", "case_2\ncase_3\n")):
-            (tmp_path / f"{name}.txt").write_text(ids)
+        for name, ids in (("in", range(4)), ("out", range(4, 8))):
+            (tmp_path / f"{name}.txt").write_text("".join(f"case_{n}\n" for n in ids))
         sides = ("--members", str(tmp_path / "in.txt"), "--nonmembers", str(tmp_path / "out.txt"), "--n_jobs", "1")
-        report = audit(bundle, drawn(tmp_path / "data"), tmp_path / "audit", *sides)
+        report = audit(bundle, drawn(tmp_path / "data", n=8), tmp_path / "audit", *sides)
         assert report["design"] | {"kind": "observational", "n_shadow": 0} == report["design"]
         assert "leakage that is found is real" in caplog.text
         assert "No shadows." in (tmp_path / "audit" / "report" / "index.html").read_text()
@@ -354,7 +354,7 @@ class TestWithoutShadows:
 class TestReport:
     def test_is_made_again_without_bundle_and_cohort(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         bundle = zoo_styles.spleen(tmp_path / "bundle")
-        audit(bundle, zoo_styles.cohort(tmp_path / "data", n=4, size=12), tmp_path / "out", *QUICK)
+        audit(bundle, zoo_styles.cohort(tmp_path / "data", size=12), tmp_path / "out", *QUICK)
         report = tmp_path / "out" / "report" / "report.json"
         before = json.loads(report.read_text())
         shutil.rmtree(bundle)
@@ -551,39 +551,39 @@ class TestBadInput:
 class TestBadCases:
     @pytest.fixture
     def data(self, tmp_path: Path) -> Path:
-        """Six patients; one reference has a class that the network lacks, one image is torn."""
-        cohort = zoo_styles.cohort(tmp_path / "data", n=6, size=8)
+        """Ten patients; one reference has a class that the network lacks, one image is torn."""
+        cohort = zoo_styles.cohort(tmp_path / "data", n=10, size=8, relabel=lambda label: label > 0)
         label = tmp_path / "data" / "labels" / "case_1.nii.gz"
         values = np.asarray(nib.load(label).dataobj).copy()
         values[0, 0, 0] = 9
         write_volume(label, values, np.eye(4))
-        image = tmp_path / "data" / "images" / "case_4_0.nii.gz"
+        image = tmp_path / "data" / "images" / "case_7_0.nii.gz"
         image.write_bytes(image.read_bytes()[:200])
         return cohort
 
     def test_are_all_named(self, data: Path, spleen: Path, tmp_path: Path) -> None:
         message = refused(spleen, data, tmp_path / "out", *QUICK)
         assert "case_1: label must hold integers in [0, 3), got 9" in message
-        assert "case_4: image" in message
+        assert "case_7: image" in message
         assert "skip_bad" in message
         assert not (tmp_path / "out" / "private" / "models").exists()
 
     def test_are_left_out_if_the_user_says_so_and_counted(self, data: Path, tmp_path: Path) -> None:
         reading = [of("LoadImaged", keys="image", ensure_channel_first=True)]
         bundle, _ = oracle(tmp_path / "bundle", 2, reading)
-        for name, ids in (("in", (0, 1, 2)), ("out", (3, 4, 5))):
+        for name, ids in (("in", range(5)), ("out", range(5, 10))):
             (tmp_path / f"{name}.txt").write_text("".join(f"patient_{n}\n" for n in ids))
         report = audit(
             bundle, data, tmp_path / "audit", "--members", str(tmp_path / "in.txt"), "--nonmembers",
-            str(tmp_path / "out.txt"), "--skip_bad", "--n_jobs", "1", "--n_labels", "3",
+            str(tmp_path / "out.txt"), "--skip_bad", "--n_jobs", "1",
         )  # fmt: skip
         assert report["design"]["left_out"] == {"member": 1, "nonmember": 1}
-        assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (2, 2)
+        assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (4, 4)
         page = (tmp_path / "audit" / "report" / "index.html").read_text()
         assert "1 of members, 1 of non-members" in page
-        assert "case_4" not in page
+        assert "case_7" not in page
         kept = (tmp_path / "audit" / "private" / "left_out.csv").read_text().splitlines()
         assert [line.split(",")[:3] for line in kept[1:]] == [
             ["case_1", "patient_1", "member"],
-            ["case_4", "patient_4", "nonmember"],
+            ["case_7", "patient_7", "nonmember"],
         ]
