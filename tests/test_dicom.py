@@ -465,6 +465,17 @@ class TestReferences:
         (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Core": 2})
         np.testing.assert_array_equal(loaded(case)[1], label)
 
+    def test_a_number_that_is_no_label(self, tmp_path: Path, volume: Any) -> None:
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        drawn = structure_set(slices, label, {1: "Organ"})
+        drawn.StructureSetROISequence[0].ROINumber = drawn.ROIContourSequence[0].ReferencedROINumber = 0
+        save([*slices, drawn], tmp_path / "tree")
+        with pytest.raises(InputError, match=r"segment number that is no label .*give labels"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+        (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1})
+        np.testing.assert_array_equal(loaded(case)[1], label == 1)
+
     def test_by_frame_of_reference(self, tmp_path: Path, volume: Any) -> None:
         """A structure set that names no series; a second series in the same frame makes it ambiguous."""
         image, label = volume

@@ -163,7 +163,7 @@ class Conversion:
         if reference.series:
             there = [uid for uid in reference.series if uid in tree.series]
             if not there:
-                text = "its series is not in the tree"
+                text = "its series is no CT or MR series of this tree"
                 raise BadFileError("reference without its series", text if same else f"{text}, nor any of its patient")
             if len(there) > 1:
                 raise BadFileError("reference to several series", f"{len(there)}")

@@ -116,6 +116,8 @@ def label_volume(
                 painted.append((chosen[1], segment.number, chosen[0], number))
     if not painted:
         raise BadFileError("no segment has one of the labels")
+    if not all(0 < value < 2**16 for _, _, value, _ in painted):
+        raise BadFileError("segment number that is no label", "it must be from 1 to 65535; give labels")
     sources: dict[int, set[int]] = defaultdict(set)
     for _, _, value, number in painted:
         sources[value].add(number)
