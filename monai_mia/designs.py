@@ -166,6 +166,20 @@ class Design:
         """The datalist that ``model_id`` is asked about: every case, with its ``member`` flag (0 or 1)."""
         return [{**case, "member": int(chosen)} for case, chosen in zip(self.cases, self.member[model_id], strict=True)]
 
+    def facts(self) -> dict[str, Any]:
+        """What may be told of the design: its kind, its seed, and how many there are on each side of the target."""
+        member = self.member[TARGET]
+        patients = np.array(self.patient_ids)
+        return {
+            "kind": self.kind,
+            "seed": self.seed,
+            "n_shadow": len(self.shadows),
+            "n_member": len(set(patients[member])),
+            "n_nonmember": len(set(patients[~member])),
+            "n_member_cases": int(member.sum()),
+            "n_nonmember_cases": int((~member).sum()),
+        }
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the design as CSV, one row a case and one column of 0 and 1 a model; private, it is the secret."""
         buffer = io.StringIO()

@@ -33,7 +33,6 @@ from monai_mia.signals import CLIP, Release, access_of, segmentation_signals
 from monai_mia.slabs import SlabPrediction
 from monai_mia.table import SignalTable, write_signals
 from monai_mia.unwrapping import plain_tensor
-from monai_mia.voxels import check_label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,24 +176,15 @@ class SignalRecorder:
 
     def _row_in_slabs(self, engine: Engine, prediction: SlabPrediction, label: Tensor | None) -> dict[str, float]:
         """The same, of a prediction that is made now and never whole."""
-        whole = [str(signal) for signal in self.signals if not hasattr(signal, "in_slabs")]
-        if whole:
-            raise InputError(f"signals must be able to read slabs, got {', '.join(whole)}. Set slabs: false.")
-        reference = None if label is None else plain_tensor(label)
-        sums = [signal.in_slabs() for signal in self.signals]  # type: ignore[attr-defined]
-
-        def consume(slab: Tensor, start: int) -> None:
-            release = self._release(slab, None, None)
-            if start == 0 and reference is not None:
-                check_label(reference, self.activation, release.classes, prediction.spatial)
-            for one in sums:
-                one.add(release, reference, start)
-
         with _as_asked(engine):
-            prediction.stream(consume)
+            found = prediction.signals(
+                self.signals,
+                lambda slab: self._release(slab, None, None),
+                None if label is None else plain_tensor(label),
+            )
         row: dict[str, float] = {}
-        for signal, one in zip(self.signals, sums, strict=True):
-            row.update(self._declared(signal, one.result()))
+        for signal, values in zip(self.signals, found, strict=True):
+            row.update(self._declared(signal, values))
         return row
 
     def _ask(self, engine: Engine, label: Tensor | None, image: Tensor, inferer: Any = None) -> Release:

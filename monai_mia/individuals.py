@@ -7,8 +7,6 @@ Who is exposed is written to ``private/``; what is true of many is given to the 
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import re
@@ -182,7 +180,7 @@ def _locate(
         [case, patient, str(int(inside)), names[case]]
         for case, patient, inside in zip(table.case_ids, table.patient_ids, member, strict=True)
     ]
-    files.write(private / "cases.csv", _lines(rows))
+    files.write(private / "cases.csv", files.csv_text(rows))
     if leakage.registered is None:
         gaps.append(f"leakage map: each side must have at least {options.min_cell} patients to be shown, got fewer.")
     return leakage
@@ -208,10 +206,4 @@ def _csv(result: ExposureResult, covariates: Sequence[Covariate]) -> str:
     for u, patient in enumerate(result.patient_ids):
         cells = [column[u] for column in columns.values()]
         rows.append([patient, *(repr(float(cell)) if cell.dtype.kind == "f" else str(cell) for cell in cells)])
-    return _lines(rows)
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    return files.csv_text(rows)

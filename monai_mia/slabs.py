@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from monai_mia.errors import InputError
 from monai_mia.outputs import chosen_output, one_output
+from monai_mia.voxels import Release, check_label
 
 __all__ = ["SlabInferer", "SlabPrediction"]
 
@@ -42,6 +43,37 @@ class SlabPrediction:
     def spatial(self) -> tuple[int, ...]:
         """Size of the volume, voxels."""
         return tuple(self.image.shape[2:])
+
+    def signals(
+        self, signals: Sequence[Any], released: Callable[[Tensor], Release], label: Tensor | None
+    ) -> list[dict[str, float]]:
+        """Predict, and read signals of each slab.
+
+        Args:
+            signals: functions with a method ``in_slabs``, such as :func:`~monai_mia.signals.segmentation_signals`.
+            released: gives what leaves the model of a slab.
+            label: the reference of the whole volume, or None.
+
+        Returns:
+            What each signal found.
+
+        Raises:
+            InputError: a signal needs the whole prediction, or the reference does not fit.
+        """
+        whole = [str(signal) for signal in signals if not hasattr(signal, "in_slabs")]
+        if whole:
+            raise InputError(f"signals must be able to read slabs, got {', '.join(whole)}. Set slabs: false.")
+        sums = [signal.in_slabs() for signal in signals]
+
+        def consume(slab: Tensor, start: int) -> None:
+            release = released(slab)
+            if start == 0 and label is not None:
+                check_label(label, release.activation, release.classes, self.spatial)
+            for one in sums:
+                one.add(release, label, start)
+
+        self.stream(consume)
+        return [one.result() for one in sums]
 
     def stream(self, consume: Callable[[Tensor, int], None]) -> None:
         """Predict, and hand over each slab as soon as no further window touches it.

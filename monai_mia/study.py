@@ -7,8 +7,6 @@ Files are the state. Every step is keyed by a hash of what it depends on, and is
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +34,7 @@ from monai_mia.handlers import Signal
 from monai_mia.identifiers import IDENTIFIERS
 from monai_mia.individuals import examine_individuals
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
-from monai_mia.pseudonyms import Pseudonyms
+from monai_mia.private_tables import write_cases, write_scores
 from monai_mia.signals import BAND, access_of, segmentation_signals
 from monai_mia.table import SignalTable
 
@@ -197,7 +195,8 @@ class Study:
         )
         if canary is not None:  # the rest is about patients
             table = table.only(np.array([not kind for kind in canary]))
-        self._write_scores(result, table, examination)
+        write_scores(result, self._path("private/scores.csv"))
+        write_cases(table, examination, self._path("private/cases.csv"))
         return result, table
 
     def record(self) -> tuple[Design, Examination]:
@@ -546,41 +545,17 @@ class Study:
         member = table.members(TARGET)[real]
         return self.blind_network(shown, member, self._path("private/blind_network.npz"), cohort_key).among(real)
 
-    def _write_scores(self, result: AuditResult, table: SignalTable, examination: Examination) -> None:
-        """The scores and the exposure of every patient; private."""
-        rows = [["unit_id", "member", "exposure", *(attack.name for attack in result.attacks)]]
-        for n, unit in enumerate(result.unit_ids):
-            scores = [repr(float(attack.scores[n])) for attack in result.attacks]
-            rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
-        files.write(self._path("private/scores.csv"), _csv(rows))
-        member, features = table.members(TARGET), examination.of(table.case_ids)
-        pseudonyms = Pseudonyms.kept_in(self._path("private")).of(set(table.patient_ids))
-        rows = [["case_id", "patient_id", "pseudonym", "member", *examination.names]]
-        for n, case in enumerate(table.case_ids):
-            patient = table.patient_ids[n]
-            values = [repr(float(value)) for value in features[n]]
-            rows.append([case, patient, pseudonyms[patient], str(int(member[n])), *values])
-        files.write(self._path("private/cases.csv"), _csv(rows))
-
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
         """What was run, for study.json, which is private, and for the report, which leaves out what may be a path."""
         meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
         trained = self.trained(TARGET)
-        member = design.member[TARGET]
-        patients = np.array(design.patient_ids)
         trainings = [self.trained(model).get("seconds") for model in design.model_ids]
         queries = [self.queried(model).get("seconds") for model in design.model_ids]
         sides = [row["side"] for row in self._left_out()]
         return {
             "versions": report.versions(),
             "design": {
-                "kind": design.kind,
-                "seed": design.seed,
-                "n_shadow": len(design.shadows),
-                "n_member": len(set(patients[member])),
-                "n_nonmember": len(set(patients[~member])),
-                "n_member_cases": int(member.sum()),
-                "n_nonmember_cases": int((~member).sum()),
+                **design.facts(),
                 "auxiliary": self.auxiliary,
                 **({"left_out": {side: sides.count(side) for side in sorted(set(sides))}} if self.skip_bad else {}),
             },
@@ -622,9 +597,3 @@ def _bare(case: Case) -> dict[str, Any]:
 def _cohort_key(cases: Sequence[Case], examination: Examination) -> str:
     prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
     return files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in cases])
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

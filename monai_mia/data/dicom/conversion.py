@@ -203,7 +203,7 @@ class Conversion:
             found.update((segment.number, segment.name) for segment in reference.segments)
         files.write(
             self.folder / "segments.csv",
-            _csv(
+            files.csv_text(
                 [["number", "name", "references"], *([str(n), name, str(found[n, name])] for n, name in sorted(found))]
             ),
         )
@@ -279,7 +279,7 @@ class Conversion:
     ) -> None:
         """Write what was converted and what was left out; the numbers alone are in left_out.json."""
         lines = [[bad.source, bad.kind, bad.text, bad.patient] for bad in left_out]
-        files.write(self.folder / "left_out.csv", _csv([["source", "kind", "text", "patient_id"], *lines]))
+        files.write(self.folder / "left_out.csv", files.csv_text([["source", "kind", "text", "patient_id"], *lines]))
         kept = {row["patient_id"] for row in rows}
         files.write_json(
             self.folder / "left_out.json",
@@ -290,7 +290,7 @@ class Conversion:
                 "seen": dict(counts),
             },
         )
-        content = _csv([list(_COLUMNS), *([row[name] for name in _COLUMNS] for row in rows)])
+        content = files.csv_text([list(_COLUMNS), *([row[name] for name in _COLUMNS] for row in rows)])
         files.write_artefact(self.folder / "cohort.csv", content, key=key)
 
     def _tidy(self, rows: Sequence[Mapping[str, str]]) -> None:
@@ -320,9 +320,3 @@ class Conversion:
 
 def _told(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "it has no DICOM files"
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
