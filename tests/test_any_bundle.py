@@ -544,6 +544,18 @@ class TestBadInput:
     def test_of_an_override(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
         assert "ID=VALUE" in refused(spleen, cohort, tmp_path / "out", "--set", "device")
 
+    def test_of_an_override_of_nothing(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
+        assert "'no_id#such'" in refused(spleen, cohort, tmp_path / "out", "--set", "no_id#such=1")
+
+    def test_an_override_goes_where_its_id_is(self, spleen: Path) -> None:
+        found = inspect_bundle(
+            spleen, overrides={"train::trainer::max_epochs": 7, "inferer#overlap": 0.25, "device": "x"}
+        )
+        assert (found.train_overrides["train#trainer#max_epochs"], found.train_overrides["device"]) == (7, "x")
+        assert (found.inference_overrides["inferer#overlap"], found.inference_overrides["device"]) == (0.25, "x")
+        assert "inferer#overlap" not in found.train_overrides
+        assert "train#trainer#max_epochs" not in found.inference_overrides
+
     def test_of_an_output_inside_the_bundle(self, spleen: Path, cohort: Path) -> None:
         assert "outside the bundle" in refused(spleen, cohort, spleen / "audit")
 

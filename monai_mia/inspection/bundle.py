@@ -50,6 +50,7 @@ class Inspection:
         scripts: Python files of the bundle.
         writable: files and folders that others than their owner and group can change.
         group_writable: those that the group can change.
+        reads_labels: whether the preprocessing reads references itself.
     """
 
     root: str
@@ -160,8 +161,16 @@ def inspect_bundle(
         raise InputError(f"bundle must be a folder, got {str(root)!r}, which is none. Give --bundle DIR.")
     inference = tuple(config) if config else parts.workflow(folder)
     train = tuple(train_config) if train_config else parts.named(folder, "train")
-    overrides = dict(overrides or {})
-    asked = Config.read(folder, inference, overrides)
+    overrides = {name.replace("::", "#"): value for name, value in (overrides or {}).items()}
+    own_asked = _known(folder, inference, overrides) | {n: v for n, v in overrides.items() if "#" not in n}
+    own_train = _known(folder, train, overrides) if train else {}
+    unknown = sorted(overrides.keys() - own_asked.keys() - own_train.keys())
+    if unknown:
+        raise InputError(
+            f"override must be an id of {', '.join((*inference, *train))}, got {unknown[0]!r}. Correct the id."
+        )
+    asked = Config.read(folder, inference, own_asked)
+    trained = Config.read(folder, train, own_train) if train else None
     ids = parts.found_ids(asked, overrides)
     missing = [
         f"must define {role!r} in {', '.join(inference)}, got no such id. {advice}"
@@ -175,10 +184,6 @@ def inspect_bundle(
             "Override the keys with --set."
         )
     chain = list(asked.transforms(f"@{ids['postprocessing']}")) if "postprocessing" in ids else []
-    trained = Config.read(folder, train, {}) if train else None
-    own_train = {name: value for name, value in overrides.items() if trained and name.partition("#")[0] in trained}
-    if own_train:
-        trained = Config.read(folder, train, own_train)
     train_overrides: dict[str, Any] = {}
     problems = ["must have a configs/train.json or .yaml to train shadows, got none."]
     if trained is not None:
@@ -187,7 +192,7 @@ def inspect_bundle(
     lifted = train_overrides.get("train", {}).get("dataset", {}).get("transform")
     configs = [one for one in (trained, asked) if one is not None]
     label = parts.label_transforms(configs, [lifted], activation)
-    inference_overrides: dict[str, Any] = overrides | {
+    inference_overrides: dict[str, Any] = own_asked | {
         role: f"@{name}" for role, name in ids.items() if role not in ("postprocessing",) and role != name
     }
     options: dict[str, Any] = {}
@@ -200,7 +205,7 @@ def inspect_bundle(
         inference_overrides[QUERY_OPTIONS] = options
     weights = [path for path in (folder / "models").glob("model.*") if path.suffix in (".pt", ".pth")]
     scripts = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
-    writable, group = writable_by_others(folder)
+    writable, group = writable_by_others(folder, (*inference, *train))
     return Inspection(
         root=str(root),
         style=parts.style(asked, ids),
@@ -222,3 +227,9 @@ def inspect_bundle(
         group_writable=group,
         reads_labels=reads_labels,
     )
+
+
+def _known(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides of what these configs have."""
+    config = Config.read(folder, names, {})
+    return {name: value for name, value in overrides.items() if name.partition("#")[0] in config}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,8 +43,10 @@ class Config:
             parser = ConfigParser()
             parser.read_config([str(path) for path in paths])
             for name, value in overrides.items():
-                parser.set(value, name)
+                _override(parser, name, value)
             parser.resolve_macro_and_relative_ids()
+        except InputError:
+            raise
         except Exception as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
@@ -132,6 +135,13 @@ class Config:
         if isinstance(node, str) and node.startswith("@") and node[1:] in self:
             return node[1:].replace("::", "#")  # as the parser writes it
         return fallback if node is not None and fallback in self else None
+
+
+def _override(parser: ConfigParser, name: str, value: Any) -> None:
+    try:
+        parser[name] = copy.deepcopy(value)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(f"override must be ID=VALUE of an id that there is, got {name!r}. Correct the id.") from error
 
 
 def class_of(node: Any) -> str:

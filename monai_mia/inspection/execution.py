@@ -37,25 +37,29 @@ class Executed:
     runs: bool
 
 
-def writable_by_others(root: str | os.PathLike[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def writable_by_others(
+    root: str | os.PathLike[str], configs: Sequence[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What others, and what the group can change of a bundle, or replace in its stead.
 
     Args:
         root: the bundle's folder.
+        configs: configs that may lie elsewhere.
 
     Returns:
         Names relative to the folder; ``.`` is the folder, ``..`` and so on are those above it.
     """
     folder = Path(root).resolve()
     found: tuple[list[str], list[str]] = ([], [])
-    for path in (folder, *sorted(folder.rglob("*"))):
+    elsewhere = [path for path in (folder / name for name in configs) if folder not in path.resolve().parents]
+    for path in (folder, *sorted(folder.rglob("*")), *elsewhere):
         if "__pycache__" in path.parts:
             continue
         try:
             mode = path.stat().st_mode
         except OSError:  # a link to nowhere is never executed
             continue
-        name = "." if path == folder else str(path.relative_to(folder))
+        name = "." if path == folder else str(path.relative_to(folder) if folder in path.parents else path)
         for bit, names in zip((stat.S_IWOTH, stat.S_IWGRP), found, strict=True):
             if mode & bit:
                 names.append(name)
