@@ -339,7 +339,7 @@ CUTS = [
     ("i004.dcm", 0.3, "truncated or damaged file"),
     ("i004.dcm", 0.0, "empty file"),
     ("seg000.dcm", 0.9, "truncated or damaged reference"),
-    ("seg000.dcm", 0.2, "truncated or damaged|no series"),
+    ("seg000.dcm", 0.2, "truncated or damaged"),
 ]
 
 
