@@ -11,6 +11,7 @@ import logging
 import random
 import shutil
 import stat
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -338,7 +339,7 @@ CUTS = [
     ("i004.dcm", 0.3, "truncated or damaged file"),
     ("i004.dcm", 0.0, "empty file"),
     ("seg000.dcm", 0.9, "truncated or damaged reference"),
-    ("seg000.dcm", 0.2, "truncated or damaged|no series"),
+    ("seg000.dcm", 0.2, "truncated or damaged"),
 ]
 
 
@@ -610,6 +611,13 @@ class TestConversion:
         given |= {name: tmp_path / given[name] for name in ("folder", "path")}
         with pytest.raises(InputError, match=message):
             dicom_cohort(**given)
+
+    def test_without_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("conversion", "headers", "references", "series"):
+            monkeypatch.delitem(sys.modules, f"monai_mia.data.dicom.{name}", raising=False)
+        monkeypatch.setitem(sys.modules, "pydicom", None)
+        with pytest.raises(InputError, match=r"got no pydicom. Install monai-mia\[dicom\]"):
+            dicom_cohort(tmp_path / "out", tmp_path)
 
     def test_read_cohort(self, tmp_path: Path, volume: Any) -> None:
         tree = tree_of(tmp_path / "tree", volume)

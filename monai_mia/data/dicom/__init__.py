@@ -65,6 +65,8 @@ def dicom_cohort(
     try:
         from monai_mia.data.dicom.conversion import Conversion
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("monai_mia"):
+            raise
         raise InputError(
             f"pydicom and highdicom must be installed to read DICOM, got no {error.name}. Install monai-mia[dicom]."
         ) from error

@@ -142,7 +142,8 @@ class Tree:
                 if first.file.path.read_bytes() != file.path.read_bytes():
                     kind = "same SOPInstanceUID as another file"
                     tree.bad.append(LeftOut(file.name, kind, f"{kind}, {first.file.name}, but other content"))
-                tree.ignored["copy of another file"] += 1
+                else:
+                    tree.ignored["copy of another file"] += 1
             elif instance.kind in ("image", "multi-frame"):
                 tree.series[instance.text("SeriesInstanceUID")].append(instance)
             else:
