@@ -75,12 +75,9 @@ def test_attacks_never_import_the_audit():
     "modules",
     [
         ("monai_mia.signals", "monai_mia.transforms", "monai_mia.handlers"),
-<<<<<<< HEAD
         ("monai_mia.utility", "monai_mia.defences", "monai_mia.dp", "monai_mia.generators"),
-=======
         ("monai_mia.utility", "monai_mia.defences", "monai_mia.dp"),
         ("monai_mia.outputs", "monai_mia.engines", "monai_mia.inspection"),
->>>>>>> cli
     ],
 )
 def test_the_monai_half_never_imports_attacks(modules):
