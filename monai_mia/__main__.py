@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from monai_mia import __version__
+from monai_mia import __version__, sharing
 from monai_mia.errors import InputError
 
 
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     given = _parser().parse_args(arguments)
     try:
+        if hasattr(given, "run"):
+            given.run(given)
+            return
         {
             "audit": _audit,
             "inspect": _inspect,
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
     commands.add_parser("bundles", help="print the folders of the bundles that come with the package")
     commands.add_parser("overlays", help="print the folder of the overlays that change a bundle, such as defences")
+    sharing.add_commands(commands)
     return parser
 
 

@@ -263,6 +263,7 @@ class DefenceStudy:
         names = [*base.train_files, *defence.train_files]
         overrides = _merged(base.train_overrides, defence.train_overrides)
         release = defence.release or base.release
+        target_inference = base.target_inference_files and [*base.target_inference_files, *defence.inference_files]
         training = BundleConfig(str(base.bundle_root), tuple(names), overrides).fingerprint()
         return replace(
             base,
@@ -271,6 +272,7 @@ class DefenceStudy:
             train_files=names,
             train_overrides=overrides,
             inference_files=[*base.inference_files, *defence.inference_files],
+            target_inference_files=target_inference,
             inference_overrides=_merged(base.inference_overrides, defence.inference_overrides),
             transform_id=defence.transform_id or base.transform_id,
             release=release,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["TARGET", "Case", "Design", "require_canaries"]
+__all__ = ["TARGET", "Case", "Design", "auxiliary_patients", "require_canaries"]
 
 Case = Mapping[str, Any]
 
@@ -166,6 +166,20 @@ class Design:
         """The datalist that ``model_id`` is asked about: every case, with its ``member`` flag (0 or 1)."""
         return [{**case, "member": int(chosen)} for case, chosen in zip(self.cases, self.member[model_id], strict=True)]
 
+    def facts(self) -> dict[str, Any]:
+        """What may be told of the design: its kind, its seed, and how many there are on each side of the target."""
+        member = self.member[TARGET]
+        patients = np.array(self.patient_ids)
+        return {
+            "kind": self.kind,
+            "seed": self.seed,
+            "n_shadow": len(self.shadows),
+            "n_member": len(set(patients[member])),
+            "n_nonmember": len(set(patients[~member])),
+            "n_member_cases": int(member.sum()),
+            "n_nonmember_cases": int((~member).sum()),
+        }
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the design as CSV, one row a case and one column of 0 and 1 a model; private, it is the secret."""
         buffer = io.StringIO()
@@ -231,6 +245,21 @@ def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArra
         rows = _rows(cases, half if number % 2 == 0 else set(_patients(cases)) - half)
         member[f"shadow_{number:02d}"] = rows
     return member
+
+
+def auxiliary_patients(cases: Sequence[Case], share: float, seed: int) -> set[str]:
+    """The patients who are set apart, so that no audited model trains on them, drawn by a study's seed.
+
+    Args:
+        cases: the cohort; patients whose cases have a ``canary`` are never set apart.
+        share: of the patients, in [0, 1].
+        seed: of the study.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"auxiliary must be in [0, 1], got {share}.")
+    patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
+    drawn = np.random.default_rng([seed, 0, 0, 9]).permutation(patients)
+    return set(drawn[: round(share * len(patients))].tolist())
 
 
 def _cell(value: Any) -> Any:

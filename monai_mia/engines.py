@@ -24,16 +24,18 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import LrScheduleHandler
-from monai.transforms import Activationsd, AsDiscreted, Compose, EnsureChannelFirstd, LoadImaged, ResampleToMatchd
+from monai.transforms import Activationsd, AsDiscreted, Compose, ResampleToMatchd
 from monai.utils import set_determinism
 from torch import nn
 
 from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.foreign import apply
+from monai_mia.data.volumes import case_loader
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
 from monai_mia.outputs import one_output
+from monai_mia.slabs import SlabInferer
 from monai_mia.unwrapping import bare_network
 
 __all__ = ["BundleConfig", "Query", "Training", "check_inference", "left_out", "load_weights"]
@@ -293,6 +295,8 @@ class Query:
             case's draw depends on ``source`` and its name.
         without: transforms of the preprocessing that are left out, by the beginning of their class names.
         source: what the cases' draws depend on, if they are changed at all.
+        slabs: whether sliding-window predictions are made and read in slabs; None: those above 1 GiB, if all that is
+            recorded can be read in slabs.
     """
 
     bundle: BundleConfig
@@ -313,6 +317,7 @@ class Query:
     at_input: Sequence[Callable[[], Any]] = ()
     without: Sequence[str] = ()
     source: str = ""
+    slabs: bool | None = None
 
     def run(self) -> None:
         """Query the model in an evaluator of our own: none of the bundle's postprocessing, metrics or savers runs."""
@@ -334,9 +339,7 @@ class Query:
                 device=device,
                 val_data_loader=DataLoader(CaseSubset(shared, self.cohort), batch_size=1),
                 network=network.to(device),
-                inferer=one_output(
-                    _instantiated(parser, "inferer", self.bundle), self._option(parser, "output"), self.bundle.root
-                ),
+                inferer=self._inferer(parser),
                 val_handlers=[*recorders, ProgressFile(self.progress, "cases")],
                 decollate=False,
                 amp=bool(self._option(parser, "amp")) and torch.device(device).type == "cuda",
@@ -347,6 +350,16 @@ class Query:
         for path in filter(None, (self.path, self.maps)):
             beside = Path(path).with_suffix(".json")
             files.write_json(beside, {**files.read_json(beside), "seconds": time.perf_counter() - start})
+
+    def _inferer(self, parser: ConfigParser) -> Any:
+        """The bundle's, which gives one tensor, in slabs where that is wanted and possible."""
+        inferer, which = _instantiated(parser, "inferer", self.bundle), self._option(parser, "output")
+        whole = one_output(inferer, which, self.bundle.root)
+        signals = self.recorder.get("signals", ())
+        possible = self.maps is None and self.transform_id is None and all(hasattr(s, "in_slabs") for s in signals)
+        if self.slabs is False or not possible:
+            return whole
+        return SlabInferer(inferer, self.recorder["n_classes"], bool(self.slabs), which)
 
     def _option(self, parser: ConfigParser, name: str) -> Any:
         """What the config says of queries alone, or None."""
@@ -433,8 +446,7 @@ def _network(bundle: BundleConfig, checkpoint: str | None) -> tuple[ConfigParser
 
 # The padding mode is given because the default smears the edge of a shorter label over the rest of the volume.
 _LABEL_TRANSFORMS = (
-    LoadImaged("label"),
-    EnsureChannelFirstd("label"),
+    case_loader("label"),
     ResampleToMatchd("label", key_dst="image", mode="nearest", padding_mode="zeros"),
 )
 

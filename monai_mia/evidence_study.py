@@ -10,21 +10,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from monai.transforms import LoadImage
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import files, report
 from monai_mia.attacks import Attack, evidence_attacks
 from monai_mia.comparison import by_patient
-from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
+from monai_mia.data.cohorts import cases_of
 from monai_mia.defence_study import DefenceStudy
 from monai_mia.designs import Case, Design
 from monai_mia.errors import InputError
 from monai_mia.evidence import COHORT, Evidence, EvidenceResult
+from monai_mia.identifiers import IDENTIFIERS, Identifiers
+from monai_mia.novelty import check_variety, scan_features
 from monai_mia.study import Study
 from monai_mia.table import SignalTable
 
@@ -92,7 +96,8 @@ class EvidenceStudy:
 
     Files: ``private/foreign/<source>/`` the changed scans, ``private/<defence>/private/foreign/<source>/signals/`` the
     answers, ``report/evidence.*`` the result. Run again to resume. What a source, an attack or an option lacks is told
-    in the report, and the rest is made.
+    in the report, and the rest is made; so is a cohort from elsewhere whose scans are near-identical, as those of a
+    generator that collapsed.
     """
 
     defences: DefenceStudy
@@ -191,8 +196,17 @@ class EvidenceStudy:
             headline_fpr=self.evidence.headline_fpr,
             confidence=self.evidence.confidence,
         )
-        report.write_evidence(result, self._path("report"))
+        report.write_evidence(self._shareable(result), self._path("report"))
         return result
+
+    def _shareable(self, result: EvidenceStudyResult) -> EvidenceStudyResult:
+        """The result, less what its gaps tell of single cases; ``gaps.json`` and the terminal tell it all."""
+        withheld = Identifiers.read(self.defences.study.output_dir).withheld
+        rows = [
+            replace(row, result=replace(row.result, gaps=tuple(map(withheld, row.result.gaps))))
+            for row in result.mitigations
+        ]
+        return replace(result, mitigations=tuple(rows), gaps=tuple(map(withheld, result.gaps)))
 
     def _path(self, name: str) -> Path:
         return Path(self.defences.study.output_dir) / name
@@ -201,15 +215,22 @@ class EvidenceStudy:
         """The sources that can be used, with their cases, examined; and what is wrong with the others."""
         study = self.defences.study
         held_out = study.auxiliary_cases()
+        known: list[tuple[NDArray[np.float64], list[str]]] = []  # real scans, read for the first source from elsewhere
         prepared: _Prepared = []
         gaps: list[str] = []
         for source in tqdm(self.sources, "foreign scans"):
             folder = files.private_folder(self._path(f"private/foreign/{source.folder}"))
             try:
                 cases = source.cases(held_out, folder, study.seed)
+                write_identifiers(folder / IDENTIFIERS, cases, source.description)
                 cases = sorted(cases, key=lambda case: str(case["case_id"]))[: self.scans]
                 found = examine(cases, study.labels(), folder / "examination.csv")
                 self._require_foreground(source, cases, found)
+                if source.cohort is not None and len(cases) > 1:
+                    if not known:
+                        few = len({str(case["patient_id"]) for case in held_out}) < 2
+                        known.append(_features(cases_of(study.cohort) if few else held_out))
+                    _require_variety(source, _features(cases)[0], *known[0])
             except InputError as error:
                 gaps.append(f"{source.name}: {error}")
                 continue
@@ -278,6 +299,29 @@ class EvidenceStudy:
 
 def _design(study: Study) -> Design:
     return Design.read(Path(study.output_dir) / "private/design.csv")
+
+
+def _features(cases: Sequence[Case]) -> tuple[NDArray[np.float64], list[str]]:
+    """Features of scans, and whose they are; of 50 at most, evenly over the list."""
+    read = LoadImage(image_only=True, ensure_channel_first=True)
+    chosen = [cases[n] for n in np.linspace(0, len(cases) - 1, min(50, len(cases))).round().astype(int)]
+    rows = []
+    for case in chosen:
+        image, label = (np.asarray(read(case[key])) for key in ("image", "label"))
+        rows.append(scan_features(image.mean(axis=0), label[0]))
+    return np.stack(rows), [str(case["patient_id"]) for case in chosen]
+
+
+def _require_variety(
+    source: ForeignSource, scans: NDArray[np.float64], real: NDArray[np.float64], patients: Sequence[str]
+) -> None:
+    variety = check_variety(scans, real, patients)
+    if variety.collapsed:
+        raise InputError(
+            f"scans of source {source.name!r} must differ from each other, got near-identical ones: they differ by "
+            f"{variety.diversity:.2f} of what real scans do, and from the most similar one by {variety.nearest:.2f}. A "
+            "generator that collapsed must be trained anew."
+        )
 
 
 def _answers(study: Study, source: ForeignSource) -> Path:

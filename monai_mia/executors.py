@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from joblib import Parallel, cpu_count, delayed
@@ -22,9 +23,14 @@ from tqdm import tqdm
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Job", "command", "discreet_logs", "run_jobs"]
 
 logger = logging.getLogger(__name__)
+
+# What a full or forbidden disk says; any other OSError is a bug of ours.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+_T = TypeVar("_T")
 
 
 class Job(Protocol):
@@ -72,7 +78,32 @@ def run_jobs(jobs: Sequence[Job], description: str, n_jobs: int | None = None) -
 def _run(job: Job, parent: int) -> None:
     if os.getpid() != parent:
         _exit_with(parent)
-    job.run()
+    with discreet_logs():
+        job.run()
+
+
+def _withhold(record: logging.LogRecord) -> bool:
+    """Drop the values that a log entry of MONAI holds; what is wrong (a shape, a type) stays."""
+    if record.name == "dev_collate":
+        record.msg, record.args = record.getMessage().partition(" in collate")[0], ()
+    return record.name != "DataStats"
+
+
+@contextlib.contextmanager
+def discreet_logs() -> Iterator[None]:
+    """Keep voxels, ids and headers out of the log for a time.
+
+    Where a batch cannot be collated, MONAI logs the whole batch (``dev_collate``); where a transform fails or shows
+    statistics, all that is known of the case, its header included (``DataStats``).
+    """
+    quiet = [logging.getLogger(name) for name in ("dev_collate", "DataStats")]
+    for one in quiet:
+        one.addFilter(_withhold)
+    try:
+        yield
+    finally:
+        for one in quiet:
+            one.removeFilter(_withhold)
 
 
 _guarded = False
@@ -127,3 +158,19 @@ def _watched(jobs: Sequence[Job], description: str) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+
+
+def command(run: Callable[[], _T]) -> _T:
+    """Run a step; what the user must mend ends the process with one line."""
+    try:
+        return run()
+    except InputError as error:
+        raise SystemExit(f"monai_mia: {error}") from error
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        raise SystemExit(
+            f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
+            "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
+        ) from error

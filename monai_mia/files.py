@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,10 @@ def _sha256(stream: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     while block := stream.read(1 << 20):
         sha.update(block)
     return sha.hexdigest()
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, lines ended by a line feed on every system."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from monai_mia import files
 from monai_mia.errors import InputError
 from monai_mia.maps import IMAGES, LABELS, MapStore, MapWriter, design_digest
 from monai_mia.signals import CLIP, Release, access_of, segmentation_signals
+from monai_mia.slabs import SlabPrediction
 from monai_mia.table import SignalTable, write_signals
 from monai_mia.unwrapping import plain_tensor
 
@@ -73,6 +74,9 @@ class SignalRecorder:
     - ``ask``: a function that asks the model about another image, ``ask(image, inferer=None)``, through the same
       inferer or another, and gives what is released of it;
     - ``network`` and ``inferer``: the model itself, for white-box signals.
+
+    A signal with a method ``in_slabs``, which gives an object with ``add(release, label, start)`` and ``result()``, can
+    also be read of a :class:`~monai_mia.slabs.SlabPrediction`; see :class:`~monai_mia.signals.SegmentationSums`.
 
     A signal may have two more methods: ``start()``, called before the first case, and ``finish()``, called after the
     last, which returns further named numbers, one a case in the order of the calls.
@@ -137,19 +141,11 @@ class SignalRecorder:
                 "network": getattr(engine, "network", None),
                 "inferer": getattr(engine, "inferer", None),
             }
-            row: dict[str, float] = {}
             try:
-                release = self._release(prediction, label, image)
-                for signal in self.signals:
-                    needed = {name: available.get(name) for name in getattr(signal, "needs", ())}
-                    lacking = [name for name, value in needed.items() if value is None]
-                    if lacking:
-                        raise InputError(
-                            f"evaluator must give {', '.join(lacking)} for {signal}, got none. Use a "
-                            "monai.engines.SupervisedEvaluator."
-                        )
-                    values = signal(release, None if label is None else plain_tensor(label), **needed)
-                    row.update(self._declared(signal, values))
+                if isinstance(prediction, SlabPrediction):
+                    row = self._row_in_slabs(engine, prediction, label)
+                else:
+                    row = self._row(self._release(prediction, label, image), label, available)
             except InputError as error:
                 raise InputError(f"case {case!r}: {error}") from error
             if not self._names:
@@ -163,10 +159,37 @@ class SignalRecorder:
             self._members.append(float(batch["member"][n]))
             self._rows.append(list(row.values()))
 
+    def _row(self, release: Release, label: Tensor | None, available: Mapping[str, Any]) -> dict[str, float]:
+        """The signals of one release."""
+        row: dict[str, float] = {}
+        for signal in self.signals:
+            needed = {name: available.get(name) for name in getattr(signal, "needs", ())}
+            lacking = [name for name, value in needed.items() if value is None]
+            if lacking:
+                raise InputError(
+                    f"evaluator must give {', '.join(lacking)} for {signal}, got none. Use a "
+                    "monai.engines.SupervisedEvaluator."
+                )
+            values = signal(release, None if label is None else plain_tensor(label), **needed)
+            row.update(self._declared(signal, values))
+        return row
+
+    def _row_in_slabs(self, engine: Engine, prediction: SlabPrediction, label: Tensor | None) -> dict[str, float]:
+        """The same, of a prediction that is made now and never whole."""
+        with _as_asked(engine):
+            found = prediction.signals(
+                self.signals,
+                lambda slab: self._release(slab, None, None),
+                None if label is None else plain_tensor(label),
+            )
+        row: dict[str, float] = {}
+        for signal, values in zip(self.signals, found, strict=True):
+            row.update(self._declared(signal, values))
+        return row
+
     def _ask(self, engine: Engine, label: Tensor | None, image: Tensor, inferer: Any = None) -> Release:
         """Ask the model once more, as the engine does, about another image of the same shape."""
-        precision = torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else contextlib.nullcontext()
-        with engine.mode(engine.network), precision:
+        with _as_asked(engine):
             prediction = (inferer or engine.inferer)(image[None], engine.network)[0]
         return self._release(prediction, label, image)
 
@@ -212,6 +235,14 @@ class SignalRecorder:
             self.path, self.model_id, self._ids, self._patients, [bool(m) for m in self._members], columns,
             self._access, **self.about,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _as_asked(engine: Engine) -> Iterator[None]:
+    """The network's mode and the precision in which an evaluator asks it."""
+    precision = torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else contextlib.nullcontext()
+    with engine.mode(engine.network), precision:
+        yield
 
 
 class MapRecorder:
@@ -270,6 +301,7 @@ class MapRecorder:
         self.about = dict(about or {})
         self._writers: dict[str, MapWriter] = {}
         self._members: list[bool] = []
+        self._affines: list[list[list[float]] | None] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -286,7 +318,7 @@ class MapRecorder:
                 "torchrun; a study runs one query per process."
             )
         self._discard(engine)
-        self._members = []
+        self._members, self._affines = [], []
         store = MapStore(self.path.parent)
         wanted = [name for name in self.once if not self._is_recorded(store.about(name))]
         self._writers = {name: MapWriter(self.path.with_name(f"{name}.npz")) for name in wanted}
@@ -313,6 +345,7 @@ class MapRecorder:
                 self._writers[LABELS].add(
                     case, _numbers(_middle(plain_tensor(item["label"]), self.resolution), torch.uint8)
                 )
+                self._affines.append(_affine(item["label"], self.resolution))
             if IMAGES in self._writers:
                 image = _mean(plain_tensor(item["image"]).float(), self.resolution)
                 self._writers[IMAGES].add(case, _numbers(image, torch.float16))
@@ -339,7 +372,7 @@ class MapRecorder:
         common = {"cohort": cohort, "resolution": list(self.resolution)}
         for name in self.once:  # first: a model's maps that are there have their references
             if name in self._writers:
-                self._writers[name].close(**common)
+                self._writers[name].close(**({"affines": self._affines} if name == LABELS else {}), **common)
         self._writers[self.model_id].close(
             model_id=self.model_id,
             release="mask" if self.release == "mask" else "logits",
@@ -358,6 +391,20 @@ class MapRecorder:
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._discard(engine)
         raise error  # ignite takes an exception that has a handler for handled
+
+
+def _affine(values: object, factors: tuple[int, ...]) -> list[list[float]] | None:
+    """Voxel to world of a down-sampled volume, shape (4, 4), or None where it is not known."""
+    affine = getattr(values, "affine", None)
+    if affine is None or tuple(affine.shape) != (4, 4):
+        return None
+    steps = torch.ones(4, dtype=torch.float64)
+    steps[: len(factors) if len(factors) > 1 else 3] = torch.tensor(factors, dtype=torch.float64)
+    scaled = affine.detach().cpu().double() * steps
+    scaled[:3, 3] = affine[:3, 3] + affine[:3, :3].cpu().double() @ ((steps[:3] - 1) / 2)  # centre of the first block
+    scaled[3] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    result: list[list[float]] = scaled.tolist()
+    return result
 
 
 def _factors(values: Tensor, factors: tuple[int, ...]) -> tuple[int, ...]:

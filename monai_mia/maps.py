@@ -230,6 +230,14 @@ class MapStore:
         about = files.read_json(path.with_suffix(".json"))
         return about if path.is_file() and about.get("bytes") == path.stat().st_size else {}
 
+    def affines(self) -> dict[str, NDArray[np.float64]]:
+        """Voxel to world of each case's map, shape (4, 4), mm; empty if they were not recorded."""
+        about = self.about(LABELS)
+        affines = about.get("affines") or []
+        return {
+            case: np.array(affine) for case, affine in zip(about.get("case_ids", ()), affines, strict=False) if affine
+        }
+
     def of(self, table: SignalTable, target: str = "target", shadows: Sequence[str] | None = None) -> RecordedMaps:
         """The maps beside a table of signals: the same models, cases and design; other models are the shadows.
 

@@ -7,9 +7,6 @@ Files are the state. Every step is keyed by a hash of what it depends on, and is
 
 from __future__ import annotations
 
-import csv
-import errno
-import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,26 +19,28 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import __version__, executors, files, report
+from monai_mia.archive import write_archive
 from monai_mia.attackers import BlindNetwork
 from monai_mia.audit import Audit, AuditResult
 from monai_mia.controls import BlindScores
-from monai_mia.data import Examination, ForeignSource, examine
+from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
 from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.data.exclusion import left_out, without_unsound
-from monai_mia.designs import TARGET, Case, Design, require_canaries
+from monai_mia.designs import TARGET, Case, Design, auxiliary_patients, require_canaries
 from monai_mia.engines import AUXILIARY, TRAINING_IDS, BundleConfig, Query, Training, check_inference
 from monai_mia.errors import InputError
+from monai_mia.exposure import Exposure
 from monai_mia.handlers import Signal
+from monai_mia.identifiers import IDENTIFIERS
+from monai_mia.individuals import examine_individuals
 from monai_mia.maps import LABELS, MapStore, RecordedMaps
+from monai_mia.private_tables import write_cases, write_scores
 from monai_mia.signals import BAND, access_of, segmentation_signals
 from monai_mia.table import SignalTable
 
 __all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
-
-# What a full or forbidden disk says; any other OSError is a bug of ours.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 _T = TypeVar("_T")
 
@@ -69,9 +68,12 @@ class Study:
         target_train_files: training config of the targets, where it is not the shadows': a poisoned or a defended
             training that the adversary's shadows do not imitate.
         inference_files: config to query the models through.
+        target_inference_files: config to query the targets through, where it is not the shadows': another architecture
+            (the adversary does not know it), or a defence that the shadows do without.
         train_overrides: id-value pairs for the training config.
         target_train_overrides: id-value pairs for the targets' training config, beside or instead of those.
         inference_overrides: id-value pairs for the inference config.
+        target_inference_overrides: id-value pairs for the targets' inference config, beside or instead of those.
         release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
         transform_id: id, in the inference config, of a dictionary transform of ``pred`` before it leaves the model,
             such as an output defence; by default the activation or the argmax that ``release`` asks for.
@@ -87,12 +89,18 @@ class Study:
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.attackers.BlindNetwork`.
+        individuals: examines every patient's exposure over all models of the study, and what it goes with.
+        leakage_map: whether it is located in the anatomy where the evidence lies; takes ``maps`` and shadows.
+        statements: thresholds of the summary for whoever decides on a release.
+        archive: a ``.zip`` for the report and its manifest; refused if the report holds an identifier of the cohort.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
             the same cohort, design and training can share one, and train once.
         threads: CPU threads of each process; results are the same bit for bit for the same number.
         checkpoint_interval: epochs between checkpoints of a training.
         cache_rate: share of the cohort that is kept in memory for queries.
+        slabs: whether sliding-window predictions are made and read in slabs, so that large volumes need little memory;
+            None: those above 1 GiB, where all that is recorded can be read so. The numbers differ by rounding.
         skip_bad: whether to go on without cases that cannot be used; ``private/left_out.csv`` says what is wrong with
             them, the report how many there were on each side. By default they are refused.
     """
@@ -110,9 +118,11 @@ class Study:
     train_files: Sequence[str] = ("configs/train.json",)
     target_train_files: Sequence[str] | None = None
     inference_files: Sequence[str] = ("configs/inference.json",)
+    target_inference_files: Sequence[str] | None = None
     train_overrides: Mapping[str, Any] = field(default_factory=dict)
     target_train_overrides: Mapping[str, Any] = field(default_factory=dict)
     inference_overrides: Mapping[str, Any] = field(default_factory=dict)
+    target_inference_overrides: Mapping[str, Any] = field(default_factory=dict)
     release: Literal["logits", "probabilities", "mask"] = "logits"
     activation: Literal["softmax", "sigmoid"] = "softmax"
     transform_id: str | None = None
@@ -122,11 +132,16 @@ class Study:
     maps: bool = False
     maps_resolution: int | Sequence[int] = 1
     blind_network: BlindNetwork | None = None
+    individuals: Exposure | None = None
+    leakage_map: bool = False
+    statements: report.Statements = field(default_factory=report.Statements)
+    archive: str | None = None
     n_jobs: int | None = None
     models_dir: str | None = None
     threads: int = 1
     checkpoint_interval: int = 1
     cache_rate: float = 1.0
+    slabs: bool | None = None
     skip_bad: bool = False
 
     def main(self) -> None:
@@ -138,18 +153,7 @@ class Study:
 
     def command(self, run: Callable[[], _T]) -> _T:
         """Run a step of this study; what the user must mend ends the process with one line."""
-        try:
-            return run()
-        except InputError as error:
-            raise SystemExit(f"monai_mia: {error}") from error
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            where = f" {error.filename}" if error.filename else ""
-            raise SystemExit(
-                f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
-                "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
-            ) from error
+        return executors.command(run)
 
     def run(self) -> AuditResult:
         """Run all steps that are not done yet.
@@ -161,9 +165,14 @@ class Study:
         start = time.perf_counter()
         design, examination = self.record()
         result, table = self.attack(design, examination)
+        individuals = None
+        if self.individuals is not None or self.leakage_map:
+            individuals = examine_individuals(self.output_dir, design, self.individuals, self.leakage_map)
         about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about)
+        report.write_report(result, table, self._path("report"), about, individuals, self.statements)
         files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
+        if self.archive is not None:
+            write_archive(self.output_dir, self.archive)
         return result
 
     def attack(self, design: Design, examination: Examination) -> tuple[AuditResult, SignalTable]:
@@ -186,7 +195,8 @@ class Study:
         )
         if canary is not None:  # the rest is about patients
             table = table.only(np.array([not kind for kind in canary]))
-        self._write_scores(result, table, examination)
+        write_scores(result, self._path("private/scores.csv"))
+        write_cases(table, examination, self._path("private/cases.csv"))
         return result, table
 
     def record(self) -> tuple[Design, Examination]:
@@ -206,24 +216,22 @@ class Study:
             **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cohort = cases_of(self.cohort)
-        if self.skip_bad:
-            sides = [read_ids(side or ()) for side in (self.members, self.nonmembers)]
-            cohort = without_unsound(cohort, self.labels(), self._path("private"), *sides)
-        cases, auxiliary = self._set_apart(cohort)
+        cases, auxiliary = self._set_apart(self._cases())
         design = self._design(cases)
         require_canaries(design)
         examined = [*design.cases, *auxiliary]
         examination = examine(examined, self.labels(), self._path("private/examination.csv"))
         self._identify(cohort=_cohort_key(design.cases, examination))
         design.write(self._path("private/design.csv"))
+        paths = (self.output_dir, self.bundle_root, self.checkpoint, self.models_dir)
+        write_identifiers(self._path(f"private/{IDENTIFIERS}"), examined, _cohort_key(design.cases, examination), paths)
         keys = self._train(design, examination, auxiliary)
         self._query(design, examination, keys)
         return design, examination
 
     def auxiliary_cases(self) -> list[Case]:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
-        return self._set_apart(cases_of(self.cohort))[1]
+        return self._set_apart(self._cases())[1]
 
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""
@@ -245,6 +253,13 @@ class Study:
         """The image statistics of these cases, shape (N, F), as they were examined."""
         return Examination.read(self._path("private/examination.csv")).of(case_ids)
 
+    def _cases(self) -> list[Case]:
+        cohort = cases_of(self.cohort, converted=self._path("private/dicom"))
+        if not self.skip_bad:
+            return cohort
+        sides = [read_ids(side or ()) for side in (self.members, self.nonmembers)]
+        return without_unsound(cohort, self.labels(), self._path("private"), *sides)
+
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name
 
@@ -259,8 +274,13 @@ class Study:
             names, overrides = self.target_train_files or names, {**overrides, **self.target_train_overrides}
         return BundleConfig(str(self.bundle_root), tuple(names), overrides)
 
-    def _inference_config(self) -> BundleConfig:
-        return BundleConfig(str(self.bundle_root), tuple(self.inference_files), dict(self.inference_overrides))
+    def _inference_config(self, model: str = "") -> BundleConfig:
+        """The config to query a model through; the shadows', if none is named."""
+        names, overrides = self.inference_files, dict(self.inference_overrides)
+        if model.startswith(TARGET):
+            names = self.target_inference_files or names
+            overrides |= self.target_inference_overrides
+        return BundleConfig(str(self.bundle_root), tuple(names), overrides)
 
     def _check(self) -> None:
         """What can be refused before anything is read."""
@@ -299,13 +319,21 @@ class Study:
                 raise InputError(f"signals must be dataclass objects that can be called, got {signal!r}.")
         if self.checkpoint is not None and (self.target_train_files or self.target_train_overrides):
             raise InputError("target_train_files must be left out for a released target, got both. Drop one of them.")
+        whole = [repr(signal) for signal in self.signals if not hasattr(signal, "in_slabs")]
+        if self.slabs and (self.maps or self.transform_id is not None or whole):
+            also = [*whole, *["maps"] * self.maps, *[str(self.transform_id)] * (self.transform_id is not None)]
+            raise InputError(f"slabs must be null or false with {', '.join(also)}, got true: they need it whole.")
         # A signal of the user's own may need another access than its name says.
         known = None if any(hasattr(signal, "access") for signal in self.signals) else self._access_of
         self.audit.check(self.shadows, self.maps, known)
+        if self.leakage_map and not self.maps:
+            raise InputError("maps must be true to locate evidence (leakage_map), got false. Record them (maps: true).")
         if self.checkpoint is None or self.shadows:
             for model in ("", TARGET):
                 self._train_config(model).parser(TRAINING_IDS)
-        check_inference(self._inference_config(), self.checkpoint, self.transform_id)
+        check_inference(self._inference_config(TARGET), self.checkpoint, self.transform_id)
+        if self.shadows and self._inference_config() != self._inference_config(TARGET):
+            check_inference(self._inference_config(), transform_id=self.transform_id)
 
     def _access_of(self, signal: str) -> str:
         """The access that a signal needs, or an error if this release does not give it."""
@@ -331,9 +359,7 @@ class Study:
 
     def _set_apart(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         """The cases to audit, and those of auxiliary patients, drawn by the study's seed."""
-        patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
-        count = round(self.auxiliary * len(patients))
-        drawn = set(np.random.default_rng([self.seed, 0, 0, 9]).permutation(patients)[:count].tolist())
+        drawn = auxiliary_patients(cases, self.auxiliary, self.seed)
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in cases:
             sides[str(case["patient_id"]) in drawn].append(case)
@@ -477,17 +503,20 @@ class Study:
 
     def _asking(self, cases: Sequence[Case], examination: Examination) -> Callable[[str, str, Sequence[Case]], Query]:
         """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
-        bundle = self._inference_config()
-        fingerprint, cohort_key = bundle.fingerprint(), _cohort_key(cases, examination)
+        bundles = {role: self._inference_config(role) for role in ("", TARGET)}
+        prints = {role: bundle.fingerprint() for role, bundle in bundles.items()}
+        cohort_key = _cohort_key(cases, examination)
         recorder = {"release": self.release, "activation": self.activation, "n_classes": self.labels()}
         further = [[repr(signal) for signal in self.signals]] if self.signals else []
+        further += [] if self.slabs is None else [["slabs", str(self.slabs)]]
 
         def job(model: str, model_key: str, queries: Sequence[Case]) -> Query:
             cohort = [_bare(case) for case in queries]
+            role = TARGET if model.startswith(TARGET) else ""
             asked = [[case["case_id"], case["member"]] for case in cohort]
-            common = [__version__, BAND, model_key, fingerprint, asked, examination.fingerprints, recorder]
+            common = [__version__, BAND, model_key, prints[role], asked, examination.fingerprints, recorder]
             return Query(
-                bundle=bundle,
+                bundle=bundles[role],
                 cohort=cohort,
                 model_id=model,
                 checkpoint=self._checkpoint(model),
@@ -501,6 +530,7 @@ class Study:
                 map_options={"resolution": self.maps_resolution},
                 cache_rate=self.cache_rate,
                 threads=self.threads,
+                slabs=self.slabs,
             )
 
         return job
@@ -515,38 +545,17 @@ class Study:
         member = table.members(TARGET)[real]
         return self.blind_network(shown, member, self._path("private/blind_network.npz"), cohort_key).among(real)
 
-    def _write_scores(self, result: AuditResult, table: SignalTable, examination: Examination) -> None:
-        """The scores and the exposure of every patient; private."""
-        rows = [["unit_id", "member", "exposure", *(attack.name for attack in result.attacks)]]
-        for n, unit in enumerate(result.unit_ids):
-            scores = [repr(float(attack.scores[n])) for attack in result.attacks]
-            rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
-        files.write(self._path("private/scores.csv"), _csv(rows))
-        member, features = table.members(TARGET), examination.of(table.case_ids)
-        rows = [["case_id", "patient_id", "member", *examination.names]]
-        for n, case in enumerate(table.case_ids):
-            rows.append([case, table.patient_ids[n], str(int(member[n])), *(repr(float(v)) for v in features[n])])
-        files.write(self._path("private/cases.csv"), _csv(rows))
-
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
         """What was run, for study.json, which is private, and for the report, which leaves out what may be a path."""
         meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
         trained = self.trained(TARGET)
-        member = design.member[TARGET]
-        patients = np.array(design.patient_ids)
         trainings = [self.trained(model).get("seconds") for model in design.model_ids]
         queries = [self.queried(model).get("seconds") for model in design.model_ids]
         sides = [row["side"] for row in self._left_out()]
         return {
             "versions": report.versions(),
             "design": {
-                "kind": design.kind,
-                "seed": design.seed,
-                "n_shadow": len(design.shadows),
-                "n_member": len(set(patients[member])),
-                "n_nonmember": len(set(patients[~member])),
-                "n_member_cases": int(member.sum()),
-                "n_nonmember_cases": int((~member).sum()),
+                **design.facts(),
                 "auxiliary": self.auxiliary,
                 **({"left_out": {side: sides.count(side) for side in sorted(set(sides))}} if self.skip_bad else {}),
             },
@@ -563,9 +572,11 @@ class Study:
                 "train_files": list(self.train_files),
                 "target_train_files": list(self._train_config(TARGET).files),
                 "inference_files": list(self.inference_files),
+                "target_inference_files": list(self._inference_config(TARGET).files),
                 "train_overrides": dict(self.train_overrides),
                 "target_train_overrides": dict(self.target_train_overrides),
                 "inference_overrides": dict(self.inference_overrides),
+                "target_inference_overrides": dict(self.target_inference_overrides),
                 "training_config_sha256": self._train_config().fingerprint(),
                 "inference_config_sha256": self._inference_config().fingerprint(),
             },
@@ -586,9 +597,3 @@ def _bare(case: Case) -> dict[str, Any]:
 def _cohort_key(cases: Sequence[Case], examination: Examination) -> str:
     prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
     return files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in cases])
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

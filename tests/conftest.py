@@ -8,22 +8,24 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from monai.utils import set_determinism
 
-from monai_mia import attacks
+from monai_mia import attacks, files
 from monai_mia.audit import Audit
 from monai_mia.data import phantom_cohort
+from monai_mia.report import check_report
 from monai_mia.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = ROOT / "bundles"
 PHANTOM = BUNDLES / "phantom_unet3d"
 HIPPOCAMPUS = BUNDLES / "hippocampus_unet3d"
+SLICES = BUNDLES / "hippocampus_unet2d"
 
 #: Overrides that make the phantom bundle's network small enough for a test.
 SMALL = {"network_def#channels": [4, 8, 8]}
@@ -33,6 +35,22 @@ SMALL = {"network_def#channels": [4, 8, 8]}
 def seeded() -> None:
     """A test that passes once passes always: weights and inputs that it leaves to chance are the same each time."""
     set_determinism(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reports_follow_their_schema() -> Iterator[None]:
+    """Every report.json that a test makes is checked, as it can be read after it was written."""
+    write = files.write_json
+
+    def checked(path: Any, content: Any, private: bool = True) -> Path:
+        written = write(path, content, private)
+        if written.name == "report.json":
+            check_report(files.read_json(written))
+        return written
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write_json", checked)
+        yield
 
 
 @pytest.fixture(scope="session")

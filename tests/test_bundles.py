@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, ROOT, environment, run_bundle
+from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, ROOT, SLICES, environment, run_bundle
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from monai_mia.__main__ import bundles_folder
@@ -26,7 +26,7 @@ DATA = ROOT.parent / "shared" / "data" / "hippocampus"
 Hashes = Callable[[Path], dict[str, str]]
 
 
-@pytest.fixture(params=[PHANTOM, HIPPOCAMPUS], ids=lambda path: path.name)
+@pytest.fixture(params=[PHANTOM, HIPPOCAMPUS, SLICES], ids=lambda path: path.name)
 def bundle(request: pytest.FixtureRequest) -> Path:
     return request.param
 
@@ -131,8 +131,8 @@ def test_phantom_audit_as_a_command(tmp_path: Path, hashes: Hashes) -> None:
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the hippocampus volumes in {DATA.relative_to(ROOT.parent)}")
-@pytest.mark.parametrize("shadows", [0, 2])
-def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, shadows: int) -> None:
+@pytest.mark.parametrize(("root", "shadows"), [(HIPPOCAMPUS, 0), (HIPPOCAMPUS, 2), (SLICES, 1)])
+def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, root: Path, shadows: int) -> None:
     content = json.loads((DATA / "dataset.json").read_text())
     chosen = [item for item in content["training"] if item["patient_id"] <= "subject_012"]
     (tmp_path / "data").mkdir()
@@ -141,7 +141,7 @@ def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, shadows: int) -
             item[key] = str((DATA / item[key]).resolve())
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": chosen}))
     run_bundle(
-        "run", "--config_file", str(HIPPOCAMPUS / "configs/audit.yaml"), "--dataset_dir", str(tmp_path / "data"),
+        "run", "--config_file", str(root / "configs/audit.yaml"), "--dataset_dir", str(tmp_path / "data"),
         "--output_dir", str(tmp_path / "out"), "--shadows", str(shadows), "--n_jobs", "1",
         "--study#train_overrides", "{'train#trainer#max_epochs': 1}",
     )  # fmt: skip

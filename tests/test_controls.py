@@ -20,12 +20,11 @@ from monai_mia.controls import (
     feature_shifts,
     half_band,
     half_splits,
-    holm,
     stand_in_scores,
     within_sides,
 )
 from monai_mia.errors import InputError
-from monai_mia.statistics import aucs, patient_folds, permuted_members, roc
+from monai_mia.statistics import aucs, holm, patient_folds, permuted_members, roc
 
 
 def cohort(n, seed, shift=0.0, n_features=4):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import SMALL, small_study
 
+from monai_mia.archive import report_leaks
 from monai_mia.attacks import Threshold
 from monai_mia.data import phantom_cohort
 from monai_mia.defence_study import Defence, DefenceStudy, DefenceStudyResult
@@ -41,6 +42,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DefenceStudy, De
 
 class TestStudy:
     """A finished one."""
+
+    def test_report_names_nobody(self, finished: tuple[DefenceStudy, DefenceStudyResult]) -> None:
+        study, _ = finished
+        assert report_leaks(study.study.output_dir) == []
 
     def test_rows(self, finished: tuple[DefenceStudy, DefenceStudyResult]) -> None:
         _, result = finished

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, small_study
+from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, SLICES, small_study
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
@@ -310,15 +310,17 @@ def test_bad_input(build: Any, message: str) -> None:
         build()
 
 
-@pytest.mark.parametrize("bundle", [PHANTOM, HIPPOCAMPUS], ids=lambda bundle: bundle.name)
+@pytest.mark.parametrize("bundle", [PHANTOM, HIPPOCAMPUS, SLICES], ids=lambda bundle: bundle.name)
 @pytest.mark.parametrize(
     "name", ["argmax", "noise", "rounding", "top_k", "temperature", "clipping", "mc_dropout", "smoothing"]
 )
 def test_overlay(name: str, bundle: Path) -> None:
-    """Each works with both bundles, inside a Compose, through the bundle's own inferer."""
+    """Each works with all bundles, inside a Compose, through the bundle's own inferer."""
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs/inference.json"), str(OVERLAYS / f"{name}.yaml")])
     parser.update({"noise_key": "words", "dropout_key": "words", "dropout_passes": 2})
+    if name == "mc_dropout" and bundle == SLICES:
+        parser["inferer#inferer"] = "SliceInferer"
     chain = Compose([parser.get_parsed_content("defence")])
     network = parser.get_parsed_content("network_def").eval()
     image = torch.randn(1, 1, 16, 16, 16)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, SMALL, small_study
+from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, SLICES, SMALL, small_study
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
@@ -51,6 +51,9 @@ TRAINING_OVERLAYS = [
     for path in sorted(OVERLAYS.glob("*.yaml"))
     if "\n# Overlay on train.json" in path.read_text() and path.stem != "dp_sgd"
 ]
+
+# The 2D bundle's network, for a test.
+THIN = {"network_def#channels": [4, 8], "network_def#strides": [2]}
 
 FLIP = Compose([RandFlipd(["image", "label"], prob=0.5, spatial_axis=0)])
 KEEP = Compose([])
@@ -842,9 +845,26 @@ class TestOverlays:
         design, _ = study.record()
         assert len(study.table(design).case_ids) == len(patients[0])
 
-    @pytest.mark.parametrize("bundle", [PHANTOM, HIPPOCAMPUS], ids=lambda path: path.name)
     @pytest.mark.parametrize("overlay", TRAINING_OVERLAYS, ids=lambda path: path.stem)
-    def test_it_changes_the_config_of_both_bundles(self, overlay: Path, bundle: Path) -> None:
+    def test_it_trains_on_slices(self, overlay: Path, patients: Any, tmp_path: Path) -> None:
+        """The 2D bundle: a batch is of slices of volumes, and the inferer is another."""
+        study = small_study(
+            patients[0],
+            tmp_path,
+            bundle_root=str(SLICES),
+            audit=Audit([GlobalLoss()]),
+            shadows=0,
+            train_files=["configs/train.json", str(overlay)],
+            train_overrides={**options_of(overlay, patients[1]), **THIN, "slices": 2},
+            inference_files=inference_files(overlay),
+            inference_overrides=THIN,
+        )
+        design, _ = study.record()
+        assert len(study.table(design).case_ids) == len(patients[0])
+
+    @pytest.mark.parametrize("bundle", [PHANTOM, HIPPOCAMPUS, SLICES], ids=lambda path: path.name)
+    @pytest.mark.parametrize("overlay", TRAINING_OVERLAYS, ids=lambda path: path.stem)
+    def test_it_changes_the_config_of_each_bundle(self, overlay: Path, bundle: Path) -> None:
         """Network, loss and number of epochs of each bundle, as the overlay's comment says."""
         plain, defended = (
             BundleConfig(str(bundle), ("configs/train.json", *more)).parser([]) for more in ((), (str(overlay),))

@@ -17,6 +17,7 @@ from conftest import BUNDLES, small_study
 from monai.metrics import CalibrationErrorMetric
 from monai.transforms import ScaleIntensityd
 
+from monai_mia.archive import report_leaks
 from monai_mia.attacks import RMIA, Attack, TransferredThreshold, VoxelCalibration
 from monai_mia.data import ForeignSource, phantom_cohort, standard_sources
 from monai_mia.defence_study import Defence, DefenceStudy
@@ -43,7 +44,7 @@ def few_attacks(n_shadow: int, release: str) -> list[Attack]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, EvidenceStudyResult]:
-    """Two shadows, one target, two mitigations; sources of all kinds, two of them unusable."""
+    """Two shadows, one target, two mitigations; sources of all kinds, three of them unusable."""
     folder = tmp_path_factory.mktemp("evidence")
     cohort = phantom_cohort(folder / "cohort", n_patients=18, size=16, seed=0)
     study = small_study(cohort, folder / "out", auxiliary=0.3, signals=(Calibration(),))
@@ -52,7 +53,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
         *(battery[name] for name in ("held out", "bias field", "input x 255", "not normalised", "mirrored, axis 0")),
         ForeignSource("one class", [partial(ScaleIntensityd, "label", minv=0.0, maxv=1.0)]),
         ForeignSource("no such step", without=["Spacing"]),
-        ForeignSource("others", cohort=phantom_cohort(folder / "others", n_patients=4, size=16, seed=5)),
+        ForeignSource("others", cohort=(others := phantom_cohort(folder / "others", n_patients=4, size=16, seed=5))),
+        ForeignSource(
+            "collapsed",
+            cohort=[{**others[0], "case_id": f"drawn_{n}", "patient_id": f"drawn_{n}"} for n in range(4)],
+        ),
     ]
     evidence = EvidenceStudy(
         DefenceStudy(study, [TEMPERATURE]),
@@ -64,6 +69,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
 
 
 class TestStudy:
+    def test_report_names_nobody(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+        study, _ = finished
+        assert report_leaks(study.defences.study.output_dir) == []
+
     def test_what_is_asked(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
         """All usable sources under each mitigation, held-out patients apart from the cohort's."""
         study, result = finished
@@ -106,6 +115,7 @@ class TestStudy:
         for text in (
             "one class: source",
             "none of class 2",
+            "collapsed: scans of source 'collapsed' must differ from each other, got near-identical ones",
             "no such step: preprocessing must have a transform that is left out",
             "voxelwise: error_recovered: maps of foreign scans must be recorded",
             "base_rates must be in (0, 1), got 2.0",

@@ -138,7 +138,8 @@ def page_of(result, table, folder, about=ABOUT):
 
 def test_files(folder):
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == {"index.html", "report.json", *(f"figures/{name}.png" for name in NAMES)}
+    beside = {"summary.html", "privacy.json", "model_card.md"}
+    assert found == {"index.html", "report.json", *beside, *(f"figures/{name}.png" for name in NAMES)}
 
 
 def test_report_json_has_the_documented_fields(folder):

@@ -58,8 +58,9 @@ class MapAttacker:
             one-hot reference (2C); the map of the ``loss`` (1, cross-entropy in nats); a ``concatenation`` of
             probabilities and one-hot reference (2C); or ``calibrated`` log-odds (16, see :func:`calibrated_maps`).
         mask: whether the attacker takes the released maps' argmax first: the adversary who only gets masks.
-        spatial_dims: 3, or 2: slices along the last axis of volumes, or 2D maps.
-        patch_size: edges of a patch, ``spatial_dims`` integers; None: the whole map or slice.
+        spatial_dims: 3, or 2: slices along the last axis of volumes. 2D maps are read as they are with either.
+        patch_size: edges of a patch, ``spatial_dims`` integers, of which 2D maps take the first two; None: the whole
+            map or slice.
         n_patches: patches (or slices) of a case in one training step.
         n_queries: patches (or slices) of a case when it is scored; evenly spaced slices where the slice is whole.
         foreground: whether patches are centred at random on the foreground (of the reference, or of the prediction
@@ -189,7 +190,7 @@ class MapAttacker:
         """The network for the patients of one fold, trained on the others'; kept for other targets."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            network = PooledNetwork(self.network, self.spatial_dims, cohort.n_channels, self.pooling)
+            network = PooledNetwork(self.network, cohort.dims, cohort.n_channels, self.pooling)
         key = files.digest([__version__, self._fingerprint(), cohort.fingerprint, folds.tolist(), fold])
         path = None if self.cache_dir is None else Path(self.cache_dir) / f"{key[:32]}.pt"
         if key in _fits:
@@ -239,7 +240,7 @@ class MapAttacker:
     def _item(self, cohort: MapInputs, rng: np.random.Generator, model: int, case: int) -> dict[str, Tensor]:
         patches = cohort.patches(model, case, self.n_patches, rng)
         if self.flips:
-            axes = tuple(2 + axis for axis in range(self.spatial_dims) if rng.random() < 0.5)
+            axes = tuple(2 + axis for axis in range(cohort.dims) if rng.random() < 0.5)
             patches = np.flip(patches, axes)
         member = torch.tensor([float(cohort.member[model - 1, case])])
         return {"image": torch.from_numpy(np.ascontiguousarray(patches)), "label": member}

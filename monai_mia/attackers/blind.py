@@ -17,7 +17,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed
 from monai.data import Dataset
 from monai.networks.nets import ResNet
-from monai.transforms import LoadImage, Resize
+from monai.transforms import Resize
 from numpy.typing import NDArray
 from torch import nn
 
@@ -25,6 +25,7 @@ from monai_mia import __version__, files, statistics
 from monai_mia.attackers.attacker import named
 from monai_mia.attackers.networks import PooledNetwork, fit
 from monai_mia.controls import BlindScores
+from monai_mia.data.volumes import image_loader
 from monai_mia.errors import InputError
 from monai_mia.unwrapping import plain_tensor
 
@@ -134,7 +135,7 @@ class BlindNetwork:
 
     def _images(self, cases: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """What the network sees, shape (N, 2 C, *spatial)."""
-        load = LoadImage(image_only=True, ensure_channel_first=True)
+        load = image_loader()
 
         def shrink(case: Mapping[str, Any]) -> torch.Tensor:
             image = plain_tensor(load(case["image"])).float()

@@ -88,6 +88,11 @@ class MapInputs:
             yield np.stack([np.full(len(cases), -view), cases], axis=1)
 
     @cached_property
+    def dims(self) -> int:
+        """Spatial dimensions of what the network reads."""
+        return min(self.attacker.spatial_dims, len(self.largest))
+
+    @cached_property
     def n_channels(self) -> int:
         """Channels that the network reads."""
         return len(self(1 if len(self.member) else 0, 0))
@@ -114,9 +119,9 @@ class MapInputs:
     def patches(self, model: int, case: int, count: int, rng: np.random.Generator) -> Volume:
         """Patches or slices of a case, shape (count, channels, *patch); zeros beyond the map's edge."""
         values = self(model, case)
-        dims, edges = self.attacker.spatial_dims, self.attacker.patch_size
+        dims, edges = self.dims, self.attacker.patch_size
         sliced = values.ndim - 1 > dims
-        size = tuple(self.largest[:dims] if edges is None else edges) + ((1,) if sliced else ())
+        size = tuple(self.largest if edges is None else edges)[:dims] + ((1,) if sliced else ())
         shape = values.shape[1:]
         if self.attacker.foreground:
             inside = np.argwhere(self.foreground(model, case))

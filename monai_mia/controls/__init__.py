@@ -18,7 +18,6 @@ from monai_mia.controls.sides import (
     feature_shifts,
     half_band,
     half_splits,
-    holm,
 )
 from monai_mia.controls.stand_in import StandIn, StandInScores, stand_in, stand_in_scores, within_sides
 
@@ -34,7 +33,6 @@ __all__ = [
     "feature_shifts",
     "half_band",
     "half_splits",
-    "holm",
     "stand_in",
     "stand_in_scores",
     "within_sides",

@@ -23,7 +23,6 @@ __all__ = [
     "feature_shifts",
     "half_band",
     "half_splits",
-    "holm",
 ]
 
 Array = NDArray[np.float64]
@@ -136,21 +135,6 @@ def examine_sides(
     return Controls(None, shifts, halves, half_band(scores, member, groups, n_splits, seed, confidence))
 
 
-def holm(p_values: Sequence[float]) -> Array:
-    """Holm's adjusted p-values (Scandinavian Journal of Statistics 1979): valid however the tests depend on each other.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
-        [0.03, 0.06, 0.06]
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
-
-
 def feature_shifts(
     features: Array, names: Sequence[str], member: ArrayLike, groups: Sequence[str], confidence: float = 0.95
 ) -> tuple[FeatureShift, ...]:
@@ -180,7 +164,7 @@ def feature_shifts(
         auc, interval = _auc(values, side, confidence)
         p_value = float(stats.ks_2samp(values[side], values[~side]).pvalue)
         found.append((p_value, name, auc, interval))
-    adjusted = holm([p_value for p_value, *_ in found])
+    adjusted = statistics.holm([p_value for p_value, *_ in found])
     shifts = [
         FeatureShift(name, auc, interval, p_value, float(p_adjusted))
         for (p_value, name, auc, interval), p_adjusted in zip(found, adjusted, strict=True)
@@ -240,7 +224,7 @@ def half_splits(
     return tuple(
         HalfSplit(*split, float(p_adjusted))
         for family in splits
-        for split, p_adjusted in zip(family, holm([split[-1] for split in family]), strict=True)
+        for split, p_adjusted in zip(family, statistics.holm([split[-1] for split in family]), strict=True)
     )
 
 

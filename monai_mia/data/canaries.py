@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from monai.transforms import LoadImage, Resize
+from monai.transforms import Resize
 from numpy.typing import NDArray
 
 from monai_mia import files
-from monai_mia.data.volumes import as_stored, stamp, write_volume
+from monai_mia.data.volumes import image_loader, stamp, suffix_of_changed, write_changed
 from monai_mia.errors import InputError
 
 __all__ = ["CANARY", "Lesion", "Permuted", "Plain", "Shifted", "Swapped", "plant_canaries"]
@@ -181,7 +181,8 @@ def plant_canaries(
             }
             visits[k] += 1
             for key in _changed(kind):
-                canary[key] = str((folder / f"{key}s" / f"{canary['case_id']}.nii.gz").resolve())
+                suffix = suffix_of_changed(source["image"]) if key == "image" else ".nii.gz"
+                canary[key] = str((folder / f"{key}s" / f"{canary['case_id']}{suffix}").resolve())
             canaries.append(canary)
             jobs.append((kind, source, canary, sources[donor][1]))
     _write(folder, jobs, seed)
@@ -244,50 +245,48 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
     for number, (kind, source, canary, donor) in enumerate(jobs):
         volumes = _made(kind, source, donor, np.random.default_rng([seed, _STREAM, 1 + number]))
         for name, (values, affine) in volumes.items():
-            write_volume(canary[name], values, affine)
+            write_changed(canary[name], values, affine)
         writer.writerow([canary["case_id"], canary["patient_id"], canary["canary"], source["case_id"]])
     files.write_artefact(folder / "canaries.csv", buffer.getvalue(), key=key)
 
 
 def _made(kind: Kind, source: Case, donor: Case, rng: np.random.Generator) -> dict[str, tuple[Array, Array]]:
-    """The changed volumes of a canary, each with its affine."""
+    """The changed volumes of a canary, channel first, each with its affine."""
     match kind:
         case Plain():
             return {}
         case Swapped():
             image, label = _read(source["image"]), _read(donor["label"])
             fitted = Resize(image.shape[1:], mode="nearest")(label)
-            return {"label": (_classes(fitted), np.asarray(image.affine))}
+            return {"label": (_classes(fitted)[None], np.asarray(image.affine))}
         case Permuted(n_labels):
             label = _read(source["label"])
             if label.max() >= n_labels:
                 raise InputError(f"n_labels must be above all classes, got {n_labels} for {_name(label)}.")
-            return {"label": (_classes((label + 1) % n_labels), np.asarray(label.affine))}
+            return {"label": (_classes((label + 1) % n_labels)[None], np.asarray(label.affine))}
         case Shifted(fraction):
             label = _read(source["label"])
             steps = [max(1, round(fraction * extent)) for extent in label.shape[1:]]
             rolled = np.roll(_classes(label), steps, axis=tuple(range(label.ndim - 1)))
-            return {"label": (rolled, np.asarray(label.affine))}
+            return {"label": (rolled[None], np.asarray(label.affine))}
         case Lesion(_, contrast, value):
             image, label = _read(source["image"]), _read(source["label"])
             affine = np.asarray(image.affine)
             classes, pixels = _classes(label), np.asarray(image.numpy(), dtype=np.float32)
-            if len(pixels) > 1 and pixels.ndim < 4:
-                raise InputError(f"image must have one channel or be 3D, got {pixels.shape} in {_name(image)}.")
             if pixels.shape[1:] != classes.shape:
                 raise InputError(f"reference must have its image's shape, got {classes.shape} in {_name(label)}.")
             inside = _ball(kind, classes > 0, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)), rng, _name(image))
             pixels[:, inside] += np.float32(contrast) * pixels.std(axis=tuple(range(1, pixels.ndim)))[:, None]
-            made = {"image": (as_stored(pixels), affine)}
+            made = {"image": (pixels, affine)}
             if value is not None:
                 classes[inside] = value
-                made["label"] = (classes, np.asarray(label.affine))
+                made["label"] = (classes[None], np.asarray(label.affine))
             return made
 
 
 def _read(path: str) -> Any:
     try:
-        return LoadImage(image_only=True, ensure_channel_first=True)(path)
+        return image_loader()(path)
     except Exception as error:
         raise InputError(f"cases must be readable, got {path!r}, which is not ({type(error).__name__}).") from error
 

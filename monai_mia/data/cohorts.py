@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a cohort: from a Decathlon ``dataset.json``, a CSV file or a pair of folders."""
+"""Reading a cohort: a Decathlon ``dataset.json``, a CSV file, a pair of folders, BIDS-like folders, or DICOM."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from urllib.error import URLError
 
 from monai.apps import DecathlonDataset, download_and_extract
 
+from monai_mia.data.bids import bids_cases, is_bids
+from monai_mia.data.dicom import dicom_cohort, is_dicom_tree
+from monai_mia.data.volumes import PIXELS
 from monai_mia.errors import InputError
 from monai_mia.files import paths_of
 
@@ -23,8 +26,8 @@ __all__ = ["case_name", "cases_of", "read_cohort", "read_ids"]
 logger = logging.getLogger(__name__)
 
 #: Names of the folders of a pair, in the order they are looked for.
-_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"))
-_SUFFIXES = (".nii.gz", ".nii")
+_FOLDERS = (("imagesTr", "labelsTr"), ("images", "labels"), ("images", "masks"))
+_SUFFIXES = (".nii.gz", ".nii", *PIXELS)
 
 
 def read_cohort(
@@ -32,6 +35,11 @@ def read_cohort(
     section: str = "training",
     patient_id: Callable[[Mapping[str, Any]], str] | None = None,
     download: str | None = None,
+    images: str = "*",
+    masks: str = "*",
+    converted: str | os.PathLike[str] | None = None,
+    labels: Mapping[str, int] | None = None,
+    skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
     """Read the cases of a cohort.
 
@@ -43,12 +51,23 @@ def read_cohort(
               ``patient_id`` and covariates;
             * a CSV file with columns ``image`` and ``label`` (relative to the file) and, optionally, ``case_id``,
               ``patient_id`` and covariates;
-            * a folder with ``imagesTr`` and ``labelsTr``, or ``images`` and ``labels``, whose NIfTI files have the same
-              names.
+            * a folder with ``imagesTr`` and ``labelsTr``, ``images`` and ``labels``, or ``images`` and ``masks``, whose
+              files have the same names: NIfTI, or 2D images, whose endings may differ (``a.jpg`` and ``a.png``);
+            * a BIDS-like folder: NIfTI files in ``sub-XX[/ses-YY]/anat`` with masks beside them or below
+              ``derivatives``; the patient is ``sub-XX``, covariates are those of ``participants.tsv``;
+            * a tree of DICOM files: CT and MR series with DICOM-SEG or RTSTRUCT, as
+              :func:`~monai_mia.data.dicom_cohort` converts them.
+
+            References are class indices; for masks of 0 and 255 see :func:`~monai_mia.data.recoded_masks`.
         section: the list of the JSON file to read.
         patient_id: gives the patient of a case that does not name one, for instance from its file's name.
         download: task of the Decathlon (``Task04_Hippocampus``) to fetch first if ``path`` does not exist; ``path``
             must then be a folder of that name.
+        images: BIDS: pattern of the images, such as ``*_T1w.nii.gz``.
+        masks: BIDS: pattern of the masks, such as ``derivatives/manual/*``.
+        converted: DICOM: private folder for the converted files.
+        labels: DICOM: integer of each segment by its name.
+        skip_bad: DICOM: whether to leave out what cannot be used, instead of stopping.
 
     Returns:
         One mapping a case, with ``case_id`` (by default the image's file name), ``patient_id`` (by default the
@@ -66,12 +85,22 @@ def read_cohort(
         cases = _from_json(path, section)
     elif path.suffix == ".csv" and path.is_file():
         cases = _from_csv(path)
+    elif path.is_dir() and not _has_pair(path) and is_bids(path):
+        cases = bids_cases(path, images, masks)
+    elif path.is_dir() and not _has_pair(path) and is_dicom_tree(path):
+        if converted is None:
+            raise InputError(
+                f"converted must be a private folder for the volumes of a DICOM tree, got none for {str(path)!r}. Give "
+                "one, such as OUTPUT/private/dicom."
+            )
+        return dicom_cohort(converted, path, labels, skip_bad=skip_bad, patient_id=patient_id)
     elif path.is_dir():
         cases = _from_folders(path)
     else:
         raise InputError(
-            f"dataset_dir must be a folder with a dataset.json, a CSV file or a folder with images/ and labels/, "
-            f"got {str(path)!r}, which {'is none of them' if path.exists() else 'does not exist'}."
+            f"dataset_dir must be a folder with a dataset.json, a CSV file, a folder with images/ and labels/, "
+            f"BIDS-like folders or DICOM files, got {str(path)!r}, which "
+            f"{'is none of them' if path.exists() else 'does not exist'}."
         )
     if not cases:
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")
@@ -87,11 +116,17 @@ def read_cohort(
 
 def cases_of(
     cohort: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
+    converted: str | os.PathLike[str] | None = None,
 ) -> list[Mapping[str, Any]]:
-    """The cases of a cohort that is given as what :func:`read_cohort` reads, as a list, or as a function of one."""
+    """The cases of a cohort that is given as what :func:`read_cohort` reads, as a list, or as a function of one.
+
+    Args:
+        cohort: the cohort.
+        converted: private folder for the converted files, should the cohort be the path of a DICOM tree.
+    """
     if callable(cohort):
         return list(cohort())
-    return list(read_cohort(cohort) if isinstance(cohort, (str, os.PathLike)) else cohort)
+    return list(read_cohort(cohort, converted=converted) if isinstance(cohort, (str, os.PathLike)) else cohort)
 
 
 def _download(path: Path, task: str) -> None:
@@ -108,7 +143,7 @@ def case_name(path: str) -> str:
     """File name without folder and ending: ``imagesTr/liver_001.nii.gz`` is ``liver_001``."""
     name = Path(path).name
     for suffix in _SUFFIXES:
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(name).stem
 
@@ -157,17 +192,32 @@ def _from_folders(path: Path) -> list[dict[str, Any]]:
             odd = sorted(set(images) ^ set(labels))
             if odd:
                 raise InputError(
-                    f"images and labels in {path} must have the same file names, they differ in "
+                    f"{' and '.join(names)} in {path} must have the same file names, they differ in "
                     f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}."
                 )
             return [{"image": str(images[name]), "label": str(labels[name])} for name in sorted(images)]
     raise InputError(
-        f"dataset_dir must be a folder with a dataset.json, or with images/ and labels/, got {str(path)!r} without."
+        f"dataset_dir must be a folder with a dataset.json, with images/ and labels/, with sub-*/anat/ or with DICOM "
+        f"files, got {str(path)!r} without."
     )
 
 
+def _has_pair(path: Path) -> bool:
+    """Whether a folder holds two folders of NIfTI files."""
+    return any(all((path / name).is_dir() and _volumes(path / name) for name in names) for names in _FOLDERS)
+
+
 def _volumes(folder: Path) -> dict[str, Path]:
-    return {p.name: p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES) and not p.name.startswith(".")}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.lower().endswith(_SUFFIXES) or path.name.startswith("."):
+            continue
+        # A pair of volumes has one name, a pair of images one name but for its ending.
+        name = case_name(path.name) if path.name.lower().endswith(PIXELS) else path.name
+        if name in found:
+            raise InputError(f"files in {folder} must have different names, got {found[name].name} and {path.name}.")
+        found[name] = path
+    return found
 
 
 def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
-from monai.transforms import LoadImage
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import files
+from monai_mia.data.volumes import image_loader
 from monai_mia.errors import InputError
 
 __all__ = ["Examination", "examine", "unsound"]
@@ -37,7 +37,7 @@ class Examination:
         fingerprints: SHA-256 of each case's image and label files.
         names: names of the F statistics.
         features: the statistics, shape (N, F): intensity quantiles, mean, deviation, shape, spacing, and the volume of
-            each label in millilitres.
+            each label in millilitres, or in 2D its area in square centimetres.
     """
 
     case_ids: tuple[str, ...]
@@ -149,7 +149,7 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
             if not path.is_file():
                 return {}, f"{key} {path} does not exist"
         try:
-            volumes[key] = LoadImage(image_only=True, ensure_channel_first=True)(paths if len(paths) > 1 else paths[0])
+            volumes[key] = image_loader()(paths if len(paths) > 1 else paths[0])
         except Exception as error:
             return {}, f"{key} {paths[0]} cannot be read ({_first_line(error)})"
     image, label = (np.asarray(volumes[key].numpy(), dtype=np.float64) for key in ("image", "label"))
@@ -177,9 +177,10 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
     for axis, size in enumerate(image.shape[1:]):
         row[f"size_{axis}"] = size
         row[f"spacing_{axis}"] = spacing[axis]
-    millilitres = float(np.prod(spacing[: image.ndim - 1])) / 1000
+    dims = image.ndim - 1
+    unit, size = ("ml", 1000) if dims == 3 else ("cm2", 100)
     for value in range(1, n_labels):
-        row[f"label_{value}_ml"] = (label == value).sum() * millilitres
+        row[f"label_{value}_{unit}"] = (label == value).sum() * float(np.prod(spacing[:dims])) / size
     return row, ""
 
 

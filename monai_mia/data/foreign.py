@@ -19,7 +19,6 @@ from monai.config import KeysCollection
 from monai.transforms import (
     Compose,
     Flipd,
-    LoadImaged,
     MapTransform,
     RandBiasFieldd,
     RandGibbsNoised,
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from monai_mia import files
 from monai_mia.data.cohorts import cases_of
-from monai_mia.data.volumes import as_stored, stamp, write_volume
+from monai_mia.data.volumes import case_loader, stamp, suffix_of_changed, write_changed, write_volume
 from monai_mia.errors import InputError
 
 __all__ = ["ForeignSource", "PermutePatchesd", "PureNoised", "standard_sources"]
@@ -118,9 +117,10 @@ class ForeignSource:
         return self._changed(named, folder, seed) if self.transforms else named
 
     def _changed(self, cases: Sequence[dict[str, Any]], folder: Path, seed: int) -> list[dict[str, Any]]:
+        suffixes = [{"image": suffix_of_changed(case["image"]), "label": ".nii.gz"} for case in cases]
         changed = [
-            {**case, **{key: str((folder / f"{key}s" / f"{case['case_id']}.nii.gz").resolve()) for key in _KEYS}}
-            for case in cases
+            {**case, **{key: str((folder / f"{key}s" / f"{case['case_id']}{ends[key]}").resolve()) for key in _KEYS}}
+            for case, ends in zip(cases, suffixes, strict=True)
         ]
         record = folder / "source.csv"
         key = files.digest([self.description, seed, [[case["case_id"], stamp(case)] for case in cases]])
@@ -128,14 +128,14 @@ class ForeignSource:
             return changed
         lost: dict[int, int] = {}
         for case, target in zip(cases, changed, strict=True):
-            before = LoadImaged(_KEYS, ensure_channel_first=True)({key: case[key] for key in _KEYS})
+            before = case_loader(_KEYS)({key: case[key] for key in _KEYS})
             there = set(np.unique(np.asarray(before["label"])).tolist())
             data = apply(self.transforms, before, [seed, self.name, case["case_id"]])
             for missing in there - set(np.unique(np.round(np.asarray(data["label"]))).tolist()):
                 lost[int(missing)] = lost.get(int(missing), 0) + 1
             image, label = (np.asarray(data[key].cpu()) for key in _KEYS)
             affine = np.asarray(data["image"].affine)
-            write_volume(target["image"], as_stored(image).astype(np.float32), affine)
+            write_changed(target["image"], image.astype(np.float32), affine)
             write_volume(target["label"], np.round(label[0]).astype(np.uint8), np.asarray(data["label"].affine))
         if lost:
             for path in (Path(case[key]) for case in changed for key in _KEYS):
@@ -241,11 +241,12 @@ def standard_sources(spatial_dims: int = 3, cohorts: Mapping[str, Any] | None = 
     if spatial_dims not in (2, 3):
         raise InputError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
     image = {"keys": "image", "prob": 1.0}
+    flat: dict[str, Any] = {"upsample_mode": "bilinear"} if spatial_dims == 2 else {}
     return [
         ForeignSource("held out"),
         ForeignSource("bias field", [partial(RandBiasFieldd, coeff_range=(-0.1, 0.1), **image)]),
         ForeignSource("Gibbs ringing", [partial(RandGibbsNoised, alpha=(0.6, 0.8), **image)]),
-        ForeignSource("low resolution", [partial(RandSimulateLowResolutiond, zoom_range=(0.4, 0.5), **image)]),
+        ForeignSource("low resolution", [partial(RandSimulateLowResolutiond, zoom_range=(0.4, 0.5), **flat, **image)]),
         ForeignSource("histogram shift", [partial(RandHistogramShiftd, num_control_points=6, **image)]),
         ForeignSource("scanner noise", [partial(RandRicianNoised, std=0.3, relative=True, **image)]),
         ForeignSource("input x 255", at_input=[partial(ScaleIntensityd, "image", minv=None, maxv=None, factor=254.0)]),

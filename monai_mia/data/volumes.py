@@ -1,10 +1,11 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes as files: what tells that they have not changed, and writing them the same, byte for byte, each time."""
+"""Volumes and images as files: reading them, writing them byte for byte alike, telling whether they have changed."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,107 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monai.config import KeysCollection
+from monai.data import PILReader
+from monai.transforms import LoadImage, LoadImaged
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from monai_mia import files
 from monai_mia.errors import InputError
 
-__all__ = ["as_stored", "stamp", "write_volume"]
+__all__ = [
+    "PIXELS",
+    "PixelReader",
+    "as_stored",
+    "case_loader",
+    "image_loader",
+    "stamp",
+    "suffix_of_changed",
+    "write_changed",
+    "write_pixels",
+    "write_volume",
+]
+
+#: Endings of files of 2D images.
+PIXELS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+
+
+class PixelReader(PILReader):  # type: ignore[misc]
+    """MONAI's reader of 2D images, which takes TIFF files, too, and only what it reads whole.
+
+    Arrays are of shape (width, height) or (width, height, channels), as MONAI has them: axis 0 runs to the right and
+    axis 1 down, of images and references alike. Pixels count as 1 mm.
+    """
+
+    def verify_suffix(self, filename: Any) -> bool:
+        """Whether all these files end as one of :data:`PIXELS`."""
+        names = filename if isinstance(filename, (list, tuple)) else [filename]
+        return all(str(name).lower().endswith(PIXELS) for name in names)
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        """Open the files.
+
+        Raises:
+            InputError: one of them has several pages.
+        """
+        images = super().read(data, **kwargs)
+        for image in images if isinstance(images, list) else [images]:
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1:
+                raise InputError(f"a 2D image must have one page, got {pages}. Split the file, or convert it to NIfTI.")
+        return images
+
+
+def image_loader() -> LoadImage:
+    """MONAI's loader of one file, channel first, 2D images in any of :data:`PIXELS` included."""
+    loader = LoadImage(image_only=True, ensure_channel_first=True)
+    loader.register(PixelReader())
+    return loader
+
+
+def case_loader(keys: KeysCollection) -> LoadImaged:
+    """The same for the items of a case."""
+    loader = LoadImaged(keys, ensure_channel_first=True)
+    loader.register(PixelReader())
+    return loader
+
+
+def suffix_of_changed(path: str | os.PathLike[str]) -> str:
+    """How a file that is made from this image ends: ``.png`` for colours, which NIfTI cannot hold in 2D."""
+    if not str(path).lower().endswith(PIXELS) or not Path(path).is_file():
+        return ".nii.gz"
+    try:
+        with Image.open(path) as image:
+            return ".png" if len(image.getbands()) > 1 else ".nii.gz"
+    except OSError as error:
+        raise InputError(
+            f"cases must be readable, got {str(path)!r}, which is not ({type(error).__name__})."
+        ) from error
+
+
+def write_changed(path: str | os.PathLike[str], values: NDArray[Any], affine: ArrayLike) -> None:
+    """Write a changed image, channel first, into a file that ends as :func:`suffix_of_changed` says.
+
+    Colours are rounded to 8 bits.
+    """
+    if str(path).endswith(".png"):
+        write_pixels(path, np.clip(np.round(as_stored(values)), 0, 255).astype(np.uint8))
+    else:
+        write_volume(path, as_stored(values), affine)
+
+
+def write_pixels(path: str | os.PathLike[str], values: NDArray[Any]) -> None:
+    """Write a 2D image, atomically, in the format of its ending.
+
+    Args:
+        path: a file that ends as one of :data:`PIXELS`.
+        values: shape (width, height) or (width, height, channels), uint8, or uint16 for one channel.
+    """
+    suffix = Path(path).suffix.lower()
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(np.swapaxes(values, 0, 1))).save(buffer, Image.registered_extensions()[suffix])
+    files.write(path, buffer.getvalue())
 
 
 def write_volume(path: str | os.PathLike[str], values: NDArray[Any], affine: ArrayLike) -> None:

@@ -5,19 +5,36 @@
 Nothing in it names a patient, a case or a path.
 """
 
+from monai_mia.report.card import write_summary
 from monai_mia.report.comparison import write_comparison
 from monai_mia.report.content import SCHEMA, as_json, summary, versions
 from monai_mia.report.defences import write_defences
+from monai_mia.report.disclosure import MIN_CELL, suppress
 from monai_mia.report.evidence import write_evidence
+from monai_mia.report.generator import scan_grid, write_generator
+from monai_mia.report.individuals import write_individuals
 from monai_mia.report.page import write_report
+from monai_mia.report.schema import check_report, report_schema
+from monai_mia.report.statements import Conclusion, Statement, Statements
 
 __all__ = [
+    "MIN_CELL",
     "SCHEMA",
+    "Conclusion",
+    "Statement",
+    "Statements",
     "as_json",
+    "check_report",
+    "report_schema",
+    "scan_grid",
     "summary",
+    "suppress",
     "versions",
     "write_comparison",
     "write_defences",
     "write_evidence",
+    "write_generator",
+    "write_individuals",
     "write_report",
+    "write_summary",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,17 +17,21 @@ from monai_mia import __version__
 from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.controls import Controls, FeatureShift, HalfSplit, StandIn
 from monai_mia.epsilon import at_least, at_most
+from monai_mia.report.individuals import individuals_content
 from monai_mia.statistics import resolution
+
+if TYPE_CHECKING:
+    from monai_mia.individuals import Individuals
 
 __all__ = ["SCHEMA", "as_json", "summary", "versions"]
 
 #: Version of report.json; docs/report_format.md documents it.
-SCHEMA = "1.3"
+SCHEMA = "1.4"
 
 _EXPOSURE_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individuals | None = None) -> dict[str, Any]:
     """The content of ``report.json``; ``about`` is what :class:`monai_mia.study.Study` says of the run."""
     found = result.exposure[result.member]
     return {
@@ -63,6 +67,7 @@ def as_json(result: AuditResult, about: Mapping[str, Any]) -> dict[str, Any]:
             kind: {method: asdict(bound) for method, bound in bounds.items()}
             for kind, bounds in result.canaries.items()
         },
+        "individuals": None if individuals is None else individuals_content(individuals),
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from monai_mia import files
 from monai_mia.report.comparison import with_ci
 from monai_mia.report.figures import png
-from monai_mia.report.study import Table, as_html, as_markdown, as_written
+from monai_mia.report.study import Table, as_html, as_markdown, as_written, plain
 
 if TYPE_CHECKING:
     from monai_mia.evidence import AttackEvidence
@@ -48,7 +48,7 @@ def write_evidence(result: EvidenceStudyResult, folder: str | os.PathLike[str]) 
     """Write ``evidence.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "evidence.json", {"schema": "1", **_plain(asdict(result))}, private=False)
+    files.write_json(folder / "evidence.json", {"schema": "1", **plain(asdict(result))}, private=False)
     sources, calibration = _source_picture(result), _calibration_picture(result)
     files.write(folder / "evidence_sources.png", sources, private=False)
     files.write(folder / "evidence_calibration.png", calibration, private=False)
@@ -59,15 +59,6 @@ def write_evidence(result: EvidenceStudyResult, folder: str | os.PathLike[str]) 
         ("Calibration of each mitigation against what attacks find under it; see the tables.", calibration),
     ]
     files.write(folder / "evidence.html", as_html(_TITLE, _notes(result), pictures, tables, result.gaps), private=False)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: keys are texts, and what is undefined is null."""
-    if isinstance(value, Mapping):
-        return {f"{key:g}" if isinstance(key, float) else str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _notes(result: EvidenceStudyResult) -> list[str]:

@@ -24,12 +24,24 @@ from numpy.typing import NDArray
 from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.statistics import resolution
 
-__all__ = ["NAMES", "Curve", "Picture", "distribution", "exposure", "exposure_bins", "percent", "roc", "signal_label"]
+__all__ = [
+    "INDIVIDUALS",
+    "NAMES",
+    "Curve",
+    "Picture",
+    "distribution",
+    "exposure",
+    "exposure_bins",
+    "percent",
+    "roc",
+    "signal_label",
+]
 
 Array = NDArray[np.float64]
 
-#: File names of all pictures that a report can hold, without their ending.
+#: File names of all pictures that a report can hold, without their ending; and of those about individuals.
 NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "exposure")
+INDIVIDUALS = ("individuals", "leakage_profile", "leakage_map")
 
 _INK, _MUTED, _RULE, _GREY = "#1c2733", "#56616e", "#d9dee4", "#eceff2"
 _MEMBER, _OTHER = "#1f5f99", "#b8651b"
@@ -60,7 +72,7 @@ class Picture:
     """A picture as it is written.
 
     Attributes:
-        name: one of :data:`NAMES`.
+        name: one of :data:`NAMES` or :data:`INDIVIDUALS`.
         title: what it shows.
         alt: the same for who cannot see it, with the numbers that matter.
         png: the file.

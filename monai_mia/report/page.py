@@ -8,7 +8,7 @@ import base64
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,10 +21,16 @@ from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.errors import InputError
 from monai_mia.report import figures
+from monai_mia.report.card import write_summary
 from monai_mia.report.content import as_json
 from monai_mia.report.figures import Curve, Picture
+from monai_mia.report.individuals import individuals_pictures, individuals_tables, individuals_text
+from monai_mia.report.statements import Statements
 from monai_mia.statistics import group_means, resolution
 from monai_mia.table import ACCESS_LEVELS, SignalTable
+
+if TYPE_CHECKING:
+    from monai_mia.individuals import Individuals
 
 __all__ = ["write_report"]
 
@@ -65,29 +71,54 @@ _ACCESS = {
 
 
 def write_report(
-    result: AuditResult, table: SignalTable, folder: str | os.PathLike[str], about: Mapping[str, Any]
+    result: AuditResult,
+    table: SignalTable,
+    folder: str | os.PathLike[str],
+    about: Mapping[str, Any],
+    individuals: Individuals | None = None,
+    statements: Statements | None = None,
 ) -> None:
-    """Write ``index.html``, ``report.json`` and ``figures/*.png``; the same arguments give the same bytes.
+    """Write the report's files; the same arguments give the same bytes.
+
+    These are ``index.html``, ``report.json`` and ``figures/*.png``, and what :func:`~monai_mia.report.write_summary`
+    writes.
 
     Args:
         result: what the audit found.
         table: the signals it was found in.
         folder: the folder to write to; what it holds may be shared.
         about: versions, design, target, settings and cost, as :class:`monai_mia.study.Study` gives them.
+        individuals: what was found about individuals, if that was asked for.
+        statements: thresholds of the summary; by default those documented.
     """
     folder = Path(folder)
-    content = as_json(result, about)
+    content = as_json(result, about, individuals)
     facts = _Facts(result, table)
     roc = figures.roc(result, facts.curves())
     panels = facts.panels()
     exposure = figures.exposure(result)
-    for name in figures.NAMES:  # of an earlier report
-        if name not in {picture.name for picture in (roc, *panels, exposure)}:
+    told = _individuals(individuals)
+    pictures = (roc, *panels, exposure, *told["pictures"])
+    for name in (*figures.NAMES, *figures.INDIVIDUALS):  # of an earlier report
+        if name not in {picture.name for picture in pictures}:
             (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
-    for picture in (roc, *panels, exposure):
+    for picture in pictures:
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
-    files.write(folder / "index.html", _page(result, content, facts, roc, panels, exposure), private=False)
+    files.write(folder / "index.html", _page(result, content, facts, roc, panels, exposure, told), private=False)
     files.write_json(folder / "report.json", content, private=False)
+    write_summary(content, folder, statements)
+
+
+def _individuals(found: Individuals | None) -> dict[str, Any]:
+    """What the page says of individuals; nothing if they were not examined."""
+    if found is None:
+        return {"notes": [], "tables": [], "pictures": [], "gaps": []}
+    return {
+        "notes": individuals_text(found),
+        "tables": individuals_tables(found),
+        "pictures": individuals_pictures(found),
+        "gaps": list(found.gaps),
+    }
 
 
 class _Facts:
@@ -152,6 +183,7 @@ def _page(
     roc: Picture,
     panels: Sequence[Picture],
     exposure: Picture,
+    individuals: Mapping[str, Any],
 ) -> str:
     rows = content["attacks"]
     top = [row for k, row in enumerate(rows) if k < _N_ROWS or row["name"] == GlobalLoss().name]
@@ -191,6 +223,7 @@ def _page(
             roc=roc,
             panels=panels,
             exposure=exposure,
+            individuals=individuals,
         )
     )
 

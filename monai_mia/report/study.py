@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["Table", "as_html", "as_markdown", "as_written"]
+__all__ = ["Table", "as_html", "as_markdown", "as_written", "plain"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,12 @@ def as_written(signal: str, value: tuple[float, tuple[float, float]]) -> tuple[f
     if not signal.startswith("negative_"):
         return value
     return -value[0], (-value[1][1], -value[1][0])
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: keys are texts, and what is undefined is null."""
+    if isinstance(value, Mapping):
+        return {f"{key:g}" if isinstance(key, float) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

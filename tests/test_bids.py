@@ -1,0 +1,83 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""BIDS-like folders as a cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_mia.data import read_cohort
+from monai_mia.errors import InputError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def pairs(path: Path, **options: str) -> dict[str, tuple[str, str]]:
+    """Patient and mask of each case."""
+    cases = read_cohort(path, **options)
+    return {
+        case["case_id"]: (case["patient_id"], str(Path(case["label"]).relative_to(path.resolve()))) for case in cases
+    }
+
+
+def test_sessions_beside_and_derivatives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(
+        tmp_path,
+        "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+        "sub-01/ses-1/anat/sub-01_ses-1_T1w_mask.nii.gz",
+        "sub-01/ses-1/anat/sub-01_ses-1_T2w.nii.gz",
+        "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz",
+        "derivatives/manual/sub-01/ses-2/anat/sub-01_ses-2_label-core_desc-x_dseg.nii.gz",
+        "derivatives/manual/sub-01/ses-2/anat/sub-01_ses-2_desc-preproc_T1w.nii.gz",
+        "sub-02/anat/sub-02_run-1_T1w.nii",
+        "sub-02/anat/sub-02_run-2_T1w.nii",
+        "sub-02/anat/sub-02_run-1_dseg.nii",
+        "sub-02/anat/sub-02_run-2_dseg.nii",
+        "sub-02/func/sub-02_bold.nii.gz",
+    )
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tsite\tlabel\nsub-01\t70\tn/a\tx\n03\t1\tb\tx\n")
+    assert pairs(tmp_path) == {
+        "sub-01_ses-1_T1w": ("sub-01", "sub-01/ses-1/anat/sub-01_ses-1_T1w_mask.nii.gz"),
+        "sub-01_ses-2_T1w": (
+            "sub-01",
+            "derivatives/manual/sub-01/ses-2/anat/sub-01_ses-2_label-core_desc-x_dseg.nii.gz",
+        ),
+        "sub-02_run-1_T1w": ("sub-02", "sub-02/anat/sub-02_run-1_dseg.nii"),
+        "sub-02_run-2_T1w": ("sub-02", "sub-02/anat/sub-02_run-2_dseg.nii"),
+    }
+    assert "1 of 5 images" in caplog.text
+    assert "patient of its own" not in caplog.text
+    first, *_, last = read_cohort(tmp_path)
+    assert (first["age"], first["site"]) == ("70", "")
+    assert (last["age"], last["site"]) == ("", "")
+
+
+def test_what_is_ambiguous_is_refused_and_can_be_told(tmp_path: Path) -> None:
+    anat = "sub-01/anat/sub-01"
+    touch(tmp_path, f"{anat}_T1w.nii.gz", f"{anat}_T2w.nii.gz", f"{anat}_mask.nii.gz")
+    with pytest.raises(InputError, match="images must tell one image of each mask"):
+        read_cohort(tmp_path)
+    assert list(pairs(tmp_path, images="*_T2w.nii.gz")) == ["sub-01_T2w"]
+    touch(tmp_path, f"derivatives/auto/{anat}_mask.nii.gz")
+    with pytest.raises(InputError, match=r"masks must tell one mask of each image, got 2 for sub-01/anat/sub-01_T2w"):
+        read_cohort(tmp_path, images="*_T2w.nii.gz")
+    found = pairs(tmp_path, images="*_T2w.nii.gz", masks="derivatives/auto/*")
+    assert found["sub-01_T2w"][1] == f"derivatives/auto/{anat}_mask.nii.gz"
+
+
+def test_no_mask_and_no_participant(tmp_path: Path) -> None:
+    touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
+    with pytest.raises(InputError, match=r"must hold masks .* got 1 images"):
+        read_cohort(tmp_path)
+    touch(tmp_path, "sub-01/anat/sub-01_T1w_seg.nii.gz")
+    (tmp_path / "participants.tsv").write_text("name\tage\nsub-01\t3\n")
+    with pytest.raises(InputError, match="column participant_id, got name, age"):
+        read_cohort(tmp_path)
