@@ -61,7 +61,7 @@ class ScanFormat:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the joint volume: (channels, *grid)."""
+        """Of the joint volume: ``(channels, *grid)``."""
         channels = (1 + self.n_labels) * self.patch**self.spatial_dims
         return (channels, *(edge // self.patch for edge in self.spatial_size))
 
@@ -82,8 +82,8 @@ class ScanFormat:
         """One volume of a scan.
 
         Args:
-            image: shape (1, *spatial_size), in [-1, 1].
-            label: shape (1, *spatial_size), integers in [0, n_labels).
+            image: shape ``(1, *spatial_size)``, in [-1, 1].
+            label: shape ``(1, *spatial_size)``, integers in [0, n_labels).
 
         Returns:
             Shape :attr:`shape`, float32, in [-1, 1].
@@ -104,7 +104,7 @@ class ScanFormat:
             joint: shape :attr:`shape`.
 
         Returns:
-            Image, shape (1, *spatial_size), in [-1, 1]; label of the same shape, integers, the class whose channel is
+            Image, shape ``(1, *spatial_size)``, in [-1, 1]; label of the same shape, integers, the class whose channel is
             largest.
         """
         volume = joint if self.patch == 1 else pixelshuffle(joint[None], self.spatial_dims, self.patch)[0]
@@ -147,7 +147,7 @@ class ScanGenerator(Protocol):
         """The loss of an iteration, from the trainer's output."""
 
     def sample(self, count: int, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Joint volumes, shape (count, *shape); draws are torch's global ones."""
+        """Joint volumes, shape ``(count, *shape)``; draws are torch's global ones."""
 
     def recipe(self) -> str:
         """All that a training depends on, but for its epochs."""

@@ -114,10 +114,10 @@ def check_generator(
     """Look for copies of training scans, in any mirroring, and for scans that are copies of each other.
 
     Args:
-        generated: features of generated scans, shape (N, channels, *grid), N at least 2.
-        training: of the scans that the generator was trained on, shape (M, channels, *grid).
+        generated: features of generated scans, shape ``(N, channels, *grid)``, N at least 2.
+        training: of the scans that the generator was trained on, shape ``(M, channels, *grid)``.
         patients: whose they are, M of them, at least 2 different ones.
-        held_out: of real scans of other patients, shape (K, channels, *grid); without them the training scans are
+        held_out: of real scans of other patients, shape ``(K, channels, *grid)``; without them the training scans are
             compared with each other, each with those of other patients.
 
     Raises:
@@ -151,8 +151,8 @@ def check_variety(scans: Array, real: Array, patients: Sequence[str]) -> Variety
     """Compare how much scans differ from each other with how much real ones of different patients do.
 
     Args:
-        scans: features, shape (N, channels, *grid), N at least 2.
-        real: features of real scans, shape (M, channels, *grid').
+        scans: features, shape ``(N, channels, *grid)``, N at least 2.
+        real: features of real scans, shape ``(M, channels, *grid')``.
         patients: whose they are, M of them, at least 2 different ones.
     """
     owners = np.asarray(patients)
