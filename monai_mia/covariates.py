@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,7 @@ class Covariate:
     """
 
     name: str
-    values: NDArray[np.float64] | NDArray[np.str_]
+    values: NDArray[Any]
     source: str
 
     @property

@@ -33,8 +33,8 @@ class RegisteredMap:
     """The evidence in a crop about the structure's centre of mass, members minus non-members, mean over patients.
 
     Attributes:
-        evidence: nats, shape (*crop); NaN where a side has fewer than ``min_cell`` patients.
-        structure: share of the patients whose structure covers a voxel, shape (*crop).
+        evidence: nats, shape ``(*crop)``; NaN where a side has fewer than ``min_cell`` patients.
+        structure: share of the patients whose structure covers a voxel, shape ``(*crop)``.
     """
 
     evidence: Array
