@@ -104,8 +104,8 @@ class ScanFormat:
             joint: shape :attr:`shape`.
 
         Returns:
-            Image, shape ``(1, *spatial_size)``, in [-1, 1]; label of the same shape, integers, the class whose channel is
-            largest.
+            Image, shape ``(1, *spatial_size)``, in [-1, 1]; label of the same shape, integers, the class whose channel
+            is largest.
         """
         volume = joint if self.patch == 1 else pixelshuffle(joint[None], self.spatial_dims, self.patch)[0]
         return volume[:1].clamp(-1, 1), volume[1:].argmax(dim=0, keepdim=True)
