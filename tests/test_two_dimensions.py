@@ -256,7 +256,7 @@ def in_colour(cases: Any, folder: Path) -> list[dict[str, Any]]:
     made = []
     for case in cases:
         image, label = (image_loader()(case[key]).numpy()[0] for key in ("image", "label"))
-        scaled = np.clip(image[..., None] / 4 - np.array([0, 10, 20]), 0, 255).astype(np.uint8)
+        scaled = np.clip(image[..., None] / 12 - np.array([0, 10, 20]), 0, 255).astype(np.uint8)
         paths = {key: str(folder / f"{key}_{case['case_id']}.png") for key in ("image", "label")}
         write_pixels(paths["image"], scaled)
         write_pixels(paths["label"], (100 * label).astype(np.uint8))
