@@ -20,6 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from monai_mia import statistics
+from monai_mia.disclosure import OTHERS, merge_small_cells
 from monai_mia.errors import InputError
 from monai_mia.exposure import Exposure, ExposureResult, SideExposure, correlations
 
@@ -33,8 +34,6 @@ _NOT = ("case_id", "patient_id", "image", "label", "member", "canary", "fold")
 
 #: A column of numbers with no more distinct values than this is taken for categories (sex as 0 and 1).
 _FEW = 5
-
-_OTHERS = "others"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Subgroup:
         n_patients: how many.
         certain: mean certainty over the turns in which they were members, and its interval.
         found: mean share of these turns in which they are found, and its interval.
-        nonmember_certain: mean certainty over the other turns, and its interval.
+        nonmember_certain: mean certainty over the other turns, and its interval; NaN where too few patients had one.
     """
 
     value: str
@@ -296,7 +295,7 @@ def _categorical(
     texts = covariate.values[kept].astype(np.str_)
     if len(np.unique(texts)) < 2:
         return f"covariate {covariate.name!r} must vary over the patients, got one value."
-    shown = _merged(texts, options.min_cell)
+    shown = merge_small_cells(texts, options.min_cell)
     names = np.unique(shown)
     if len(names) < 2:
         return (
@@ -322,26 +321,14 @@ def _categorical(
         drawn = rng.integers(n, size=(options.n_resamples, n))
         rates = []
         for column in (certainty[chosen], rate[chosen], outside[chosen]):
+            if np.isfinite(column).sum() < options.min_cell:  # few of a subgroup may have been non-members
+                rates.append((math.nan, (math.nan, math.nan)))
+                continue
             samples = _nanmean(column[drawn])
             rates.append((float(_nanmean(column[None])[0]), statistics.percentiles(samples, options.confidence)))
         groups.append(Subgroup(str(name), n, *rates))
-    groups.sort(key=lambda group: (group.value == _OTHERS, group.value))
+    groups.sort(key=lambda group: (group.value == OTHERS, group.value))
     return Association(covariate.name, covariate.source, int(kept.sum()), None, None, tuple(groups), p_value, p_value)
-
-
-def _merged(texts: NDArray[np.str_], min_cell: int) -> NDArray[np.str_]:
-    """Small subgroups become ``others``; if these are too few, too, the smallest shown subgroup joins them.
-
-    Without that, whoever subtracts the shown subgroups from all patients would learn about the few that are left.
-    """
-    names, counts = np.unique(texts, return_counts=True)
-    hidden = set(names[counts < min_cell].tolist())
-    if hidden:
-        for name in names[np.argsort(counts, kind="stable")].tolist():
-            if np.isin(texts, list(hidden)).sum() >= min_cell:
-                break
-            hidden.add(name)
-    return np.where(np.isin(texts, list(hidden)), _OTHERS, texts)
 
 
 def _nanmean(values: Array) -> Array:

@@ -19,6 +19,7 @@ from scipy import stats
 from monai_mia import statistics
 from monai_mia.attacks import RMIA, Attack
 from monai_mia.attacks.attack import missing_maps
+from monai_mia.disclosure import MIN_CELL
 from monai_mia.errors import InputError
 from monai_mia.scoring import score_cases
 from monai_mia.table import Maps, SignalTable
@@ -136,7 +137,7 @@ class Exposure:
     attack: Attack | None = None
     fpr: float = 0.05
     covariates: Sequence[str] | None = None
-    min_cell: int = 10
+    min_cell: int = MIN_CELL
     neighbours: int = 5
     confidence: float = 0.95
     n_resamples: int = 2000

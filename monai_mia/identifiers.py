@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from monai_mia import files
+from monai_mia.disclosure import MIN_CELL
 from monai_mia.errors import InputError
 
 __all__ = ["IDENTIFIERS", "KINDS", "Identifiers", "Leak"]
@@ -86,7 +87,7 @@ class Identifiers:
         cases: Sequence[Mapping[str, Any]],
         paths: Iterable[str | os.PathLike[str]] = (),
         headers: Callable[[str], Iterable[str]] | None = None,
-        min_cell: int = 10,
+        min_cell: int = MIN_CELL,
     ) -> Identifiers:
         """Those of a cohort.
 

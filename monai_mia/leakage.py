@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, special
 
 from monai_mia import statistics
+from monai_mia.disclosure import MIN_CELL
 from monai_mia.errors import InputError
 from monai_mia.table import Maps, SignalTable
 
@@ -94,7 +95,7 @@ class LeakageMap:
     reach: int = 8
     margin: int = 4
     largest: int = 160
-    min_cell: int = 10
+    min_cell: int = MIN_CELL
     confidence: float = 0.95
     n_resamples: int = 2000
     seed: int = 0

@@ -118,6 +118,17 @@ def test_small_subgroups_are_not_shown(sizes: tuple[int, ...], shown: dict[str, 
         assert [group.value for group in found[0].subgroups] == sorted(shown)
 
 
+def test_turns_of_few_patients_as_non_members_are_not_shown():
+    groups = np.repeat(["a", "b"], 20)
+    found = result(np.random.default_rng(0).random(40))
+    turns = np.where(np.arange(40) < 31, 8, 0)  # 20 of a and 11 of b
+    for n, shown in ((31, [True, True]), (29, [True, False])):
+        others = replace(found.nonmembers, n_turns=np.where(np.arange(40) < n, turns, 0))
+        (one,), _ = associations(replace(found, nonmembers=others), [Covariate("site", groups, "datalist")], QUICK)
+        assert [np.isfinite(group.nonmember_certain[0]) for group in one.subgroups] == shown
+        assert all(np.isfinite(group.certain[0]) for group in one.subgroups)
+
+
 def test_columns_of_the_datalist():
     listed, gaps = listed_covariates(
         cases(age=[str(k) for k in range(20)], sex=["0", "1"] * 10, site=["A"] * 10 + ["B"] * 10),

@@ -14,6 +14,7 @@ STATISTICS = [
     "monai_mia",
     "monai_mia.errors",
     "monai_mia.files",
+    "monai_mia.disclosure",
     "monai_mia.identifiers",
     "monai_mia.pseudonyms",
     "monai_mia.archive",

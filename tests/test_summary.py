@@ -21,7 +21,7 @@ from test_report import ABOUT, make_table, run
 from monai_mia.__main__ import main
 from monai_mia.errors import InputError
 from monai_mia.identifiers import Identifiers
-from monai_mia.report import SCHEMA, Statements, as_json, check_report, report_schema, suppress, write_summary
+from monai_mia.report import SCHEMA, Statements, as_json, check_report, report_schema, write_summary
 from monai_mia.sharing import write_card
 
 Content = dict[str, Any]
@@ -414,43 +414,3 @@ class TestSchema:
         missing = {key: value for key, value in low.items() if key != "verdict"}
         with pytest.raises(InputError, match="'verdict' is a required property"):
             check_report(missing)
-
-
-class TestSmallCells:
-    """Rows about few patients."""
-
-    ROWS = (
-        {"level": "a", "n_member": 40, "n_nonmember": 35, "auc": 0.6},
-        {"level": "b", "n_member": 20, "n_nonmember": 9, "auc": 0.9},
-        {"level": "c", "n_member": 12, "n_nonmember": 11, "auc": 0.7},
-        {"level": "d", "n_member": 0, "n_nonmember": 0, "auc": None},
-    )
-
-    def shown(self, rows: Any, **options: Any) -> list[str]:
-        found = suppress(rows, counts=("n_member", "n_nonmember"), keep=("level",), **options)
-        assert [row["level"] for row in found] == [row["level"] for row in rows]
-        for row in found:
-            hidden = [row[name] is None for name in ("n_member", "n_nonmember", "auc")]
-            assert all(hidden) if row["suppressed"] else not any(hidden[:2])
-        return [row["level"] for row in found if not row["suppressed"]]
-
-    def test_the_next_smallest_goes_with_one_alone(self) -> None:
-        """Else b is the total less the others."""
-        assert self.shown(self.ROWS) == ["a", "d"]
-
-    def test_two_hide_each_other(self) -> None:
-        assert self.shown(self.ROWS, min_cell=12) == ["a", "d"]
-
-    def test_nothing_small(self) -> None:
-        assert self.shown(self.ROWS, min_cell=9) == ["a", "b", "c", "d"]
-
-    def test_rows_are_not_changed(self) -> None:
-        before = copy.deepcopy(self.ROWS)
-        self.shown(self.ROWS)
-        assert before == self.ROWS
-
-    def test_bad_input(self) -> None:
-        with pytest.raises(InputError, match="n must be a whole number"):
-            suppress([{"level": "a"}], counts=["n"], keep=["level"])
-        with pytest.raises(InputError, match="min_cell must be at least 1"):
-            suppress([], counts=["n"], keep=[], min_cell=0)

@@ -9,7 +9,6 @@ from monai_mia.report.card import write_summary
 from monai_mia.report.comparison import write_comparison
 from monai_mia.report.content import SCHEMA, as_json, summary, versions
 from monai_mia.report.defences import write_defences
-from monai_mia.report.disclosure import MIN_CELL, suppress
 from monai_mia.report.evidence import write_evidence
 from monai_mia.report.generator import scan_grid, write_generator
 from monai_mia.report.individuals import write_individuals
@@ -18,7 +17,6 @@ from monai_mia.report.schema import check_report, report_schema
 from monai_mia.report.statements import Conclusion, Statement, Statements
 
 __all__ = [
-    "MIN_CELL",
     "SCHEMA",
     "Conclusion",
     "Statement",
@@ -28,7 +26,6 @@ __all__ = [
     "report_schema",
     "scan_grid",
     "summary",
-    "suppress",
     "versions",
     "write_comparison",
     "write_defences",
