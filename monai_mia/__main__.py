@@ -50,7 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="ID=VALUE", help="override an id of the configs; YAML value"
         )
-    audit.add_argument("--cohort", required=True, help="a dataset.json, a CSV file, or a folder of images and labels")
+    audit.add_argument(
+        "--cohort",
+        required=True,
+        help="a dataset.json, a CSV file, a folder of images and labels, BIDS-like folders, or DICOM files",
+    )
     audit.add_argument("--output", required=True, help="folder of the audit, the only one that is written")
     audit.add_argument("--shadows", type=int, help="shadow models; by default 8, or 0 where none can be trained")
     audit.add_argument("--checkpoint", help="weights to audit; with --members by default models/model.pt of the bundle")
@@ -59,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--activation", choices=("softmax", "sigmoid", "none"), help="by default as the bundle says")
     audit.add_argument("--release", choices=("logits", "probabilities", "mask"), default="logits")
     audit.add_argument("--n_labels", type=int, help="label files hold integers below it; by default as the bundle says")
+    audit.add_argument(
+        "--labels", metavar="MAPPING", help="of DICOM: integer of each segment by its name, {Liver: 1, Tumour*: 2}"
+    )
     audit.add_argument("--prediction", help="key or number of the prediction, of a network with several outputs")
     audit.add_argument("--epochs", type=int, help="epochs of a training; by default the bundle's own")
     audit.add_argument(
@@ -76,18 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
+def _yaml(option: str, value: str) -> Any:
     import yaml
 
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--{option} must have a value in YAML, got {value!r}.") from error
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        try:
-            overrides[name.replace("::", "#")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set must be ID=VALUE with a value in YAML, got {pair!r}.") from error
         if not equals:
             raise InputError(f"--set must be ID=VALUE, got {pair!r}.")
+        overrides[name.replace("::", "#")] = _yaml("set", value)
     return overrides
 
 
@@ -111,6 +122,7 @@ def _audit(given: argparse.Namespace) -> None:
         seed=given.seed,
         epochs=given.epochs,
         n_labels=given.n_labels,
+        labels=None if given.labels is None else _yaml("labels", given.labels),
         prediction=prediction,
         config=given.config,
         train_config=given.train_config,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from monai_mia.attacks import standard_attacks
 from monai_mia.audit import Audit
+from monai_mia.data import read_cohort
 from monai_mia.designs import Case
 from monai_mia.engines import QUERY_OPTIONS
 from monai_mia.errors import InputError
@@ -47,6 +48,7 @@ def bundle_study(
     seed: int = 0,
     epochs: int | None = None,
     n_labels: int | None = None,
+    labels: Mapping[str, int] | None = None,
     prediction: str | int | None = None,
     config: Sequence[str] | None = None,
     train_config: Sequence[str] | None = None,
@@ -73,6 +75,8 @@ def bundle_study(
         seed: seed of the design, the models and the audit.
         epochs: epochs of a training, instead of the bundle's own.
         n_labels: label files hold integers in [0, n_labels); by default as the bundle's channels say.
+        labels: of a cohort in DICOM: integer of each segment by its name, as :func:`~monai_mia.data.dicom_cohort` takes
+            it.
         prediction: key or number of the prediction, for a network with several outputs.
         config: configs to ask models through, relative to the bundle.
         train_config: configs to train from.
@@ -104,7 +108,13 @@ def bundle_study(
     known, given = _activation(found, activation)
     if given and release == "logits":
         release = "probabilities"
-    labels = _labels(found, known) if n_labels is None else n_labels
+    if n_labels is None:
+        n_labels = _labels(found, known)
+    if labels is not None:
+        if not isinstance(cohort, str):
+            raise InputError("labels must be left out for a cohort that is no path, got both. Drop one of them.")
+        converted, skip_bad = Path(output_dir) / "private/dicom", options.get("skip_bad", False)
+        cohort = partial(read_cohort, cohort, converted=converted, labels=labels, skip_bad=skip_bad)
     asking, training = dict(found.inference_overrides), dict(found.train_overrides)
     if prediction is not None:
         asking[QUERY_OPTIONS] = {**asking.get(QUERY_OPTIONS, {}), "output": prediction}
@@ -134,7 +144,7 @@ def bundle_study(
         release=release,
         activation=known,
         transform_id=transform_id,
-        n_labels=labels,
+        n_labels=n_labels,
         **options,
     )
 

@@ -229,7 +229,7 @@ class EvidenceStudy:
                 if source.cohort is not None and len(cases) > 1:
                     if not known:
                         few = len({str(case["patient_id"]) for case in held_out}) < 2
-                        known.append(_features(cases_of(study.cohort) if few else held_out))
+                        known.append(_features(study.cases() if few else held_out))
                     _require_variety(source, _features(cases)[0], *known[0])
             except InputError as error:
                 gaps.append(f"{source.name}: {error}")

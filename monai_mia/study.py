@@ -216,7 +216,7 @@ class Study:
             **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
             target_training=self._train_config(TARGET).fingerprint(),
         )
-        cases, auxiliary = self._set_apart(self._cases())
+        cases, auxiliary = self._set_apart(self.cases())
         design = self._design(cases)
         require_canaries(design)
         examined = [*design.cases, *auxiliary]
@@ -231,7 +231,7 @@ class Study:
 
     def auxiliary_cases(self) -> list[Case]:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
-        return self._set_apart(self._cases())[1]
+        return self._set_apart(self.cases())[1]
 
     def table(self, design: Design) -> SignalTable:
         """The recorded signals of the design's models."""
@@ -253,8 +253,9 @@ class Study:
         """The image statistics of these cases, shape (N, F), as they were examined."""
         return Examination.read(self._path("private/examination.csv")).of(case_ids)
 
-    def _cases(self) -> list[Case]:
-        cohort = cases_of(self.cohort, converted=self._path("private/dicom"))
+    def cases(self) -> list[Case]:
+        """The cases of the cohort, without those that are left out."""
+        cohort = cases_of(self.cohort, converted=self._path("private/dicom"), skip_bad=self.skip_bad)
         if not self.skip_bad:
             return cohort
         sides = [read_ids(side or ()) for side in (self.members, self.nonmembers)]

@@ -16,10 +16,12 @@ import pytest
 import torch
 import zoo_styles
 from conftest import BUNDLES, run_bundle
+from dicom_files import save, segmentation, series
 from zoo_styles import STYLES, change, config_of, of
 
 from monai_mia.__main__ import main
 from monai_mia.bundle_study import bundle_study
+from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
 from monai_mia.errors import InputError
 from monai_mia.inspection import inspect_bundle, writable_by_others
@@ -599,3 +601,31 @@ class TestBadCases:
             ["case_1", "patient_1", "member"],
             ["case_7", "patient_7", "nonmember"],
         ]
+
+    def test_of_a_dicom_tree_are_counted_too(self, tmp_path: Path) -> None:
+        """One series with a torn slice, one whose reference is torn; that is two scans."""
+        names = {1: "Organ", 2: "Core"}
+        for n in range(10):
+            image, label = phantom(12, 0, n)
+            for scan in ("a", "b") if n == 3 else ("a",):
+                slices = series(np.round(image), np.eye(4), patient=f"P{n}", seed=n)
+                folder = tmp_path / "tree" / f"{n}{scan}"
+                save([*slices, segmentation(slices, label, names)], folder)
+        torn = [tmp_path / "tree" / "3b" / "i002.dcm", *(tmp_path / "tree" / "7a").glob("i012.dcm")]
+        for path in torn:
+            path.write_bytes(path.read_bytes()[:200])
+        reading = [of("LoadImaged", keys="image", ensure_channel_first=True)]
+        bundle, _ = oracle(tmp_path / "bundle", 2, reading)
+        for name, ids in (("in", range(5)), ("out", range(5, 10))):
+            (tmp_path / f"{name}.txt").write_text("".join(f"P{n}\n" for n in ids))
+        options = ("--members", str(tmp_path / "in.txt"), "--nonmembers", str(tmp_path / "out.txt"), "--n_jobs", "1")
+        given = (*options, "--labels", "{organ: 1}")
+        assert "3 that are not" in refused(bundle, tmp_path / "tree", tmp_path / "audit", *given)
+        report = audit(bundle, tmp_path / "tree", tmp_path / "audit", *given, "--skip_bad")
+        assert report["design"]["left_out"] == {"member": 1, "nonmember": 1}
+        assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (5, 4)
+        written = (tmp_path / "audit" / "report" / "report.json").read_text()
+        assert not any(f"P{n}" in written for n in range(10))
+        assert "labels must give an integer" in refused(
+            bundle, tmp_path / "tree", tmp_path / "other", *options, "--labels", "organ"
+        )

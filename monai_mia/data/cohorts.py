@@ -116,17 +116,17 @@ def read_cohort(
 
 def cases_of(
     cohort: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Callable[[], Sequence[Mapping[str, Any]]],
-    converted: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> list[Mapping[str, Any]]:
     """The cases of a cohort that is given as what :func:`read_cohort` reads, as a list, or as a function of one.
 
     Args:
         cohort: the cohort.
-        converted: private folder for the converted files, should the cohort be the path of a DICOM tree.
+        options: of :func:`read_cohort`, such as ``converted``, should the cohort be a path.
     """
     if callable(cohort):
         return list(cohort())
-    return list(read_cohort(cohort, converted=converted) if isinstance(cohort, (str, os.PathLike)) else cohort)
+    return list(read_cohort(cohort, **options) if isinstance(cohort, (str, os.PathLike)) else cohort)
 
 
 def _download(path: Path, task: str) -> None:

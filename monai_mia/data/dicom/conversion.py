@@ -9,7 +9,7 @@ import io
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Conversion:
             raise InputError(f"folder must be another than the DICOM files', got {str(self.folder)!r}.")
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold must be in (0, 1], got {self.threshold}.")
+        if self.labels is not None and not isinstance(self.labels, Mapping):
+            raise InputError(f"labels must give an integer for each name, as in {{Liver: 1}}, got {self.labels!r}.")
         if self.labels is not None and not self.labels:
             raise InputError("labels must name at least one segment, got none. Leave it out to use segment numbers.")
         for name, value in (self.labels or {}).items():
@@ -112,7 +114,7 @@ class Conversion:
 
     def _jobs(self, tree: Tree) -> tuple[list[_Job], list[LeftOut], dict[str, int]]:
         """What belongs together: each series with its references, what cannot be used, and the rest in numbers."""
-        left_out, wanted = list(tree.bad), defaultdict(list)
+        left_out, wanted = _with_patients(tree), defaultdict(list)
         unread: set[str] = set()  # patients with a reference that cannot be read
         spoilt = {Path(bad.source).parent for bad in tree.bad}
         for instance in tree.references:
@@ -131,6 +133,7 @@ class Conversion:
         for uid, references in sorted(wanted.items()):
             instances = sorted(tree.series[uid], key=lambda instance: instance.file.name)
             patient = instances[0].text("PatientID")
+            case_id = f"series_{sha256(uid.encode()).hexdigest()[:12]}"
             try:
                 self._check_series(instances, references)
                 if any(instance.file.path.parent.relative_to(self.path.resolve()) in spoilt for instance in instances):
@@ -138,9 +141,8 @@ class Conversion:
                 if patient in unread:
                     raise BadFileError("beside a reference that cannot be read", "that may be one of its references")
             except BadFileError as bad:
-                left_out.append(LeftOut(instances[0].file.name, bad.kind, str(bad), patient))
+                left_out.append(LeftOut(instances[0].file.name, bad.kind, str(bad), patient, case_id))
                 continue
-            case_id = f"series_{sha256(uid.encode()).hexdigest()[:12]}"
             ordered = sorted(references, key=lambda reference: reference.instance.file.name)
             jobs.append(_Job(case_id, patient, tuple(instances), tuple(ordered)))
         self._check_names([reference for references in wanted.values() for reference in references])
@@ -260,7 +262,7 @@ class Conversion:
             write_volume(self.folder / row["label"], label, affine)
             write_volume(self.folder / row["image"], series.values(), affine)
         except BadFileError as bad:
-            return LeftOut(job.source, bad.kind, str(bad), job.patient)
+            return LeftOut(job.source, bad.kind, str(bad), job.patient, job.case_id)
         files.write_json(about, {"key": row["key"]})
         return None
 
@@ -278,8 +280,9 @@ class Conversion:
         self, rows: Sequence[dict[str, str]], left_out: Sequence[LeftOut], counts: Mapping[str, int], key: str
     ) -> None:
         """Write what was converted and what was left out; the numbers alone are in left_out.json."""
-        lines = [[bad.source, bad.kind, bad.text, bad.patient] for bad in left_out]
-        files.write(self.folder / "left_out.csv", files.csv_text([["source", "kind", "text", "patient_id"], *lines]))
+        lines = [[bad.source, bad.kind, bad.text, bad.patient, bad.case_id] for bad in left_out]
+        heads = ["source", "kind", "text", "patient_id", "case_id"]
+        files.write(self.folder / "left_out.csv", files.csv_text([heads, *lines]))
         kept = {row["patient_id"] for row in rows}
         files.write_json(
             self.folder / "left_out.json",
@@ -316,6 +319,18 @@ class Conversion:
                     ) from None
             cases.append(case)
         return cases
+
+
+def _with_patients(tree: Tree) -> list[LeftOut]:
+    """The files that cannot be read, each with the patient of those beside it, if that is one."""
+    beside: dict[Path, set[str]] = defaultdict(set)
+    for instance in (*tree.references, *(one for instances in tree.series.values() for one in instances)):
+        beside[Path(instance.file.name).parent].add(instance.text("PatientID"))
+    found = []
+    for bad in tree.bad:
+        patients = beside[Path(bad.source).parent]
+        found.append(replace(bad, patient=min(patients)) if len(patients) == 1 and not bad.patient else bad)
+    return found
 
 
 def _told(counts: Mapping[str, int]) -> str:

@@ -63,12 +63,14 @@ class LeftOut:
         kind: what is wrong, without a name or a value.
         text: the same for the user, with details, without a header value.
         patient: PatientID, if it is known; private.
+        case_id: the case that it would have been; empty of what is no series with a reference.
     """
 
     source: str
     kind: str
     text: str
     patient: str = ""
+    case_id: str = ""
 
 
 @dataclass(frozen=True)
