@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,7 +184,7 @@ class Training:
     def run(self) -> None:
         """Train to the last epoch, resuming from the last checkpoint; choosing an epoch would touch non-members."""
         start = time.perf_counter()
-        with _settings(self.threads, self.bundle.root):
+        with _settings(self.threads, self.bundle.root), _one_line(self, "training"):
             trainer, dataset, extras = self._trainer()
             checkpointer = Checkpointer(
                 Path(self.folder) / "checkpoint.pt",
@@ -322,7 +324,7 @@ class Query:
     def run(self) -> None:
         """Query the model in an evaluator of our own: none of the bundle's postprocessing, metrics or savers runs."""
         start = time.perf_counter()
-        with _settings(self.threads, self.bundle.root), torch.inference_mode():
+        with _settings(self.threads, self.bundle.root), _one_line(self, "querying"), torch.inference_mode():
             parser, network, device = _network(self.bundle, self.checkpoint)
             recorders = self._recorders(self._transform(parser))
             cases = [{key: value for key, value in case.items() if key != "member"} for case in self.cohort]
@@ -511,16 +513,47 @@ def _instantiated(parser: ConfigParser, name: str, bundle: BundleConfig) -> Any:
     except InputError:
         raise
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            if isinstance(cause.__cause__, InputError):
-                raise cause.__cause__ from error
-            cause = cause.__cause__
-        text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise InputError(
             f"{name!r} in {', '.join(bundle.files)} of {bundle.root!r} must be a component that can be built, got "
-            f"{type(cause).__name__}: {text.rstrip('.')}. Install what the bundle needs (its metadata.json tells), or "
-            "override or overlay what does not fit."
+            f"{_cause(error)}. Install what the bundle needs (its metadata.json tells), or override or overlay what "
+            "does not fit."
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What it all began with, in one line; an error that is for the user is raised as it is."""
+    where = ""
+    cause = error
+    while True:
+        if isinstance(cause, InputError):
+            raise cause from error
+        transform = re.search(r"applying transform <(?:\w+\.)*(\w+)", str(cause))
+        where = f" in {transform[1]}" if transform else where
+        if cause.__cause__ is None:
+            break
+        cause = cause.__cause__
+    lines = str(cause).strip().splitlines() or ["no message"]
+    if "Original Traceback" in str(cause):  # of a process that loads data
+        return f"{lines[-1].rstrip('.')}{where}"
+    return f"{type(cause).__name__}: {lines[0].rstrip('.')}{where}"
+
+
+@contextlib.contextmanager
+def _one_line(job: Training | Query, doing: str) -> Iterator[None]:
+    """Where a component of the bundle fails, the user is told in one line; the traceback is kept beside the model."""
+    kept = Path(job.progress).with_name("traceback.txt")
+    kept.unlink(missing_ok=True)
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        cause = _cause(error)
+        files.write(kept, traceback.format_exc())
+        raise InputError(
+            f"{doing} of {job.model_id!r} must be possible with {', '.join(job.bundle.files)} of {job.bundle.root!r}, "
+            f"got {cause}. Override or overlay what does not fit, or take the case that does not fit off the cohort. "
+            f"{kept} has the traceback."
         ) from error
 
 

@@ -22,7 +22,6 @@ from monai_mia import files, report
 from monai_mia.attacks import Attack, evidence_attacks
 from monai_mia.comparison import by_patient
 from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
-from monai_mia.data.cohorts import cases_of
 from monai_mia.defence_study import DefenceStudy
 from monai_mia.designs import Case, Design
 from monai_mia.errors import InputError

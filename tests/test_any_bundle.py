@@ -562,6 +562,32 @@ class TestBadInput:
         assert "outside the bundle" in refused(spleen, cohort, spleen / "audit")
 
 
+class TestFailingBundle:
+    """What a component of the bundle raises is one line, and its traceback is kept in ``private/``."""
+
+    def test_a_crop_larger_than_a_volume(self, spleen: Path, tmp_path: Path) -> None:
+        cohort = zoo_styles.cohort(tmp_path / "data", n=4, size=6)
+        message = refused(spleen, cohort, tmp_path / "out", *QUICK)
+        assert "training of 'target' must be possible with configs/train.json" in message
+        assert "random crop ROI is larger than the image size" in message
+        assert "in RandCropByPosNegLabeld" in message
+        kept = Path(message.rpartition("cohort. ")[2].removesuffix(" has the traceback."))
+        assert kept.is_relative_to(tmp_path / "out" / "private")
+        assert kept.read_text().startswith("Traceback")
+
+    def test_an_inferer_that_fails(self, tmp_path: Path) -> None:
+        bundle, _ = oracle(tmp_path / "bundle", 2, [of("LoadImaged", keys="image", ensure_channel_first=True)])
+        change(bundle, "inference", inferer=of("SlidingWindowInferer", roi_size=[4, 4], sw_batch_size=1))
+        cohort = drawn(tmp_path / "data")
+        for name, ids in (("in", (0, 1)), ("out", (2, 3))):
+            (tmp_path / f"{name}.txt").write_text("".join(f"case_{n}\n" for n in ids))
+        message = refused(
+            bundle, cohort, tmp_path / "out", "--members", str(tmp_path / "in.txt"), "--nonmembers",
+            str(tmp_path / "out.txt"), "--n_jobs", "1",
+        )  # fmt: skip
+        assert "querying of 'target' must be possible with configs/inference.json" in message
+
+
 class TestBadCases:
     @pytest.fixture
     def data(self, tmp_path: Path) -> Path:

@@ -367,6 +367,21 @@ class TestChangedCases:
             changed = (before != after).any(0)
             assert 0 < changed.sum() <= 29  # pixels of a disc of radius 3
 
+    def test_a_lesion_that_cannot_be_seen(self, tmp_path: Path) -> None:
+        """A bright lesion in a picture whose colours are as bright as can be."""
+        values = np.full((16, 16, 3), 255, np.uint8)
+        values[0] = 0  # far from the reference
+        label = np.zeros((16, 16), np.uint8)
+        label[6:10, 6:10] = 1
+        write_pixels(tmp_path / "a.png", values)
+        write_pixels(tmp_path / "b.png", label)
+        case = {
+            "case_id": "a", "patient_id": "a", "image": str(tmp_path / "a.png"), "label": str(tmp_path / "b.png")
+        }  # fmt: skip
+        with pytest.raises(InputError, match=r"contrast must change each image, got 3\.0 for '.*a\.png'"):
+            plant_canaries([case], [Lesion(2.0, 3.0)], 1, tmp_path / "bright")
+        plant_canaries([case], [Lesion(2.0, -3.0)], 1, tmp_path / "dark")
+
     def test_swapped_references(self, pictures: Any, tmp_path: Path) -> None:
         found = plant_canaries(pictures, [Swapped()], 4, tmp_path / "canaries")
         examine(found, 3, tmp_path / "examination.csv")

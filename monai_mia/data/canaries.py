@@ -143,8 +143,8 @@ def plant_canaries(
         ``canary_000``, ``case_id`` ``canary_000_0``, and in ``canary`` their kind.
 
     Raises:
-        InputError: there are too few patients, a kind is none, ids clash, a volume cannot be read or a lesion has no
-            place in it.
+        InputError: there are too few patients, a kind is none, ids clash, a volume cannot be read, or a lesion has no
+            place in it or cannot be seen in it.
 
     Example::
 
@@ -246,6 +246,11 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
         volumes = _made(kind, source, donor, np.random.default_rng([seed, _STREAM, 1 + number]))
         for name, (values, affine) in volumes.items():
             write_changed(canary[name], values, affine)
+        if isinstance(kind, Lesion) and np.array_equal(_read(canary["image"]), _read(source["image"])):
+            raise InputError(
+                f"contrast must change each image, got {kind.contrast} for {source['image']!r}, whose intensities end "
+                "there or do not vary. Take another sign, or leave the patient out."
+            )
         writer.writerow([canary["case_id"], canary["patient_id"], canary["canary"], source["case_id"]])
     files.write_artefact(folder / "canaries.csv", buffer.getvalue(), key=key)
 
