@@ -34,7 +34,8 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         What was found; ``report/`` and ``private/scores.csv`` are written again.
 
     Raises:
-        InputError: the folder holds no finished study, or one of canaries, of whom the recorded design does not tell.
+        InputError: the folder holds no finished study; or one of canaries, of whom the recorded design does not tell;
+            or one whose report has a section on individuals, whose options are not recorded.
     """
     folder = Path(output_dir)
     about = files.read_json(folder / "study.json")
@@ -45,6 +46,11 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         )
     if files.read_json(folder / "private" / "design.json").get("canaries"):
         raise InputError(f"output must be a study without canaries, got {str(folder)!r}. Run its own config again.")
+    if files.read_json(folder / "report" / "report.json").get("individuals"):
+        raise InputError(
+            f"output must be a study whose report has no section on individuals, got {str(folder)!r}: it would be lost. "
+            "Run its own config again, which runs no model."
+        )
     design = Design.read(folder / "private" / "design.csv")
     seed = design.seed if seed is None else seed
     if audit is None:

@@ -25,6 +25,7 @@ from monai_mia.exposure import Exposure
 from monai_mia.individuals import Individuals, examine_individuals, report_individuals
 from monai_mia.leakage import log_likelihoods
 from monai_mia.maps import MapStore
+from monai_mia.rescoring import rescore
 from monai_mia.study import Study
 
 QUICK = Exposure(fpr=0.25, min_cell=3, n_resamples=100, n_permutations=99)
@@ -92,6 +93,10 @@ class TestStudy:
         assert any("'ward' must have two subgroups of at least 3" in gap for gap in gaps)
         page = (out(finished) / "report/index.html").read_text()
         assert "must vary over the patients, got one value" in page
+
+    def test_is_not_lost_when_the_report_is_made_again(self, finished: Study) -> None:
+        with pytest.raises(InputError, match="section on individuals"):
+            rescore(out(finished))
 
     def test_nobody_is_named_in_the_report(self, finished: Study, cohort: list[dict[str, Any]]) -> None:
         told = "".join(
