@@ -233,7 +233,7 @@ def test_numbers_on_the_page_are_those_of_the_json(strong, folder):
     for attack in content["attacks"]:
         assert f"{attack['auc']:.3f} [{attack['auc_ci'][0]:.3f}, {attack['auc_ci'][1]:.3f}]" in words
     assert content["target"]["checkpoint_sha256"] in words
-    assert "--seed 7 --shadows 4" in words
+    assert "--seed 7 and --shadows 4" in words
     assert "max_epochs = 3" in words
     assert "dataset_dir = not shown" in words
     assert "2 h 00 min" in words
