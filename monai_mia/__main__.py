@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--seed", type=int, default=0)
     audit.add_argument("--n_jobs", type=int, help="processes; by default one a core, or one where there is a GPU")
     audit.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-    report = commands.add_parser("report", help="attack by the standard attacks and report again from what an audit recorded; no model is run")
+    report = commands.add_parser(
+        "report", help="attack again what an audit recorded, by the standard attacks, and report; no model is run"
+    )
     report.add_argument("--output", required=True, help="folder of the audit")
     report.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
     commands.add_parser("bundles", help="print the folders of the bundles that come with the package")

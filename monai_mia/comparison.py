@@ -9,7 +9,6 @@ attack fares. Scores are kept in files, so that only what is new is computed aga
 from __future__ import annotations
 
 import csv
-import io
 import sys
 import time
 from collections import Counter
@@ -285,12 +284,9 @@ class Comparison:
             scores.append(score_cases(attack, knowledge, table.members(target), self.seed))
         seconds = time.perf_counter() - start
         stacked = np.stack(scores)
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(design.targets)
-        writer.writerows([repr(float(value)) for value in column] for column in stacked.T)
+        content = files.csv_text([design.targets, *([repr(float(value)) for value in column] for column in stacked.T)])
         files.private_folder(path.parent)
-        files.write_artefact(path, buffer.getvalue(), key=key, attack=attack.name, n_shadow=budget, seconds=seconds)
+        files.write_artefact(path, content, key=key, attack=attack.name, n_shadow=budget, seconds=seconds)
         return stacked, seconds, access
 
     def weights(self, members: NDArray[np.bool_], table: SignalTable) -> Array:

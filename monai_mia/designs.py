@@ -9,7 +9,6 @@ split between two sides of a model.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections import Counter
@@ -182,14 +181,11 @@ class Design:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the design as CSV, one row a case and one column of 0 and 1 a model; private, it is the secret."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*_COLUMNS, *self.member])
-        for n, case in enumerate(self.cases):
-            writer.writerow(
-                [*map(_cell, (case[name] for name in _COLUMNS)), *(int(row[n]) for row in self.member.values())]
-            )
-        files.write(path, buffer.getvalue())
+        rows = [
+            [*(_cell(case[name]) for name in _COLUMNS), *(int(row[n]) for row in self.member.values())]
+            for n, case in enumerate(self.cases)
+        ]
+        files.write(path, files.csv_text([[*_COLUMNS, *self.member], *rows]))
         kinds = sorted({str(case["canary"]) for case in self.cases if case.get("canary")})
         about = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
         files.write_json(Path(path).with_suffix(".json"), about)

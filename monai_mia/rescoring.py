@@ -48,8 +48,8 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         raise InputError(f"output must be a study without canaries, got {str(folder)!r}. Run its own config again.")
     if files.read_json(folder / "report" / "report.json").get("individuals"):
         raise InputError(
-            f"output must be a study whose report has no section on individuals, got {str(folder)!r}: it would be lost. "
-            "Run its own config again, which runs no model."
+            f"output must be a study whose report has no section on individuals, got {str(folder)!r}: it would be "
+            "lost. Run its own config again, which runs no model."
         )
     design = Design.read(folder / "private" / "design.csv")
     seed = design.seed if seed is None else seed

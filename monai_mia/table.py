@@ -9,7 +9,6 @@ beside it. In memory it is dense: every model was asked about every case.
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -293,10 +292,15 @@ def write_signals(
         access: access level that each signal needs.
         about: what the rows depend on, for instance their ``key``.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *signals])
-    for n in sorted(range(len(case_ids)), key=lambda n: case_ids[n]):
-        values = [repr(float(column[n])) for column in signals.values()]
-        writer.writerow([model_id, case_ids[n], patient_ids[n], int(member[n]), *values])
-    files.write_artefact(path, buffer.getvalue(), model_id=model_id, access=dict(access), **about)
+    rows = [
+        [
+            model_id,
+            case_ids[n],
+            patient_ids[n],
+            int(member[n]),
+            *(repr(float(column[n])) for column in signals.values()),
+        ]
+        for n in sorted(range(len(case_ids)), key=lambda n: case_ids[n])
+    ]
+    content = files.csv_text([[*_COLUMNS, *signals], *rows])
+    files.write_artefact(path, content, model_id=model_id, access=dict(access), **about)

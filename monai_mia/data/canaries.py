@@ -17,8 +17,6 @@ Formal guarantees of :func:`plant_canaries`:
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,9 +237,7 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
     paths = [Path(canary[name]) for kind, _, canary, _ in jobs for name in _changed(kind)]
     if files.is_current(folder / "canaries.csv", key) and all(path.is_file() for path in paths):
         return
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["case_id", "patient_id", "canary", "source"])
+    rows = [["case_id", "patient_id", "canary", "source"]]
     for number, (kind, source, canary, donor) in enumerate(jobs):
         volumes = _made(kind, source, donor, np.random.default_rng([seed, _STREAM, 1 + number]))
         for name, (values, affine) in volumes.items():
@@ -251,8 +247,8 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
                 f"contrast must change each image, got {kind.contrast} for {source['image']!r}, whose intensities end "
                 "there or do not vary. Take another sign, or leave the patient out."
             )
-        writer.writerow([canary["case_id"], canary["patient_id"], canary["canary"], source["case_id"]])
-    files.write_artefact(folder / "canaries.csv", buffer.getvalue(), key=key)
+        rows.append([canary["case_id"], canary["patient_id"], canary["canary"], str(source["case_id"])])
+    files.write_artefact(folder / "canaries.csv", files.csv_text(rows), key=key)
 
 
 def _made(kind: Kind, source: Case, donor: Case, rng: np.random.Generator) -> dict[str, tuple[Array, Array]]:

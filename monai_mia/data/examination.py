@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -193,12 +192,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow([value if isinstance(value, str) else repr(float(value)) for value in row.values()])
-    files.write(path, buffer.getvalue())
+    cells = [[value if isinstance(value, str) else repr(float(value)) for value in row.values()] for row in rows]
+    files.write(path, files.csv_text([list(rows[0]), *cells]))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
