@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--skip_bad", action="store_true", help="go on without cases that cannot be used; the report counts them"
     )
+    audit.add_argument(
+        "--archive", metavar="FILE", help="a .zip for the report, if it holds no identifier of the cohort"
+    )
     audit.add_argument("--seed", type=int, default=0)
     audit.add_argument("--n_jobs", type=int, help="processes; by default one a core, or one where there is a GPU")
     audit.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
@@ -132,6 +135,7 @@ def _audit(given: argparse.Namespace) -> None:
         n_jobs=given.n_jobs,
         threads=given.threads,
         skip_bad=given.skip_bad,
+        archive=given.archive,
     )
     study.main()
 

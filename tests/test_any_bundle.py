@@ -20,6 +20,7 @@ from dicom_files import save, segmentation, series
 from zoo_styles import STYLES, change, config_of, of
 
 from monai_mia.__main__ import main
+from monai_mia.archive import check_archive
 from monai_mia.bundle_study import bundle_study
 from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
@@ -121,7 +122,8 @@ class TestUnmodified:
         audit(spleen, cohort, tmp_path / "out", *QUICK)
         weights = tmp_path / "out" / "private" / "models" / "shadow_00" / "model.pt"
         before = weights.stat().st_mtime_ns
-        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        audit(spleen, cohort, tmp_path / "out", *QUICK, "--archive", str(tmp_path / "report.zip"))
+        assert "report/report.json" in check_archive(tmp_path / "report.zip")["files"]
         assert weights.stat().st_mtime_ns == before
 
     def test_it_warns_as_monai_does(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
