@@ -10,7 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer, sliding_window_inference
+from monai.inferers import (
+    Inferer,
+    SliceInferer,
+    SlidingWindowInferer,
+    SlidingWindowInfererAdapt,
+    sliding_window_inference,
+)
 from torch import Tensor, nn
 
 from monai_mia.errors import InputError
@@ -172,7 +178,8 @@ class SlabInferer(Inferer):  # type: ignore[misc]
     """An inferer that puts off large predictions, so that they are made in slabs.
 
     Args:
-        inferer: the bundle's; any but a ``SlidingWindowInferer`` (or one of its subclasses) is left as it is.
+        inferer: the bundle's; any but MONAI's sliding windows, and subclasses that call them as they do, is left as it
+            is.
         n_classes: channels of the prediction, to tell how large it is.
         always: also for small volumes.
         output: which of the network's outputs is the prediction, as :func:`~monai_mia.outputs.chosen_output`.
@@ -187,10 +194,13 @@ class SlabInferer(Inferer):  # type: ignore[misc]
         self.n_classes = n_classes
         self.always = always
         self.output = output
+        # Whoever overrides the call may do more with a prediction than to stitch it.
+        calls = [kind.__call__ for kind in (SlidingWindowInferer, SlidingWindowInfererAdapt, SliceInferer)]
+        self._slides = getattr(type(inferer), "__call__", None) in calls
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         size = inputs[0, 0].numel() * self.n_classes * inputs.element_size()
-        if isinstance(self.inferer, SlidingWindowInferer) and len(inputs) == 1 and (self.always or size > LARGE):
+        if self._slides and len(inputs) == 1 and (self.always or size > LARGE):
             return [SlabPrediction(inputs, network, self.inferer, self.output)]
         return one_output(self.inferer, self.output)(inputs, network, *args, **kwargs)

@@ -92,6 +92,19 @@ def test_small_or_other_predictions_stay_whole() -> None:
     assert isinstance(SlabInferer(windows, 14)(large, net)[0], SlabPrediction)
 
 
+def test_an_inferer_that_does_more_than_to_stitch_stays_whole() -> None:
+    class Flipped(SlidingWindowInferer):
+        def __call__(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(inputs.flip(2), network, *args, **kwargs).flip(2)
+
+    class Named(SlidingWindowInferer):
+        pass
+
+    image, net = torch.rand(1, 1, 12, 12, 12), torch.nn.Conv3d(1, 3, 1)
+    assert isinstance(SlabInferer(Flipped((8, 8, 8)), 3, always=True)(image, net), torch.Tensor)
+    assert isinstance(SlabInferer(Named((8, 8, 8)), 3, always=True)(image, net)[0], SlabPrediction)
+
+
 def test_another_resolution_is_refused() -> None:
     inferer = SlabInferer(SlidingWindowInferer((16, 16, 16)), 3, always=True)
     (prediction,) = inferer(torch.randn(1, 1, 32, 16, 16), nn.AvgPool3d(2))
