@@ -196,7 +196,7 @@ class SlabInferer(Inferer):  # type: ignore[misc]
         self.output = output
         # Whoever overrides the call may do more with a prediction than to stitch it.
         calls = [kind.__call__ for kind in (SlidingWindowInferer, SlidingWindowInfererAdapt, SliceInferer)]
-        self._slides = getattr(type(inferer), "__call__", None) in calls
+        self._slides = type(inferer).__call__ in calls
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
