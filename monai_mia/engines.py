@@ -253,7 +253,7 @@ class Training:
                 parser[f"train#trainer#{unused}"] = None
         set_determinism(self.seed)
         trainer = _instantiated(parser, "train#trainer", self.bundle)
-        trainer.logger.setLevel(logging.WARNING)
+        trainer.logger.setLevel(logging.CRITICAL)  # an error is raised, and told once
         built = parser.get_parsed_content(listed[-1]) or [] if listed else []
         schedulers = [handler.lr_scheduler for handler in built if isinstance(handler, LrScheduleHandler)]
         # A defence may hold state of its own: an account of epsilon, a discriminator, averaged weights.
@@ -346,7 +346,7 @@ class Query:
                 decollate=False,
                 amp=bool(self._option(parser, "amp")) and torch.device(device).type == "cuda",
             )
-            evaluator.logger.setLevel(logging.WARNING)
+            evaluator.logger.setLevel(logging.CRITICAL)
             set_determinism(0)
             evaluator.run()
         for path in filter(None, (self.path, self.maps)):

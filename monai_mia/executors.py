@@ -82,11 +82,15 @@ def _run(job: Job, parent: int) -> None:
         job.run()
 
 
+#: Tells each reader anew that it can do without a codec of NVIDIA's.
+_CODEC = "monai.data.nvimgcodec_pydicom_plugin"
+
+
 def _withhold(record: logging.LogRecord) -> bool:
     """Drop the values that a log entry of MONAI holds; what is wrong (a shape, a type) stays."""
     if record.name == "dev_collate":
         record.msg, record.args = record.getMessage().partition(" in collate")[0], ()
-    return record.name != "DataStats"
+    return record.name not in ("DataStats", _CODEC)
 
 
 @contextlib.contextmanager
@@ -96,7 +100,7 @@ def discreet_logs() -> Iterator[None]:
     Where a batch cannot be collated, MONAI logs the whole batch (``dev_collate``); where a transform fails or shows
     statistics, all that is known of the case, its header included (``DataStats``).
     """
-    quiet = [logging.getLogger(name) for name in ("dev_collate", "DataStats")]
+    quiet = [logging.getLogger(name) for name in ("dev_collate", "DataStats", _CODEC)]
     for one in quiet:
         one.addFilter(_withhold)
     try:
@@ -163,7 +167,8 @@ def _watched(jobs: Sequence[Job], description: str) -> Iterator[None]:
 def command(run: Callable[[], _T]) -> _T:
     """Run a step; what the user must mend ends the process with one line."""
     try:
-        return run()
+        with discreet_logs():
+            return run()
     except InputError as error:
         raise SystemExit(f"monai_mia: {error}") from error
     except OSError as error:
