@@ -567,12 +567,13 @@ class TestBadInput:
 class TestFailingBundle:
     """What a component of the bundle raises is one line, and its traceback is kept in ``private/``."""
 
-    def test_a_crop_larger_than_a_volume(self, spleen: Path, tmp_path: Path) -> None:
+    def test_a_crop_larger_than_a_volume(self, spleen: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         cohort = zoo_styles.cohort(tmp_path / "data", n=4, size=6)
         message = refused(spleen, cohort, tmp_path / "out", *QUICK)
         assert "training of 'target' must be possible with configs/train.json" in message
         assert "random crop ROI is larger than the image size" in message
         assert "in RandCropByPosNegLabeld" in message
+        assert "terminating" not in caplog.text  # it is told once
         kept = Path(message.rpartition("cohort. ")[2].removesuffix(" has the traceback."))
         assert kept.is_relative_to(tmp_path / "out" / "private")
         assert kept.read_text().startswith("Traceback")
