@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from monai_mia import files
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.report.figures import percent
 from monai_mia.report.statements import Conclusion, Statements
+from monai_mia.report.templates import template
 
 __all__ = ["PRIVACY_SCHEMA", "write_summary"]
 
@@ -141,15 +140,8 @@ def _card(privacy: Mapping[str, Any]) -> str:
 
 
 def _page(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) -> str:
-    environment = Environment(
-        loader=PackageLoader("monai_mia.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     reasons = content["verdict"]["reasons"][:_N_REASONS]
-    return environment.get_template("summary.html").render(
+    return template("summary.html").render(
         target={"bundle": None, "bundle_version": None, "checkpoint_sha256": None, **content.get("target", {})},
         design={"kind": None, **content.get("design", {})},
         versions={"monai_mia": None, **content.get("versions", {})},

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from monai_mia.report.content import as_json
 from monai_mia.report.figures import Curve, Picture
 from monai_mia.report.individuals import individuals_pictures, individuals_tables, individuals_text
 from monai_mia.report.statements import Statements
+from monai_mia.report.templates import template
 from monai_mia.statistics import group_means, resolution
 from monai_mia.table import ACCESS_LEVELS, SignalTable
 
@@ -189,42 +189,38 @@ def _page(
     top = [row for k, row in enumerate(rows) if k < _N_ROWS or row["name"] == GlobalLoss().name]
     rates = result.best.tpr_at_fpr
     levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in rows)]
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            content=content,
-            design={"kind": None, "n_shadow": None, "seed": None, "left_out": None, **content.get("design", {})},
-            target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
-            settings=content.get("settings", {}),
-            versions=content.get("versions", {}),
-            sides=_sides(result, facts.table),
-            unit=result.unit,
-            level=result.verdict.level,
-            headline=_HEADLINES[result.verdict.level],
-            advice=_ADVICE[result.verdict.level],
-            confidence=figures.percent(result.confidence),
-            attacks=rows,
-            top=top,
-            rest=[row for row in rows if row not in top],
-            best=rows[0],
-            loss_tried=facts.loss is not None,
-            resolved=[fpr for fpr, value in rates.items() if value is not None],
-            unresolved=[fpr for fpr, value in rates.items() if value is None],
-            resolution=resolution(result.member),
-            access=levels,
-            access_words=_ACCESS,
-            blind=content["controls"]["blind_baseline"],
-            beyond_blind=content["controls"]["attack_minus_blind"],
-            null=content["controls"]["null"],
-            claims=content["claims"],
-            canaries=content["canaries"],
-            n_exposed=figures.exposure_bins(result)[0].count,
-            roc=roc,
-            panels=panels,
-            exposure=exposure,
-            individuals=individuals,
-        )
+    return template("page.html", **_FILTERS).render(
+        content=content,
+        design={"kind": None, "n_shadow": None, "seed": None, "left_out": None, **content.get("design", {})},
+        target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
+        settings=content.get("settings", {}),
+        versions=content.get("versions", {}),
+        sides=_sides(result, facts.table),
+        unit=result.unit,
+        level=result.verdict.level,
+        headline=_HEADLINES[result.verdict.level],
+        advice=_ADVICE[result.verdict.level],
+        confidence=figures.percent(result.confidence),
+        attacks=rows,
+        top=top,
+        rest=[row for row in rows if row not in top],
+        best=rows[0],
+        loss_tried=facts.loss is not None,
+        resolved=[fpr for fpr, value in rates.items() if value is not None],
+        unresolved=[fpr for fpr, value in rates.items() if value is None],
+        resolution=resolution(result.member),
+        access=levels,
+        access_words=_ACCESS,
+        blind=content["controls"]["blind_baseline"],
+        beyond_blind=content["controls"]["attack_minus_blind"],
+        null=content["controls"]["null"],
+        claims=content["claims"],
+        canaries=content["canaries"],
+        n_exposed=figures.exposure_bins(result)[0].count,
+        roc=roc,
+        panels=panels,
+        exposure=exposure,
+        individuals=individuals,
     )
 
 
@@ -240,31 +236,6 @@ def _sides(result: AuditResult, table: SignalTable) -> dict[str, dict[str, int]]
             "units": int(side.sum()),
         }
     return sides
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("monai_mia.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "breaks": lambda text: escape(text).replace("_", Markup("_<wbr>")).replace("+", Markup("+<wbr>")),
-        "ci": _ci,
-        "count": _count,
-        "data": lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
-        "duration": _duration,
-        "number": _number,
-        "at_least": at_least,
-        "at_most": at_most,
-        "percent": figures.percent,
-        "percent_ci": lambda pair: f"[{', '.join(figures.percent(rate)[:-2] for rate in pair)}]",
-        "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
-        "signed": lambda value: ("+" if value > 0 else "") + _number(value),
-    }
-    return environment
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -285,3 +256,19 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "breaks": lambda text: escape(text).replace("_", Markup("_<wbr>")).replace("+", Markup("+<wbr>")),
+    "ci": _ci,
+    "count": _count,
+    "data": lambda picture: f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
+    "duration": _duration,
+    "number": _number,
+    "at_least": at_least,
+    "at_most": at_most,
+    "percent": figures.percent,
+    "percent_ci": lambda pair: f"[{', '.join(figures.percent(rate)[:-2] for rate in pair)}]",
+    "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+    "signed": lambda value: ("+" if value > 0 else "") + _number(value),
+}

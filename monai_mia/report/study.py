@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from monai_mia.report.templates import template
 
 __all__ = ["Table", "as_html", "as_markdown", "as_written", "plain"]
 
@@ -32,10 +32,7 @@ def as_html(
     gaps: Sequence[str] = (),
 ) -> str:
     """The page; pictures are pairs of a text for those who do not see them, and PNG bytes."""
-    environment = Environment(
-        loader=PackageLoader("monai_mia.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("study.html").render(
+    return template("study.html").render(
         title=title,
         notes=notes,
         pictures=[(alt, base64.b64encode(picture).decode()) for alt, picture in pictures],
