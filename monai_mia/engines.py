@@ -125,10 +125,10 @@ class BundleConfig:
         return parser
 
     def fingerprint(self) -> str:
-        """Hash of all of the bundle that a component can depend on: configs, metadata, scripts, and the overrides."""
+        """Hash of all of the bundle that a component can depend on: configs, metadata, Python files, overrides."""
         root = Path(self.root)
         paths = [root / name for name in (*self.files, "configs/metadata.json")]
-        paths += sorted((root / "scripts").rglob("*.py"))
+        paths += sorted(root.rglob("*.py"))
         return files.digest([[files.sha256(path) for path in paths if path.is_file()], self.overrides])
 
 

@@ -24,6 +24,7 @@ from monai_mia.archive import check_archive
 from monai_mia.bundle_study import bundle_study
 from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
+from monai_mia.engines import BundleConfig, check_inference
 from monai_mia.errors import InputError
 from monai_mia.inspection import inspect_bundle, writable_by_others
 from monai_mia.outputs import chosen_output, one_output
@@ -420,6 +421,33 @@ class TestInspection:
         audit(spleen, cohort, tmp_path / "out", *QUICK)
         assert not list(tmp_path.glob("trap_*"))
 
+    def test_imports_run_wherever_they_are(self, spleen: Path, tmp_path: Path) -> None:
+        """MONAI evaluates an import under any id, be it asked for or not."""
+        (spleen / "scripts").mkdir()
+        (spleen / "scripts" / "__init__.py").write_text("")
+        (spleen / "scripts" / "hidden_trap.py").write_text(f"open({str(tmp_path / 'trap')!r}, 'w')")
+        change(spleen, notes={"a": "$import scripts.hidden_trap"})
+        found = inspect_bundle(spleen)
+        assert ("notes#a", True) in {(one.id, one.runs) for one in found.executed}
+        check_inference(BundleConfig(str(spleen), found.inference_files, found.inference_overrides))
+        assert (tmp_path / "trap").exists()  # else the test above were wrong
+
+    def test_transforms_of_references_that_are_taken_over_run(self, spleen: Path) -> None:
+        """Queries use them, though nothing can be trained from their config."""
+        code = "$lambda label: label * 1"
+        config = config_of(spleen, "train")
+        config["train"].pop("trainer")
+        config["train"]["preprocessing"]["transforms"] = [of("Lambdad", keys="label", func=code)]
+        change(spleen, "train", train=config["train"])
+        found = inspect_bundle(spleen)
+        assert found.label_transforms
+        assert [one.runs for one in found.executed if one.code == code] == [True]
+
+    def test_a_file_by_a_macro_is_refused(self, spleen: Path) -> None:
+        change(spleen, network_def="%configs/extra.json::net")
+        with pytest.raises(InputError, match=r"got the file 'configs/extra.json' in 'network_def' by a macro"):
+            inspect_bundle(spleen)
+
     def test_says_what_is_missing(self, spleen: Path, capsys: pytest.CaptureFixture[str]) -> None:
         change(spleen, inferer=None)
         config = config_of(spleen)
@@ -455,6 +483,25 @@ class TestOthersMayNotWrite:
         tmp_path.chmod(0o1777)  # as a temporary folder is: nobody replaces what is another's
         assert ".." not in writable_by_others(spleen)[0]
         tmp_path.chmod(0o755)
+
+    def test_by_a_link(self, spleen: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other" / "code"
+        other.mkdir(parents=True)
+        (other / "net.py").write_text("")
+        (spleen / "scripts").symlink_to(other)
+        (other / "loop").symlink_to(spleen)
+        assert writable_by_others(spleen)[0] == ()
+        (other / "net.py").chmod(0o666)
+        assert writable_by_others(spleen)[0] == ("scripts/net.py",)
+        (other / "net.py").chmod(0o644)
+        other.parent.chmod(0o777)
+        assert writable_by_others(spleen)[0] == (str(other.parent),)
+        other.parent.chmod(0o755)
+
+    def test_what_python_compiled(self, spleen: Path) -> None:
+        (spleen / "scripts" / "__pycache__").mkdir(parents=True)
+        (spleen / "scripts" / "__pycache__").chmod(0o757)
+        assert writable_by_others(spleen)[0] == ("scripts/__pycache__",)
 
     def test_the_group_is_told(self, spleen: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (spleen / "configs").chmod(0o775)

@@ -221,7 +221,7 @@ def inspect_bundle(
         checkpoint=str(sorted(weights)[0].relative_to(folder)) if weights else None,
         missing=tuple(missing),
         missing_for_training=tuple(problems),
-        executed=tuple(executed(folder, asked, inference, ids, trained, train, train_overrides)),
+        executed=tuple(executed(folder, asked, inference, ids, trained, train, label)),
         scripts=tuple(scripts),
         writable=writable,
         group_writable=group,

@@ -42,6 +42,7 @@ class Config:
         try:
             parser = ConfigParser()
             parser.read_config([str(path) for path in paths])
+            _refuse_other_files(parser.get(), names)
             for name, value in overrides.items():
                 _override(parser, name, value)
             parser.resolve_macro_and_relative_ids()
@@ -135,6 +136,17 @@ class Config:
         if isinstance(node, str) and node.startswith("@") and node[1:] in self:
             return node[1:].replace("::", "#")  # as the parser writes it
         return fallback if node is not None and fallback in self else None
+
+
+def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
+    """A macro may name a file, relative to wherever the audit is started; nothing would tell when it changes."""
+    for place, node in leaves(content, ""):
+        path = ConfigParser.split_path_id(node[1:])[0] if isinstance(node, str) and node.startswith("%") else ""
+        if path:
+            raise InputError(
+                f"{', '.join(names)} must be read whole, got the file {path!r} in {place!r} by a macro. Give the "
+                "configs one after the other (--config, --train_config), and refer to ids of the same config."
+            )
 
 
 def _override(parser: ConfigParser, name: str, value: Any) -> None:

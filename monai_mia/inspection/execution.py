@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.bundle.config_item import ComponentLocator
+from monai.bundle.config_item import ComponentLocator, ConfigExpression
 
 from monai_mia.engines import left_out
 from monai_mia.inspection.config import REFERENCE, Config, class_of, leaves
@@ -51,10 +51,11 @@ def writable_by_others(
     """
     folder = Path(root).resolve()
     found: tuple[list[str], list[str]] = ([], [])
-    elsewhere = [path for path in (folder / name for name in configs) if folder not in path.resolve().parents]
-    for path in (folder, *sorted(folder.rglob("*")), *elsewhere):
-        if "__pycache__" in path.parts:
-            continue
+    paths = [folder, *_below(folder), *(folder / name for name in configs)]
+    # What a link leads to, and a config elsewhere, can be replaced by whoever may write to a folder above it.
+    above = {parent for path in paths for parent in path.resolve().parents if folder not in (parent, *parent.parents)}
+    elsewhere = [path for path in paths if folder not in (path, *path.parents)]
+    for path in dict.fromkeys((*(path for path in paths if path not in elsewhere), *elsewhere)):
         try:
             mode = path.stat().st_mode
         except OSError:  # a link to nowhere is never executed
@@ -63,11 +64,24 @@ def writable_by_others(
         for bit, names in zip((stat.S_IWOTH, stat.S_IWGRP), found, strict=True):
             if mode & bit:
                 names.append(name)
-    for depth, parent in enumerate(folder.parents, start=1):
+    for parent in sorted(above, reverse=True):
         mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # whoever may write there can put another bundle here
-            found[0].append("/".join([".."] * depth))
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # as a temporary folder has it: all but renaming
+            within = parent in folder.parents
+            found[0].append("/".join([".."] * (folder.parents.index(parent) + 1)) if within else str(parent))
     return tuple(found[0]), tuple(found[1])
+
+
+def _below(folder: Path) -> list[Path]:
+    """All files and folders below, those that links lead to included."""
+    found, seen = [], set()
+    for name, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(name) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(name))
+        found += [Path(name) / one for one in (*folders, *names)]
+    return sorted(found)
 
 
 def executed(
@@ -77,10 +91,15 @@ def executed(
     ids: Mapping[str, str],
     trained: Config | None,
     train: Sequence[str],
-    train_overrides: Mapping[str, Any],
+    label: Sequence[Mapping[str, Any]],
 ) -> Iterator[Executed]:
-    """Every expression and every foreign target of the configs that an audit reads."""
-    running = _reached(asked, [ids[role] for role in ids if role != "postprocessing"])
+    """Every expression and every foreign target of the configs that an audit reads.
+
+    ``label`` are the transforms of references that queries take over from a training config.
+    """
+    taken = {node for _, node in leaves(list(label), "") if isinstance(node, str)}
+    referred = [name for node in taken for name in REFERENCE.findall(node)]
+    running = _reached(asked, [*(ids[role] for role in ids if role != "postprocessing"), *referred])
     training: set[str] = set()
     if trained is not None:
         trainer = trained.engine("Trainer", ("train#trainer", "trainer"))
@@ -96,6 +115,7 @@ def executed(
                 within and config is not None and not (place in config and _skipped(config, place))
             )
             last = place.rpartition("#")[2]
+            runs |= isinstance(node, str) and (node in taken or ConfigExpression.is_import_statement(node))
             if isinstance(node, str) and node.startswith("$"):
                 yield Executed(name, place, node, runs)
             elif last == "_target_" and not _of_monai(str(node), locator):
