@@ -33,7 +33,7 @@ from torch import nn
 from monai_mia import files
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.foreign import apply
-from monai_mia.data.volumes import case_loader
+from monai_mia.data.volumes import LABEL_GRID, case_loader
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
 from monai_mia.outputs import one_output
@@ -446,11 +446,7 @@ def _network(bundle: BundleConfig, checkpoint: str | None) -> tuple[ConfigParser
     return parser, network, device
 
 
-# The padding mode is given because the default smears the edge of a shorter label over the rest of the volume.
-_LABEL_TRANSFORMS = (
-    case_loader("label"),
-    ResampleToMatchd("label", key_dst="image", mode="nearest", padding_mode="zeros"),
-)
+_LABEL_TRANSFORMS = (case_loader("label"), ResampleToMatchd("label", key_dst="image", **LABEL_GRID))
 
 
 class _WithLabel:

@@ -18,11 +18,13 @@ from typing import Any
 __all__ = [
     "digest",
     "folder_name",
+    "is_complete",
     "is_current",
     "paths_of",
     "private_folder",
     "read_json",
     "sha256",
+    "withdraw",
     "write",
     "write_artefact",
     "write_json",
@@ -93,6 +95,23 @@ def is_current(path: str | os.PathLike[str], key: str) -> bool:
     path = Path(path)
     about = read_json(path.with_suffix(".json"))
     return path.is_file() and about.get("key") == key and about.get("sha256") == sha256(path)
+
+
+def is_complete(record: str | os.PathLike[str], key: str, paths: Iterable[str | os.PathLike[str]]) -> bool:
+    """Whether a record and all files that it is about are there, made from exactly what ``key`` hashes.
+
+    If not, the record is withdrawn: the files are about to be written again, and a run that is stopped meanwhile must
+    not leave it beside others than it is about.
+    """
+    if is_current(record, key) and all(Path(path).is_file() for path in paths):
+        return True
+    withdraw(record)
+    return False
+
+
+def withdraw(record: str | os.PathLike[str]) -> None:
+    """Make a record count for nothing."""
+    Path(record).with_suffix(".json").unlink(missing_ok=True)
 
 
 def paths_of(value: Any) -> list[str]:

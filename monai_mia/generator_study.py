@@ -273,7 +273,7 @@ class GeneratorStudy:
         places = [{part: self._path(f"scans/{part}s/{name}.nii.gz") for part in ("image", "label")} for name in names]
         low, high = self._intensities(cases)
         current = files.digest([key, epochs, self.scans, self.generator.drawing()])
-        if files.is_current(record, current) and all(path.is_file() for place in places for path in place.values()):
+        if files.is_complete(record, current, [path for place in places for path in place.values()]):
             return [_read(place, low, high) for place in places]
         for old in (path for part in ("images", "labels") for path in self._path(f"scans/{part}").glob("generated_*")):
             old.unlink()

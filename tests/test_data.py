@@ -19,6 +19,7 @@ from monai.transforms import Compose, Lambdad, RandLambdad
 
 from monai_mia.data import CaseSubset, examine, phantom_cohort, read_cohort
 from monai_mia.data import cohorts as cohorts_module
+from monai_mia.data.cohorts import read_ids
 from monai_mia.data.phantoms import phantom
 from monai_mia.errors import InputError
 
@@ -127,6 +128,34 @@ class TestReading:
             read_cohort(tmp_path / "other", download="Task04_Hippocampus")
 
 
+class TestIds:
+    """Who is one patient."""
+
+    def test_zero_is_an_id(self, tmp_path: Path) -> None:
+        items = [{"image": f"i{n}", "label": f"l{n}", "patient_id": n // 2, "case_id": n} for n in range(4)]
+        (tmp_path / "dataset.json").write_text(json.dumps({"training": items}))
+        cases = read_cohort(tmp_path)
+        assert [case["patient_id"] for case in cases] == ["0", "0", "1", "1"]
+        assert [case["case_id"] for case in cases] == ["0", "1", "2", "3"]
+
+    def test_blanks_make_no_other_patient(self, tmp_path: Path) -> None:
+        names = ("anna", "anna ", " anna")
+        rows = "".join(f"i{n},l{n},{name}\n" for n, name in enumerate(names))
+        (tmp_path / "a.csv").write_text("image,label,patient_id\n" + rows)
+        assert {case["patient_id"] for case in read_cohort(tmp_path / "a.csv")} == {"anna"}
+
+    def test_other_encodings_and_paths_that_are_none(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes("image,label,patient_id\ni,l,Müller\n".encode("latin-1"))
+        with pytest.raises(InputError, match=r"a\.csv must be text in UTF-8"):
+            read_cohort(tmp_path / "a.csv")
+        with pytest.raises(InputError, match=r"a\.csv must be text in UTF-8"):
+            read_ids(tmp_path / "a.csv")
+        (tmp_path / "b.json").write_text(json.dumps({"training": [{"image": 5, "label": "l", "patient_id": "Anna"}]}))
+        with pytest.raises(InputError, match=r"item 0 .* must have 'image', the path of a file") as error:
+            read_cohort(tmp_path / "b.json")
+        assert "Anna" not in str(error.value)
+
+
 class TestExamination:
     def test_statistics(self, tmp_path: Path) -> None:
         image = np.arange(6 * 7 * 8, dtype=np.float32).reshape(6, 7, 8)
@@ -134,6 +163,7 @@ class TestExamination:
         label[:2] = 2
         case = pair(tmp_path, "a", image, label)
         write(Path(case["image"]), image, spacing=2.0)
+        write(Path(case["label"]), label, spacing=2.0)
         found = examine([case], 3, tmp_path / "examination.csv")
         row = dict(zip(found.names, found.of(["a"])[0], strict=True))
         assert row["mean"] == pytest.approx(image.mean())
@@ -141,6 +171,38 @@ class TestExamination:
         assert (row["size_0"], row["spacing_2"]) == (6, 2.0)
         assert row["label_2_ml"] == pytest.approx(2 * 7 * 8 * 8 / 1000)
         assert row["label_1_ml"] == 0
+
+    def test_a_reference_in_another_order_of_voxels(self, tmp_path: Path) -> None:
+        label = np.zeros((6, 7, 8), np.uint8)
+        label[:2, :3] = 1
+        case = pair(tmp_path, "a", label=label)
+        before = examine([case], 2, tmp_path / "a.csv")
+        stored = nib.Nifti1Image(label, np.eye(4)).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+        nib.save(stored, case["label"])
+        assert nib.load(case["label"]).shape != (6, 7, 8)
+        np.testing.assert_allclose(examine([case], 2, tmp_path / "b.csv").features, before.features)
+
+    def test_a_reference_in_another_place(self, tmp_path: Path) -> None:
+        """Its affine says that it lies beside the image; a query would find no reference there."""
+        label = np.zeros((6, 7, 8), np.uint8)
+        label[:3] = 1
+        case = pair(tmp_path, "a", label=label)
+        affine = np.eye(4)
+        for shift, outside in ((-1, None), (-2, "67 %"), (-40, "100 %")):
+            affine[0, 3] = shift
+            nib.save(nib.Nifti1Image(label, affine), case["label"])
+            if outside is None:
+                examine([case], 2, tmp_path / "examination.csv")
+                continue
+            with pytest.raises(InputError, match=f"a: label must lie within its image, got {outside}"):
+                examine([case], 2, tmp_path / "examination.csv")
+
+    def test_cases_of_two_and_of_three_axes(self, tmp_path: Path) -> None:
+        flat, flat_label = np.random.default_rng(0).normal(size=(6, 7)), np.zeros((6, 7), np.uint8)
+        cases = [pair(tmp_path, "solid"), pair(tmp_path, "flat", flat, flat_label), pair(tmp_path, "other")]
+        for order, named in ((cases, "flat"), (cases[1::-1], "solid")):
+            with pytest.raises(InputError, match=f"1 of . that are not: {named}: image must have as many axes"):
+                examine(order, 3, tmp_path / f"{named}.csv")
 
     def test_all_bad_cases_are_named_at_once(self, tmp_path: Path) -> None:
         constant, unfinite = np.ones((6, 7, 8)), np.ones((6, 7, 8))

@@ -35,6 +35,7 @@ from monai_mia.data.dicom.headers import Tree
 from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
 from monai_mia.errors import InputError
+from monai_mia.identifiers import Identifiers
 from monai_mia.table import SignalTable
 
 NAMES = {1: "Organ", 2: "Core"}
@@ -579,6 +580,61 @@ class TestConversion:
         (case,) = dicom_cohort(out, tree)
         assert case["patient_id"] == "P1"
         assert len(list(out.glob("*/series_*"))) == 3
+
+    def test_a_run_that_is_refused_leaves_nothing_that_counts(self, tmp_path: Path, volume: Any) -> None:
+        """Other labels overwrite what is there; asked with the first ones again, the first are written again."""
+        image, label = volume
+        tree, out = tree_of(tmp_path / "tree", volume, 2), tmp_path / "out"
+        slices = series(image, STRAIGHT, patient="P9", seed=9)
+        save([*slices, segmentation(slices, np.where(label == 2, 2, 0), {2: "Core"})], tree / "p9")
+        first = [loaded(case)[1] for case in dicom_cohort(out, tree, {"Organ": 1, "Core": 2})]
+        with pytest.raises(InputError, match="no segment has one of the labels"):
+            dicom_cohort(out, tree, {"Organ": 7})
+        again = [loaded(case)[1] for case in dicom_cohort(out, tree, {"Organ": 1, "Core": 2})]
+        for one, other in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_a_label_that_no_segment_has(self, tmp_path: Path, volume: Any) -> None:
+        with pytest.raises(InputError, match=r"labels must name segments that are there, got 'Croe\*', of which"):
+            dicom_cohort(tmp_path / "out", tree_of(tmp_path / "tree", volume), {"Organ": 1, "Croe*": 2})
+
+    @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+    def test_contours_of_both_kinds(self, tmp_path: Path, volume: Any, kind: str) -> None:
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        structures = structure_set(slices, label, NAMES)
+        for item in structures.ROIContourSequence:
+            for contour in item.ContourSequence:
+                contour.ContourGeometricType = kind
+        save([*slices, structures], tmp_path / "tree")
+        (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Core": 2})
+        np.testing.assert_array_equal(loaded(case)[1], label)
+
+    def test_a_structure_that_nobody_asks_for_is_not_checked(self, tmp_path: Path, volume: Any) -> None:
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        structures = structure_set(slices, label, {1: "Organ", 2: "Couch"})
+        for contour in structures.ROIContourSequence[1].ContourSequence:
+            points = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+            points[:, 2] += 1.4  # between two slices
+            contour.ContourData = [float(f"{value:.8g}") for value in points.ravel()]
+        save([*slices, structures], tmp_path / "tree")
+        (case,) = dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1})
+        np.testing.assert_array_equal(loaded(case)[1] == 1, label == 1)
+        with pytest.raises(InputError, match="contours between or across slices"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Couch": 2})
+
+    def test_header_values_are_kept_for_the_search_of_a_report(self, tmp_path: Path, volume: Any) -> None:
+        tree = tree_of(tmp_path / "tree", volume, 2)
+        dicom_cohort(tmp_path / "out" / "private" / "dicom", tree)
+        (tmp_path / "out" / "report").mkdir()
+        known = Identifiers.read(tmp_path / "out")
+        for secret in secrets_of(tree):
+            if len(secret) >= 6:
+                (tmp_path / "out" / "report" / "page.html").write_text(f"<p>of {secret}</p>")
+                assert known.leaks(tmp_path / "out" / "report"), secret
+        (tmp_path / "out" / "report" / "page.html").write_text("<p>of nobody</p>")
+        assert not known.leaks(tmp_path / "out" / "report")
 
     def test_patient_id(self, tmp_path: Path, volume: Any) -> None:
         tree, out = tree_of(tmp_path / "tree", volume), tmp_path / "out"

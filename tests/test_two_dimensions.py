@@ -17,7 +17,7 @@ from conftest import BUNDLES, SLICES, small_study
 from monai.bundle import ConfigParser
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImage
-from PIL import Image
+from PIL import ExifTags, Image
 from test_defences_output import CASES
 from test_defences_training import TRAINING_OVERLAYS, inference_files, options_of
 from torch.nn import functional as F  # noqa: N812
@@ -38,6 +38,7 @@ from monai_mia.data import (
     recoded_masks,
     standard_sources,
 )
+from monai_mia.data.headers import header_values
 from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import image_loader, write_pixels
 from monai_mia.defences.inferer import DefendedInferer
@@ -345,6 +346,54 @@ class TestSlices:
         loss = F.cross_entropy(network(image.permute(3, 0, 1, 2)), label.permute(3, 0, 1, 2)[:, 0])
         for name, expected in zip(found, torch.autograd.grad(loss, list(network.parameters())), strict=True):
             torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-6)
+
+
+class TestPictures:
+    """What pictures hold beside their pixels."""
+
+    def picture(self, path: Path, orientation: int) -> str:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        exif[ExifTags.Base.ImageDescription] = "Anna Secret"
+        values = np.random.default_rng(0).integers(0, 255, (16, 12), np.uint8)
+        Image.fromarray(values).save(path, exif=exif, comment="of 1970-01-01")
+        return str(path)
+
+    def test_a_picture_that_is_to_be_turned_is_refused(self, tmp_path: Path) -> None:
+        assert image_loader()(self.picture(tmp_path / "a.jpg", 1)).shape == (1, 12, 16)
+        turned = self.picture(tmp_path / "b.jpg", 3)
+        write_pixels(tmp_path / "m.png", np.eye(12, 16, dtype=np.uint8))
+        case = {"case_id": "b", "patient_id": "b", "image": turned, "label": str(tmp_path / "m.png")}
+        with pytest.raises(InputError, match="got EXIF orientation 3"):
+            examine([case], 2, tmp_path / "examination.csv")
+
+    def test_its_texts_are_looked_for_in_a_report(self, tmp_path: Path) -> None:
+        assert {"Anna Secret", "of 1970-01-01"} <= header_values(self.picture(tmp_path / "a.jpg", 1))
+
+    def test_a_reference_in_colour_is_refused(self, tmp_path: Path) -> None:
+        write_pixels(tmp_path / "m.png", np.ones((12, 16, 3), dtype=np.uint8))
+        case = {
+            "case_id": "b", "patient_id": "b", "image": self.picture(tmp_path / "a.jpg", 1),
+            "label": str(tmp_path / "m.png"),
+        }  # fmt: skip
+        with pytest.raises(InputError, match="label must have one channel of class indices, got 3"):
+            examine([case], 2, tmp_path / "examination.csv")
+
+    def test_masks_are_made_again_after_a_run_that_was_stopped(self, tmp_path: Path) -> None:
+        cases = []
+        for n in range(2):
+            mask = np.zeros((6, 6), np.uint8)
+            mask[: 2 + n] = 255
+            write_pixels(tmp_path / f"{n}.png", mask)
+            cases.append({"case_id": str(n), **dict.fromkeys(("image", "label"), str(tmp_path / f"{n}.png"))})
+        made = recoded_masks(cases, [0, 255], tmp_path / "masks")
+        right = [Path(case["label"]).read_bytes() for case in made]
+        Path(cases[1]["label"]).write_bytes(b"")
+        with pytest.raises(InputError, match="must be readable"):
+            recoded_masks(cases, [255, 0], tmp_path / "masks")
+        write_pixels(Path(cases[1]["label"]), mask)
+        made = recoded_masks(cases, [0, 255], tmp_path / "masks")
+        assert [Path(case["label"]).read_bytes() for case in made] == right
 
 
 class TestChangedCases:

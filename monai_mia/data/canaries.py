@@ -234,8 +234,9 @@ def _donors(owner: Sequence[int]) -> list[int]:
 def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: int) -> None:
     stamps = [[stamp(source), stamp(donor), repr(kind), canary["case_id"]] for kind, source, canary, donor in jobs]
     key = files.digest([stamps, seed])
-    paths = [Path(canary[name]) for kind, _, canary, _ in jobs for name in _changed(kind)]
-    if files.is_current(folder / "canaries.csv", key) and all(path.is_file() for path in paths):
+    if files.is_complete(
+        folder / "canaries.csv", key, [canary[name] for kind, _, canary, _ in jobs for name in _changed(kind)]
+    ):
         return
     rows = [["case_id", "patient_id", "canary", "source"]]
     for number, (kind, source, canary, donor) in enumerate(jobs):

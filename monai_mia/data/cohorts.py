@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -104,7 +105,7 @@ def read_cohort(
         )
     if not cases:
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")
-    if patient_id is None and not all(case.get("patient_id") for case in cases):
+    if patient_id is None and not all(_id(case, "patient_id") for case in cases):
         logger.warning(
             "No patient_id in %s: each such case is taken for a patient of its own. If a patient has several cases, "
             "add patient_id, or the audit's intervals will be too narrow.",
@@ -149,23 +150,38 @@ def case_name(path: str) -> str:
 
 
 def _completed(case: dict[str, Any], root: Path, patient_id: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:
-    completed = {**case, "case_id": str(case.get("case_id") or case_name(paths_of(case["image"])[0]))}
-    completed["patient_id"] = str(case.get("patient_id") or patient_id(completed))
+    completed = {**case, "case_id": _id(case, "case_id") or case_name(paths_of(case["image"])[0])}
+    completed["patient_id"] = _id(case, "patient_id") or str(patient_id(completed))
     for key in ("image", "label"):
         paths = [str((root / path).resolve()) for path in paths_of(case[key])]
         completed[key] = paths if isinstance(case[key], list) else paths[0]
     return completed
 
 
+def _id(case: Mapping[str, Any], name: str) -> str:
+    """An id as text, without the blanks around it; empty if there is none. 0 is one."""
+    value = case.get(name)
+    return "" if value is None else str(value).strip()
+
+
 def _check_columns(case: Any, where: str) -> None:
     for key in ("image", "label"):
-        if not isinstance(case, dict) or not case.get(key):
-            raise InputError(f"{where} must have {key!r}, got {case}.")
+        value = case.get(key) if isinstance(case, dict) else None
+        paths = value if isinstance(value, list) else [value]
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise InputError(f"{where} must have {key!r}, the path of a file, got none.")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} must be text in UTF-8, got another encoding. Save it as UTF-8.") from error
 
 
 def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(_text(path))
     except ValueError as error:
         raise InputError(f"{path} must be JSON, got {error}.") from error
     items = content.get(section) if isinstance(content, dict) else None
@@ -177,8 +193,7 @@ def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
 
 
 def _from_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(stream)]
+    rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(io.StringIO(_text(path), newline=""))]
     for number, row in enumerate(rows, start=2):
         _check_columns(row, f"line {number} of {path}")
     return rows
@@ -228,4 +243,4 @@ def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
         raise InputError(
             f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist."
         )
-    return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return [line.strip() for line in _text(Path(path)).splitlines() if line.strip()]

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
+from monai.transforms import ResampleToMatch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import files
-from monai_mia.data.volumes import image_loader
+from monai_mia.data.volumes import LABEL_GRID, PIXELS, image_loader
 from monai_mia.errors import InputError
 
 __all__ = ["Examination", "examine", "unsound"]
@@ -120,11 +121,20 @@ def _examined(
             problems[case] = problem
             rows.pop(case, None)
             continue
+        other = next((one for name, one in rows.items() if one and name != case), row)
+        if _axes(row) != _axes(other):
+            problems[case] = f"image must have as many axes as the others, {_axes(other)}, got {_axes(row)}"
+            rows.pop(case, None)
+            continue
         rows[case] = {"case_id": case, "stamp": stamps[n], **row}
     if rows and new:
         _write(path, list(rows.values()))
         rows = _read(path)
     return rows, problems
+
+
+def _axes(row: Mapping[str, Any]) -> int:
+    return sum(name.startswith("size_") for name in row)
 
 
 def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
@@ -152,6 +162,21 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
         except Exception as error:
             return {}, f"{key} {paths[0]} cannot be read ({_first_line(error)})"
     image, label = (np.asarray(volumes[key].numpy(), dtype=np.float64) for key in ("image", "label"))
+    if str(case["label"]).lower().endswith(PIXELS) and len(label) > 1:
+        return {}, f"label must have one channel of class indices, got {len(label)}"
+    if not _same_place(volumes["image"], volumes["label"]):  # as a query will bring it onto the image's grid
+        onto = ResampleToMatch(**LABEL_GRID)
+        placed = np.asarray(onto(volumes["label"], volumes["image"]).numpy(), dtype=np.float64)
+        whole, kept = (
+            float((values > 0).sum() * abs(np.linalg.det(np.asarray(volume.affine)[:3, :3])))
+            for values, volume in ((label, volumes["label"]), (placed, volumes["image"]))
+        )
+        if kept < whole / 2:
+            return {}, (
+                f"label must lie within its image, got {100 - 100 * kept / whole:.0f} % of its foreground outside, by "
+                "the affines of both"
+            )
+        label = placed
     if label.shape[1:] != image.shape[1:]:
         return {}, f"label must have the shape of its image {image.shape[1:]}, got {label.shape[1:]}"
     if not np.isfinite(image).all():
@@ -181,6 +206,15 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
     for value in range(1, n_labels):
         row[f"label_{value}_{unit}"] = (label == value).sum() * float(np.prod(spacing[:dims])) / size
     return row, ""
+
+
+def _same_place(image: Any, label: Any) -> bool:
+    """Whether a voxel of the one lies where that voxel of the other does, to a tenth of its size."""
+    first, second = (np.asarray(volume.affine) for volume in (image, label))
+    spacing = np.sqrt((first[:3, :3] ** 2).sum(axis=0)).min()
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)], dtype=np.float64)
+    corners[:, :3] *= [*image.shape[1:], *[1] * (4 - image.ndim)]
+    return bool(abs((first - second) @ corners.T).max() <= 0.1 * spacing)
 
 
 def _first_line(error: Exception) -> str:

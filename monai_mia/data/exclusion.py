@@ -39,6 +39,7 @@ def without_unsound(
     """
     problems = unsound(cases, n_labels, Path(folder) / "examination.csv")
     lost = _unconverted(Path(folder) / "dicom")
+    n_cases = len(cases) + len(lost)
     lost += [
         (case, str(one["patient_id"]), problems[case]) for one in cases if (case := str(one["case_id"])) in problems
     ]
@@ -48,7 +49,7 @@ def without_unsound(
         rows.append([case, patient, (sides or ["undecided"])[0], problem])
     files.write(Path(folder) / "left_out.csv", files.csv_text(rows))
     if lost:
-        logger.warning("%d of %d cases cannot be used and are left out.", len(lost), len(cases) + len(lost))
+        logger.warning("%d of %d cases cannot be used and are left out.", len(lost), n_cases)
     return [case for case in cases if str(case["case_id"]) not in problems]
 
 

@@ -124,7 +124,7 @@ class ForeignSource:
         ]
         record = folder / "source.csv"
         key = files.digest([self.description, seed, [[case["case_id"], stamp(case)] for case in cases]])
-        if files.is_current(record, key) and all(Path(case[key]).is_file() for case in changed for key in _KEYS):
+        if files.is_complete(record, key, [case[part] for case in changed for part in _KEYS]):
             return changed
         lost: dict[int, int] = {}
         for case, target in zip(cases, changed, strict=True):

@@ -13,8 +13,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import ExifTags, Image
 
 from monai_mia import files
+from monai_mia.data.volumes import PIXELS
 from monai_mia.identifiers import Identifiers
 
 __all__ = ["header_values", "write_identifiers"]
@@ -28,7 +30,9 @@ _PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{4,}")
 
 
 def header_values(path: str | os.PathLike[str]) -> set[str]:
-    """The texts that the header of an image holds: of NIfTI and its extensions, of DICOM names, dates, UIDs, free text.
+    """The texts that the header of an image holds.
+
+    Of NIfTI and its extensions; of DICOM names, dates, UIDs, free text; of 2D images EXIF and comments.
 
     Args:
         path: a file, or a folder of DICOM files.
@@ -41,6 +45,8 @@ def header_values(path: str | os.PathLike[str]) -> set[str]:
         return set().union(*(header_values(file) for file in sorted(path.rglob("*")) if file.is_file()))
     if path.name.lower().endswith(_NIFTI):
         return _nifti(path)
+    if path.name.lower().endswith(PIXELS):
+        return _pixels(path)
     return _dicom(path)
 
 
@@ -72,6 +78,15 @@ def _nifti(path: Path) -> set[str]:
         for extension in getattr(header, "extensions", ()):
             found |= _texts_of(extension)
     return found - {""}
+
+
+def _pixels(path: Path) -> set[str]:
+    with contextlib.suppress(Exception), Image.open(path) as image:
+        exif = image.getexif()
+        held = [*image.info.values(), *exif.values(), *exif.get_ifd(ExifTags.IFD.Exif).values()]
+        texts = [one.decode("utf-8", errors="replace") if isinstance(one, bytes) else one for one in held]
+        return {text.strip("\0 ") for text in texts if isinstance(text, str) and text.isprintable()} - {""}
+    return set()
 
 
 def _texts_of(extension: Any) -> set[str]:

@@ -56,7 +56,7 @@ def recoded_masks(
         suffix = ".png" if str(case["label"]).lower().endswith(PIXELS) else ".nii.gz"
         recoded.append({**case, "label": str((folder / f"mask_{number:05d}{suffix}").resolve())})
     key = files.digest([[[case["case_id"], stamp(case)] for case in given], list(values)])
-    if files.is_current(folder / "masks.csv", key) and all(Path(case["label"]).is_file() for case in recoded):
+    if files.is_complete(folder / "masks.csv", key, [case["label"] for case in recoded]):
         return recoded
     files.private_folder(folder)
     lines = ["case_id,mask"]

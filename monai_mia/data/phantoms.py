@@ -63,7 +63,7 @@ def phantom_cohort(
                 case[key] = str((folder / f"{key}s" / f"{name}{suffix}").resolve())
             cases.append(case)
     key = files.digest([n_patients, size, seed, *([] if spatial_dims == 3 else [spatial_dims, suffix])])
-    if not files.is_current(folder / "cohort.csv", key):
+    if not files.is_complete(folder / "cohort.csv", key, [case[part] for case in cases for part in ("image", "label")]):
         for case in cases:
             patient, visit = map(int, case["case_id"].split("_")[1:])
             image, label = phantom(size, seed, patient, visit, spatial_dims)

@@ -17,7 +17,7 @@ from monai.config import KeysCollection
 from monai.data import PILReader
 from monai.transforms import LoadImage, LoadImaged
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from monai_mia import files
 from monai_mia.errors import InputError
@@ -55,14 +55,25 @@ class PixelReader(PILReader):  # type: ignore[misc]
         """Open the files.
 
         Raises:
-            InputError: one of them has several pages.
+            InputError: one of them has several pages, or is to be turned before it is shown.
         """
         images = super().read(data, **kwargs)
         for image in images if isinstance(images, list) else [images]:
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
                 raise InputError(f"a 2D image must have one page, got {pages}. Split the file, or convert it to NIfTI.")
+            turn = image.getexif().get(ExifTags.Base.Orientation, 1) if hasattr(image, "getexif") else 1
+            if turn not in (0, 1):
+                raise InputError(
+                    f"a 2D image must be stored as it is shown, got EXIF orientation {turn}: its mask may have been "
+                    "drawn on the turned picture. Turn the pixels (exiftran -a, or PIL's ImageOps.exif_transpose)."
+                )
         return images
+
+
+#: How a reference is brought onto the grid of its image, by the affines of both. MONAI's default padding would smear
+#: the edge of a shorter reference over the rest of the volume.
+LABEL_GRID: dict[str, Any] = {"mode": "nearest", "padding_mode": "zeros"}
 
 
 def image_loader() -> LoadImage:

@@ -21,8 +21,10 @@ from monai_mia import files
 from monai_mia.data.dicom.headers import BadFileError, Instance, LeftOut, Tree, files_below, quiet
 from monai_mia.data.dicom.references import Reference, label_of, label_volume
 from monai_mia.data.dicom.series import LPS_TO_RAS, Series
+from monai_mia.data.headers import header_values
 from monai_mia.data.volumes import write_volume
 from monai_mia.errors import InputError
+from monai_mia.identifiers import IDENTIFIERS, Identifiers
 
 __all__ = ["Conversion"]
 
@@ -93,7 +95,7 @@ class Conversion:
         record = self.folder / "cohort.csv"
         if files.is_current(record, key):
             rows = list(csv.DictReader(io.StringIO(record.read_text(encoding="utf-8"))))
-            if all((self.folder / row[name]).is_file() for row in rows for name in ("image", "label")):
+            if files.is_complete(record, key, [self.folder / row[name] for row in rows for name in ("image", "label")]):
                 return self._completed(rows)
         tree = Tree.read(found)
         jobs, left_out, counts = self._jobs(tree)
@@ -108,6 +110,7 @@ class Conversion:
             )
         for row in rows:
             row.pop("key")
+        self._identify(jobs)
         self._keep(rows, left_out, counts, key)
         self._tidy(rows)
         return self._completed(rows)
@@ -219,11 +222,16 @@ class Conversion:
                     f"labels must say which integer each segment has, got none, and number {mixed[0]} has "
                     f"{len(names[mixed[0]])} names. They are listed in {self.folder / 'segments.csv'}."
                 )
-        elif found and not any(label_of(segment, self.labels) for r in references for segment in r.segments):
-            raise InputError(
-                f"labels must name segments that are there, got {', '.join(map(repr, self.labels))}. Those found are "
-                f"listed in {self.folder / 'segments.csv'}."
-            )
+        elif found:
+            used = {label_of(segment, self.labels) for reference in references for segment in reference.segments}
+            patterns = list(self.labels)
+            unused = sorted(set(range(len(patterns))) - {chosen[1] for chosen in used if chosen is not None})
+            if unused:
+                raise InputError(
+                    f"labels must name segments that are there, got {', '.join(repr(patterns[n]) for n in unused)}, of "
+                    f"which there is none, or none that is not named before. Those found are listed in "
+                    f"{self.folder / 'segments.csv'}."
+                )
 
     def _convert(self, jobs: Sequence[_Job], options: Any) -> tuple[list[dict[str, str]], list[LeftOut]]:
         rows = [
@@ -238,6 +246,8 @@ class Conversion:
             for job in jobs
         ]
         new = [n for n, row in enumerate(rows) if not self._is_converted(row)]
+        if new:  # what the record is of is about to be overwritten
+            files.withdraw(self.folder / "cohort.csv")
         done = Parallel(n_jobs=min(4, cpu_count()), prefer="threads", return_as="generator")(
             delayed(self._convert_one)(jobs[n], rows[n]) for n in new
         )
@@ -295,6 +305,17 @@ class Conversion:
         )
         content = files.csv_text([list(_COLUMNS), *([row[name] for name in _COLUMNS] for row in rows)])
         files.write_artefact(self.folder / "cohort.csv", content, key=key)
+
+    def _identify(self, jobs: Sequence[_Job]) -> None:
+        """Keep what the headers say of the patients, for a search of whatever is to be shared."""
+        texts, names = set[str](), set[str]()
+        for job in jobs:
+            for instance in (job.instances[0], *(reference.instance for reference in job.references)):
+                texts |= header_values(instance.file.path)
+            texts |= {instance.text("SOPInstanceUID") for instance in job.instances}
+            names |= {instance.file.name for instance in job.instances}
+        folders = {str(parent) for name in names for parent in Path(name).parents} - {"."}
+        Identifiers({"header value": frozenset(texts), "path": frozenset(folders)}).write(self.folder / IDENTIFIERS)
 
     def _tidy(self, rows: Sequence[Mapping[str, str]]) -> None:
         """Remove what was converted from files that are no longer there."""

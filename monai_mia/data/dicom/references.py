@@ -29,6 +29,9 @@ _DAMAGED = "truncated or damaged reference"
 #: How far a voxel of a reference may lie from the centre of one of the series', in voxels.
 _OFF_GRID = 0.1
 
+#: Contours that enclose a region; of those that overlap, both kinds leave out what an even number of them enclose.
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
 #: How far a contour may lie from the plane of a slice, in slices.
 _OFF_PLANE = 0.25
 
@@ -166,7 +169,7 @@ def _of_structure_set(instance: Instance, header: Any) -> Reference:
                 images[str(series.SeriesInstanceUID)].update(uids)
     closed = set()
     for item in header.get("ROIContourSequence") or []:
-        if any(contour.get("ContourGeometricType") == "CLOSED_PLANAR" for contour in item.get("ContourSequence") or []):
+        if any(contour.get("ContourGeometricType") in _CLOSED for contour in item.get("ContourSequence") or []):
             closed.add(int(item.ReferencedROINumber))
     segments, empty = [], 0
     for item in header.StructureSetROISequence:
@@ -228,7 +231,8 @@ class _Frames:
                     "reference on another grid than its series", "other spacing or orientation; resample it"
                 )
             segment = first("SegmentIdentificationSequence")
-            frames[0 if segment is None else int(segment.ReferencedSegmentNumber)].append((number, affine[:3]))
+            all_in_one = segment is None or self.kind == "LABELMAP"
+            frames[0 if all_in_one else int(segment.ReferencedSegmentNumber)].append((number, affine[:3]))
         return frames
 
 
@@ -240,30 +244,34 @@ class _Contours:
 
     def __init__(self, header: Any, grid: Grid) -> None:
         self.grid = grid
-        self.contours: dict[int, dict[int, list[Array]]] = defaultdict(lambda: defaultdict(list))
-        to_voxel = np.linalg.inv(grid.affine)
+        self.contours: dict[int, list[Any]] = defaultdict(list)
         for item in header.get("ROIContourSequence") or []:
-            for contour in item.get("ContourSequence") or []:
-                if contour.get("ContourGeometricType") != "CLOSED_PLANAR":
-                    continue
-                try:
-                    points = np.asarray(contour.ContourData, np.float64).reshape(-1, 3)
-                except (TypeError, ValueError):
-                    raise BadFileError(
-                        "truncated or damaged reference", "a contour that is no list of points"
-                    ) from None
-                column, row, height = (to_voxel @ np.c_[points, np.ones(len(points))].T)[:3]
-                plane = int(np.round(height.mean()))
-                if abs(height - plane).max() > _OFF_PLANE:
-                    raise BadFileError("reference on another grid than its series", "contours between or across slices")
-                if not 0 <= plane < grid.shape[2]:
-                    raise BadFileError(
-                        "reference outside of its series", "slices may be missing at an end of the series"
-                    )
-                self.contours[int(item.ReferencedROINumber)][plane].append(np.stack([column, row], axis=1))
+            self.contours[int(item.ReferencedROINumber)] += [
+                contour.get("ContourData")
+                for contour in item.get("ContourSequence") or []
+                if contour.get("ContourGeometricType") in _CLOSED
+            ]
+
+    def _outlines(self, number: int) -> dict[int, list[Array]]:
+        """The contours of a structure in voxels, by their slice; structures that nobody asks for are not checked."""
+        outlines: dict[int, list[Array]] = defaultdict(list)
+        to_voxel = np.linalg.inv(self.grid.affine)
+        for contour in self.contours[number]:
+            try:
+                points = np.asarray(contour, np.float64).reshape(-1, 3)
+            except (TypeError, ValueError):
+                raise BadFileError("truncated or damaged reference", "a contour that is no list of points") from None
+            column, row, height = (to_voxel @ np.c_[points, np.ones(len(points))].T)[:3]
+            plane = int(np.round(height.mean()))
+            if abs(height - plane).max() > _OFF_PLANE:
+                raise BadFileError("reference on another grid than its series", "contours between or across slices")
+            if not 0 <= plane < self.grid.shape[2]:
+                raise BadFileError("reference outside of its series", "slices may be missing at an end of the series")
+            outlines[plane].append(np.stack([column, row], axis=1))
+        return outlines
 
     def __call__(self, number: int) -> Iterator[Voxels]:
-        for plane, outlines in sorted(self.contours[number].items()):
+        for plane, outlines in sorted(self._outlines(number).items()):
             points = np.concatenate(outlines)
             low = np.maximum(np.floor(points.min(axis=0)), 0).astype(int)
             high = np.minimum(np.ceil(points.max(axis=0)) + 1, self.grid.shape[:2]).astype(int)
