@@ -65,7 +65,7 @@ class Subgroup:
         n_patients: how many.
         certain: mean certainty over the turns in which they were members, and its interval.
         found: mean share of these turns in which they are found, and its interval.
-        nonmember_certain: mean certainty over the other turns, and its interval; NaN where too few patients had one.
+        nonmember_certain: mean certainty over the other turns, and its interval; NaN if too few of any subgroup had.
     """
 
     value: str
@@ -314,18 +314,19 @@ def _categorical(
 
     chance = spread(rng.permuted(np.tile(ranks, (options.n_permutations, 1)), axis=1))
     p_value = float((1 + (chance >= spread(ranks) - 1e-6).sum()) / (1 + options.n_permutations))
+    known = np.isfinite(outside)
+    # All or none: one that is missing could be told from the others and the mean over all.
+    tell_outside = all((known & (shown == name)).sum() >= options.min_cell for name in names)
     groups = []
     for name in names:
         chosen = shown == name
         n = int(chosen.sum())
         drawn = rng.integers(n, size=(options.n_resamples, n))
         rates = []
-        for column in (certainty[chosen], rate[chosen], outside[chosen]):
-            if np.isfinite(column).sum() < options.min_cell:  # few of a subgroup may have been non-members
-                rates.append((math.nan, (math.nan, math.nan)))
-                continue
+        for column in (certainty[chosen], rate[chosen], *([outside[chosen]] if tell_outside else [])):
             samples = _nanmean(column[drawn])
             rates.append((float(_nanmean(column[None])[0]), statistics.percentiles(samples, options.confidence)))
+        rates += [] if tell_outside else [(math.nan, (math.nan, math.nan))]
         groups.append(Subgroup(str(name), n, *rates))
     groups.sort(key=lambda group: (group.value == OTHERS, group.value))
     return Association(covariate.name, covariate.source, int(kept.sum()), None, None, tuple(groups), p_value, p_value)

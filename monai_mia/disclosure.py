@@ -7,10 +7,12 @@ Every table, profile and picture of ``report/`` that tells patients apart goes b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MIN_CELL", "OTHERS", "merge_small_cells"]
+__all__ = ["MIN_CELL", "OTHERS", "merge_small_bins", "merge_small_cells", "shown_share"]
 
 #: Of fewer patients than this nothing is shown, unless told otherwise; the usual threshold of statistics offices and of
 #: trusted research environments.
@@ -45,3 +47,39 @@ def merge_small_cells(categories: NDArray[np.str_], min_cell: int = MIN_CELL) ->
                 break
             hidden.add(name)
     return np.where(np.isin(categories, list(hidden)), OTHERS, categories)
+
+
+def merge_small_bins(counts: Sequence[int], min_cell: int = MIN_CELL) -> list[int]:
+    """Borders between the bins of a histogram such that none of few patients is left; empty ones are merged, too.
+
+    Args:
+        counts: patients in each of N bins.
+        min_cell: a bin of fewer patients is merged with its neighbours.
+
+    Returns:
+        Borders from 0 to N: bin k of the merged ones has those from the k-th border to the next.
+
+    Example:
+        >>> merge_small_bins([40, 12, 3, 0, 9, 2, 1])
+        [0, 1, 2, 7]
+    """
+    borders, held = [0], 0
+    for place, count in enumerate(counts, start=1):
+        held += count
+        if held >= min_cell:
+            borders.append(place)
+            held = 0
+    if borders[-1] < len(counts):
+        borders[max(len(borders) - 1, 1) :] = [len(counts)]
+    return borders
+
+
+def shown_share(share: float, n: int, min_cell: int = MIN_CELL) -> bool:
+    """Whether a share of n patients may be shown: it tells of none or of enough, and so does what is left.
+
+    Example:
+        >>> shown_share(0.2, 100), shown_share(0.02, 100), shown_share(0.98, 100), shown_share(0.0, 100)
+        (True, False, False, True)
+    """
+    count = round(share * n)
+    return all(few == 0 or few >= min_cell for few in (count, n - count)) or n == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import re
 import sys
 import time
@@ -57,13 +58,17 @@ AUXILIARY = "auxiliary"
 
 #: Handlers of a bundle that a study's training runs without: they write, or they look at cases that are no members.
 _LEFT_OUT = (
+    "Checkpoint",
     "CheckpointLoader",
     "CheckpointSaver",
+    "ClearMLImageHandler",
+    "ClearMLStatsHandler",
     "EarlyStopHandler",
     "LogfileHandler",
     "MLFlowHandler",
     "MetricLogger",
     "MetricsSaver",
+    "ModelCheckpoint",
     "StatsHandler",
     "TensorBoardImageHandler",
     "TensorBoardStatsHandler",
@@ -71,9 +76,17 @@ _LEFT_OUT = (
 )
 
 
-def left_out(handler: str) -> bool:
-    """Whether a training leaves out handlers of that class: they write, or look at cases that are no members."""
-    return handler in _LEFT_OUT
+def left_out(handler: Any) -> bool:
+    """Whether a training leaves out a handler, a component or an expression that calls its class.
+
+    They write, or look at cases that are no members.
+    """
+    if isinstance(handler, str):  # "$monai.handlers.CheckpointSaver(...)"
+        called = re.match(r"\$\s*([\w.]+)\s*\(", handler)
+        name = called[1] if called else ""
+    else:
+        name = str(handler.get("_target_", "")) if isinstance(handler, Mapping) else ""
+    return name.rpartition(".")[2] in _LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -204,7 +217,9 @@ class Training:
                 handler.attach(trainer)
             trainer.run()
             stopped = getattr(trainer.state, "stopped_by", None)  # a defence that ended it on purpose
-            if (trainer.state.epoch < trainer.state.max_epochs and stopped is None) or not all(map(_finite, losses)):
+            if (trainer.state.epoch < trainer.state.max_epochs and stopped is None) or not all(
+                map(math.isfinite, losses)
+            ):
                 raise InputError(
                     f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, "
                     f"got {losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
@@ -247,7 +262,12 @@ class Training:
         listed = [name for name in ("train#handlers", "train#trainer#train_handlers") if name in parser]
         for name in listed:
             if isinstance(parser[name], list):
-                parser[name] = [handler for handler in parser[name] if not left_out(_name(handler, parser))]
+                parser[name] = [handler for handler in parser[name] if not left_out(_referred(handler, parser))]
+            elif isinstance(parser[name], str) and parser[name].startswith("$"):
+                raise InputError(
+                    f"{name!r} must be a list of handlers, got an expression, of which none could be left out that "
+                    "writes. Override it, such as with []."
+                )
         for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
             if f"train#trainer#{unused}" in parser:
                 parser[f"train#trainer#{unused}"] = None
@@ -569,19 +589,14 @@ def _settings(threads: int, bundle_root: str) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _name(component: Any, parser: ConfigParser) -> str:
-    """Class of a component, or of the one that it refers to."""
+def _referred(component: Any, parser: ConfigParser) -> Any:
+    """A component, or the one that it refers to."""
     if isinstance(component, str) and component.startswith("@") and component[1:] in parser:
-        component = parser[component[1:]]
-    target = component.get("_target_", "") if isinstance(component, dict) else ""
-    return str(target).rpartition(".")[2]
+        return parser[component[1:]]
+    return component
 
 
 def _loss(trainer: Engine) -> float:
     output = trainer.state.output
     first = output[0] if isinstance(output, list) else output
     return float(first["loss"])
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0

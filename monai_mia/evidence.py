@@ -22,6 +22,7 @@ from monai_mia import statistics
 from monai_mia.attacks.attack import Attack
 from monai_mia.attacks.transfer import fitted_threshold
 from monai_mia.attacks.voxelwise import opponents
+from monai_mia.disclosure import MIN_CELL
 from monai_mia.errors import InputError
 from monai_mia.scoring import access_needed, score_cases
 from monai_mia.table import Knowledge, SignalTable
@@ -127,7 +128,8 @@ class SourceEvidence:
         precision: for each base rate, the share of right claims, were all non-members of this source; value NaN where
             nobody is claimed.
         mmps: mean maximum probability of those claimed (``FP``) and not claimed (``TN``), over ``voxels`` (all of a
-            scan's) and over ``cases`` (of the predicted foreground); None where the cell is empty.
+            scan's) and over ``cases`` (of the predicted foreground); None where a cell is empty, and for both
+            where one is of fewer than :attr:`Evidence.min_cell` patients.
     """
 
     source: str
@@ -205,6 +207,7 @@ class Evidence:
             the gate is the Mahalanobis distance of the signals of the release alone from the shadows' on the cohort.
         confidence: coverage of the intervals.
         n_resamples: bootstrap resamples of patients and of targets.
+        min_cell: a mean confidence over fewer patients is not given.
         seed: of resamples and folds.
     """
 
@@ -213,6 +216,7 @@ class Evidence:
     gate: float = 0.05
     confidence: float = 0.95
     n_resamples: int = 1000
+    min_cell: int = MIN_CELL
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -220,8 +224,9 @@ class Evidence:
         for name in ("headline_fpr", "gate", "confidence"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
-        if self.n_resamples < 1:
-            raise InputError(f"n_resamples must be at least 1, got {self.n_resamples}.")
+        for name in ("n_resamples", "min_cell"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def run(
         self,
@@ -362,6 +367,9 @@ class Evidence:
             statistics.mean_over_targets(statistic, pooled, inside, own.weights)
             for statistic in (lambda roc: roc.auc, lambda roc: roc.tpr_at(self.headline_fpr))
         )
+        n_in, n_out = int(inside.sum(axis=1).min()), int((~inside).sum(axis=1).min())
+        exact_auc = statistics.auc_interval(float(aucs.mean()), n_in, n_out, self.confidence)
+        exact_tpr = statistics.clopper_pearson(round(float(tprs.mean()) * n_in), n_in, self.confidence)
         claimed = pooled >= threshold
         tpr, tpr_drawn = self._share(claimed, inside, own.weights)
         found95 = np.array([_finding(row[side], 0.95) for row, side in zip(pooled, inside, strict=True)])
@@ -373,8 +381,11 @@ class Evidence:
             fpr, fpr_drawn = self._share(calls, outside, source.weights)
             worth: dict[float, Estimate] = {}
             for rate in base_rates:
-                value = float(precision(tpr[0], fpr[0], rate))
-                worth[rate] = (value, self._quantiles(precision(tpr_drawn, fpr_drawn, rate)))
+                low, high = self._quantiles(precision(tpr_drawn, fpr_drawn, rate))
+                worst = float(precision(tpr[1][0], fpr[1][1], rate))
+                best = float(precision(tpr[1][1], fpr[1][0], rate))
+                ends = float(np.fmin(low, worst)), float(np.fmax(high, best))
+                worth[rate] = float(precision(tpr[0], fpr[0], rate)), ends
             sources.append(
                 SourceEvidence(
                     source=source.name,
@@ -384,25 +395,19 @@ class Evidence:
                     rejected=self._share(~source.accepted, outside, source.weights)[0],
                     fpr_at_95_tpr=self._share(values >= found95[:, None], outside, source.weights)[0],
                     precision=worth,
-                    mmps={
-                        "FP": self._confidences(source, calls & outside),
-                        "TN": self._confidences(source, ~calls & outside),
-                    },
+                    mmps=self._confidences(source, outside, {"FP": calls, "TN": ~calls}),
                 )
             )
         return AttackEvidence(
             attack=name,
             access=access,
-            auc=(float(aucs.mean()), self._quantiles(auc_drawn)),
-            tpr_at_fpr=(float(tprs.mean()), self._quantiles(tprs_drawn)),
+            auc=_wider(float(aucs.mean()), self._quantiles(auc_drawn), exact_auc),
+            tpr_at_fpr=_wider(float(tprs.mean()), self._quantiles(tprs_drawn), exact_tpr),
             threshold=threshold,
             tpr=tpr,
             gated_tpr=self._share(claimed & own.accepted, inside, own.weights)[0],
             rejected=self._share(~own.accepted, inside, own.weights)[0],
-            mmps={
-                "TP": self._confidences(own, claimed & inside),
-                "FN": self._confidences(own, ~claimed & inside),
-            },
+            mmps=self._confidences(own, inside, {"TP": claimed, "FN": ~claimed}),
             sources=tuple(sources),
         )
 
@@ -414,20 +419,27 @@ class Evidence:
         value = float(happened[among].mean())
         drawn = statistics.resampled_means(happened, among, weights)
         n = int(among.sum(axis=1).min())
-        low, high = self._quantiles(drawn)
         exact = statistics.clopper_pearson(round(value * n), n, self.confidence)
-        return (value, (min(low, exact[0]), max(high, exact[1]))), drawn
+        return _wider(value, self._quantiles(drawn), exact), drawn
 
-    def _confidences(self, source: _Asked, cell: Mask) -> dict[str, Estimate | None]:
-        """Mean confidence over a cell, shape (T, Q)."""
-        found: dict[str, Estimate | None] = {}
-        for kind, values in source.confidence.items():
-            counted = cell * (source.voxels if kind == "voxels" else 1.0)
-            if not cell.any():
-                found[kind] = None
-                continue
-            drawn = statistics.resampled_means(values, counted, source.weights)
-            found[kind] = (float((counted * values).sum() / counted.sum()), self._quantiles(drawn))
+    def _confidences(
+        self, source: _Asked, among: Mask, cells: Mapping[str, Mask]
+    ) -> dict[str, dict[str, Estimate | None]]:
+        """Mean confidence over the cells that share a side, shapes (T, Q); None for all if one is of few patients."""
+        shown = all(
+            (among & cell).any(axis=0).sum() == 0 or (among & cell).any(axis=0).sum() >= self.min_cell
+            for cell in cells.values()
+        )
+        found: dict[str, dict[str, Estimate | None]] = {}
+        for name, cell in cells.items():
+            found[name] = {}
+            for kind, values in source.confidence.items():
+                counted = (among & cell) * (source.voxels if kind == "voxels" else 1.0)
+                if not shown or not counted.any():
+                    found[name][kind] = None
+                    continue
+                drawn = statistics.resampled_means(values, counted, source.weights)
+                found[name][kind] = (float((counted * values).sum() / counted.sum()), self._quantiles(drawn))
         return found
 
     def _quantiles(self, values: Array) -> tuple[float, float]:
@@ -478,6 +490,11 @@ class _Joined:
             member[target] = foreign.copy()
             member[target][cases[COHORT]] = own.members(target)
         return cls(knowledge, member, cases)
+
+
+def _wider(value: float, drawn: tuple[float, float], exact: tuple[float, float]) -> Estimate:
+    """A value with the bootstrap's interval, never narrower than the exact one."""
+    return value, (min(drawn[0], exact[0]), max(drawn[1], exact[1]))
 
 
 def _pooled(values: NDArray[Any], table: SignalTable) -> Array:

@@ -229,6 +229,8 @@ class Exposure:
         n_turns = inside.sum(axis=0)
         present = n_turns > 0
         rate, certainty = _mean_of_turns(found, inside), _mean_of_turns(1 - at, inside)
+        if present.sum() < self.min_cell:
+            raise InputError(f"patients must be at least {self.min_cell} as {name}, got {int(present.sum())}.")
         weights = self._weights(len(n_turns)) * present
         chance = np.array([found[m, row].mean() if row.any() else 0.0 for m, row in enumerate(inside)])
         expected = [_counts(chance[inside[:, u]]) for u in np.flatnonzero(present)]

@@ -18,7 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import TerminateOnNan
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import Compose, LoadImage
+from monai.transforms import Compose, LoadImage, Transform
 from monai.utils import set_determinism
 from numpy.typing import NDArray
 from torch import Tensor
@@ -38,7 +38,7 @@ __all__ = ["GeneratorResult", "GeneratorStudy"]
 
 _Scan = tuple[NDArray[Any], NDArray[Any]]
 
-#: Real scans that drawn ones are compared with, of each side at most.
+#: Unseen patients' scans that the drawn ones are compared with, at most; training scans are all looked at for copies.
 _REAL = 200
 
 
@@ -141,7 +141,7 @@ class GeneratorStudy:
         key, engine = self._train(chosen)
         drawn = self._drawn(chosen, key, engine.state.epoch)
         real, owners = self._real(chosen)
-        unseen, _ = self._real(others)
+        unseen, _ = self._real(others[:_REAL])
         novelty = check_generator(_features(drawn), _features(real), owners, _features(unseen) if unseen else None)
         closest = np.argsort(novelty.distance)[:8]
         pairs = [[drawn[n] for n in closest], [real[novelty.index[n]] for n in closest]]
@@ -211,7 +211,7 @@ class GeneratorStudy:
     def _train(self, cases: Sequence[Case]) -> tuple[str, Engine]:
         stamps = [stamp(case) for case in cases]
         options = (self.scan_format, self.percentiles, self.batch_size)
-        steps = [type(step).__name__ for step in (*self.preprocessing, *self.random_transforms, *self.slicing)]
+        steps = _options([*self.preprocessing, *self.scaling, *self.slicing, *self.random_transforms])
         key = files.digest([__version__, stamps, repr(options), steps, self.generator.recipe(), self.seed])
         transforms = [*self.preprocessing, *self.scaling, *self.slicing, *self.random_transforms]
         dataset = CacheDataset(
@@ -300,7 +300,7 @@ class GeneratorStudy:
         prepare = Compose([*self.preprocessing, *self.scaling])
         scans: list[_Scan] = []
         owners: list[str] = []
-        for case in cases[:_REAL]:
+        for case in cases:
             item = prepare({name: case[name] for name in ("image", "label")})
             image, label = (np.asarray(item[name])[0] for name in ("image", "label"))
             found = [(image, label)]
@@ -320,6 +320,23 @@ class GeneratorStudy:
         found = [np.percentile(np.asarray(read(case["image"])), self.percentiles) for case in cases]
         low, high = np.median(found, axis=0)
         return float(low), float(high)
+
+
+def _options(value: Any) -> Any:
+    """What tells a transform from another of its class: its options, and those of the transforms within it."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_options(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): _options(one) for name, one in value.items()}
+    if isinstance(value, (np.ndarray, Tensor)):
+        return np.asarray(value).tolist()
+    held = vars(value) if isinstance(value, Transform) else {}
+    options = {
+        name: _options(one) for name, one in sorted(held.items()) if not name.startswith("_")
+    }  # others are drawn
+    return [type(value).__name__, options]
 
 
 def _read(place: Mapping[str, Path], low: float, high: float) -> _Scan:

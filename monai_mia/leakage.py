@@ -348,4 +348,4 @@ class _Registered:
         shown = (self.seen >= min_cell).all(axis=0)
         means = self.sums / np.where(self.weights > 0, self.weights, 1.0)
         share = self.structure / np.where(self.crops > 0, self.crops, 1.0)
-        return RegisteredMap(np.where(shown, means[0] - means[1], np.nan), share)
+        return RegisteredMap(np.where(shown, means[0] - means[1], np.nan), np.where(shown, share, np.nan))

@@ -31,11 +31,12 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         seed: seed of resamples and folds; by default the study's.
 
     Returns:
-        What was found; ``report/`` and ``private/scores.csv`` are written again.
+        What was found; ``report/`` and ``private/scores.csv`` are written again, the summary by the default
+        thresholds.
 
     Raises:
         InputError: the folder holds no finished study; or one of canaries, of whom the recorded design does not tell;
-            or one whose report has a section on individuals, whose options are not recorded.
+            or one whose report has a section on individuals or a blind network, whose options are not recorded.
     """
     folder = Path(output_dir)
     about = files.read_json(folder / "study.json")
@@ -46,11 +47,16 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         )
     if files.read_json(folder / "private" / "design.json").get("canaries"):
         raise InputError(f"output must be a study without canaries, got {str(folder)!r}. Run its own config again.")
-    if files.read_json(folder / "report" / "report.json").get("individuals"):
-        raise InputError(
-            f"output must be a study whose report has no section on individuals, got {str(folder)!r}: it would be "
-            "lost. Run its own config again, which runs no model."
-        )
+    written = files.read_json(folder / "report" / "report.json")
+    for there, what in (
+        (written.get("individuals"), "section on individuals"),
+        (written.get("controls", {}).get("blind_network"), "blind network"),
+    ):
+        if there:
+            raise InputError(
+                f"output must be a study whose report has no {what}, got {str(folder)!r}: it would be lost. Run its "
+                "own config again, which runs no model."
+            )
     design = Design.read(folder / "private" / "design.csv")
     seed = design.seed if seed is None else seed
     if audit is None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from monai_mia import statistics
+
 if TYPE_CHECKING:
     from monai_mia.audit import AttackResult, Interval
     from monai_mia.controls import Controls
@@ -130,7 +132,8 @@ def _doubts(
     """
     doubts: list[str] = []
     remarks: list[str] = []
-    told = [one for one in blinds if one.p_value < rules.significance]
+    corrected = statistics.holm([one.p_value for one in blinds])
+    told = [one for one, p_value in zip(blinds, corrected, strict=True) if p_value < rules.significance]
     if told and attack_minus_blind is not None:
         words = (
             f"membership can be told without the model ({told[0].name}, AUC {_with_ci(told[0].auc, told[0].auc_ci)})"

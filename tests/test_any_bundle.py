@@ -611,6 +611,30 @@ class TestBadInput:
         assert "outside the bundle" in refused(spleen, cohort, spleen / "audit")
 
 
+class TestHandlersThatWrite:
+    """A training runs without them, however they are written."""
+
+    def of_spleen(self, bundle: Path, handlers: Any) -> Path:
+        config = config_of(bundle, "train")
+        config["train"]["handlers"] = handlers
+        return change(bundle, "train", train=config["train"])
+
+    def test_are_left_out(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
+        saver = "$monai.handlers.CheckpointSaver(save_dir='saved', save_dict={'n': @network}, save_interval=1)"
+        other = of("ignite.handlers.ModelCheckpoint", dirname=str(tmp_path / "saved"), filename_prefix="a")
+        self.of_spleen(spleen, [saver, other])
+        change(spleen, "train", imports=["$import monai"])
+        alone = {one.id for one in inspect_bundle(spleen).executed if not one.runs}
+        assert {"train#handlers#0", "train#handlers#1#_target_"} <= alone
+        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        assert not list(tmp_path.rglob("saved"))
+        assert not Path("saved").exists()
+
+    def test_in_an_expression_are_refused(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
+        self.of_spleen(spleen, "$[monai.handlers.CheckpointSaver('saved', {})]")
+        assert "'train#handlers' must be a list of handlers" in refused(spleen, cohort, tmp_path / "out", *QUICK)
+
+
 class TestFailingBundle:
     """What a component of the bundle raises is one line, and its traceback is kept in ``private/``."""
 

@@ -81,3 +81,15 @@ def test_no_mask_and_no_participant(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text("name\tage\nsub-01\t3\n")
     with pytest.raises(InputError, match="column participant_id, got name, age"):
         read_cohort(tmp_path)
+
+
+def test_plain_names_of_several_sessions(tmp_path: Path) -> None:
+    for session in ("ses-1", "ses-2"):
+        touch(tmp_path, f"sub-01/{session}/anat/T1w.nii.gz", f"sub-01/{session}/anat/mask.nii.gz")
+    assert [case["case_id"] for case in read_cohort(tmp_path)] == ["sub-01_ses-1_anat_T1w", "sub-01_ses-2_anat_T1w"]
+
+
+def test_options_of_another_kind_of_cohort_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label,patient_id\ni,l,p\n")
+    with pytest.raises(InputError, match=r"labels and masks must be left out for '.*a\.csv'"):
+        read_cohort(tmp_path / "a.csv", labels={"Liver": 1}, masks="*_seg*")

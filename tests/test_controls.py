@@ -25,6 +25,7 @@ from monai_mia.controls import (
 )
 from monai_mia.errors import InputError
 from monai_mia.statistics import aucs, holm, patient_folds, permuted_members, roc
+from monai_mia.verdict import judge
 
 
 def cohort(n, seed, shift=0.0, n_features=4):
@@ -480,6 +481,10 @@ def test_the_stronger_blind_one_is_what_the_attack_must_beat():
     assert result.blind_network.p_value < 0.05
     assert result.verdict.level == "inconclusive"
     assert any("blind network" in reason for reason in result.verdict.reasons)
+    low, high = replace(result.blind, p_value=0.03), replace(result.blind_network, p_value=0.4)
+    for blinds, doubted in (([low], True), ([low, high], False)):  # of two, one is that small more often
+        found = judge(audit.rules, result.attacks, blinds, (0.01, (-0.1, 0.1)), (50, 50), 0.6, True)
+        assert (found.level == "inconclusive") == doubted
     only = audit.run(played.table, blind_scores=told)
     assert only.blind is None
     assert only.attack_minus_blind == result.attack_minus_blind

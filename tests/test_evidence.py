@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from oracles import game
 
+from monai_mia import statistics
 from monai_mia.attacks import (
     RMIA,
     LearnedCombination,
@@ -30,7 +31,7 @@ ACCESS = {
     "maximum_probability": "probabilities",
     "maximum_probability_predicted": "probabilities",
 }
-QUICK = Evidence(n_resamples=200)
+QUICK = Evidence(n_resamples=200, min_cell=1)
 
 
 def features(case_ids: Sequence[str]) -> np.ndarray:
@@ -165,6 +166,28 @@ class TestKnownAnswers:
         assert own.mmps["TN"]["cases"][0] == pytest.approx(0.5, abs=1e-5)
         assert low.mmps["FP"] == {"voxels": None, "cases": None}
         assert low.mmps["TN"]["cases"][0] == pytest.approx(0.1)
+
+    def test_means_over_few_patients_are_not_given(self, table: SignalTable) -> None:
+        """Nor those over the others: all but few are as telling."""
+        values = np.full(30, 0.1)
+        values[:4] = 0.99
+        for min_cell, shown in ((4, True), (5, False)):
+            (found,) = weigh(table, {"low": foreign(values, 30, 3)}, replace(QUICK, min_cell=min_cell)).attacks
+            low = found.sources[1]
+            assert low.fpr[0] == pytest.approx(4 / 30)
+            assert [low.mmps[cell]["cases"] is not None for cell in ("FP", "TN")] == [shown, shown]
+
+    def test_no_interval_is_without_width(self) -> None:
+        """Ten members and ten others, told without an error: that is no proof of precision."""
+        member = np.stack([np.arange(20) < 10, np.arange(20) % 2 == 0, np.arange(20) % 2 == 1])
+        table = table_of(np.where(member, 0.9, 0.5), member)
+        (found,) = weigh(table, {}).attacks
+        (own,) = found.sources
+        assert (found.auc[0], found.tpr[0], own.fpr[0], own.precision[0.01][0]) == (1.0, 1.0, 0.0, 1.0)
+        assert found.auc[1] == pytest.approx(statistics.auc_interval(1.0, 10, 10))
+        assert found.tpr_at_fpr[1] == found.tpr[1] == pytest.approx((1 - own.fpr[1][1], 1.0))
+        assert own.precision[0.01][1] == pytest.approx((float(precision(found.tpr[1][0], own.fpr[1][1], 0.01)), 1.0))
+        assert own.precision[0.01][1][0] < 0.03
 
     def test_voxels_weigh_by_size_and_cases_do_not(self, table: SignalTable) -> None:
         """Of two foreign scans, one is nine times as large."""

@@ -175,8 +175,8 @@ class TestRefused:
         assert found.leakage is not None
         assert found.leakage.registered is None
         assert any(gap.startswith("leakage map: each side must have at least 30") for gap in found.gaps)
-        assert found.exposure is not None
-        assert found.exposure.members.reliability is None
+        assert found.exposure is None
+        assert any(gap.startswith("exposure: patients must be at least 30 as members") for gap in found.gaps)
 
     def test_broken_maps_are_a_gap_that_names_nobody(self, finished: Study, tmp_path: Path) -> None:
         """The error names a case and a folder; the report must not."""

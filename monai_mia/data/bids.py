@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -70,7 +70,8 @@ def bids_cases(path: Path, images: str = "*", masks: str = "*") -> list[dict[str
         masks: pattern of the masks' paths, relative to the folder, such as ``derivatives/manual/*``.
 
     Returns:
-        Cases with ``case_id`` (the image's name), ``patient_id`` (``sub-XX``), ``image``, ``label``, and the columns of
+        Cases with ``case_id`` (the image's name, with its folders where names are not unique), ``patient_id``
+        (``sub-XX``), ``image``, ``label``, and the columns of
         ``participants.tsv``, where that is; empty where it has no value.
 
     Raises:
@@ -114,6 +115,11 @@ def bids_cases(path: Path, images: str = "*", masks: str = "*") -> list[dict[str
             f"dataset_dir must hold masks of its images (names that end in {', '.join(_MASKS)}) beside them or below "
             f"derivatives/, got {alone} images in {str(path)!r} and none with a mask."
         )
+    told = Counter(case["case_id"] for case in cases)
+    for case in cases:
+        if told[case["case_id"]] > 1:  # plain names, such as T1w.nii.gz in each session
+            folders = Path(case["image"]).parent.relative_to(path).parts
+            case["case_id"] = "_".join((*folders, case["case_id"]))
     if alone:
         logger.warning("%d of %d images in %s have no mask and are no cases.", alone, alone + len(cases), path)
     return cases

@@ -88,6 +88,7 @@ def read_cohort(
         cases = _from_csv(path)
     elif path.is_dir() and not _has_pair(path) and is_bids(path):
         cases = bids_cases(path, images, masks)
+        images = masks = "*"  # they were used
     elif path.is_dir() and not _has_pair(path) and is_dicom_tree(path):
         if converted is None:
             raise InputError(
@@ -102,6 +103,12 @@ def read_cohort(
             f"dataset_dir must be a folder with a dataset.json, a CSV file, a folder with images/ and labels/, "
             f"BIDS-like folders or DICOM files, got {str(path)!r}, which "
             f"{'is none of them' if path.exists() else 'does not exist'}."
+        )
+    unused = [name for name, given in (("labels", labels), ("images", images != "*"), ("masks", masks != "*")) if given]
+    if unused:
+        raise InputError(
+            f"{' and '.join(unused)} must be left out for {str(path)!r}, got {'them' if len(unused) > 1 else 'it'}: "
+            "labels name segments of DICOM, images and masks files of BIDS-like folders."
         )
     if not cases:
         raise InputError(f"dataset_dir must hold at least one case, got none in {path}.")

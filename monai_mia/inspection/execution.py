@@ -150,7 +150,7 @@ def _skipped(config: Config, place: str) -> bool:
     parts = place.split("#")
     for n in range(1, len(parts)):
         node = config["#".join(parts[:n])]
-        if isinstance(node, dict) and left_out(class_of(node)):
+        if isinstance(node, dict) and left_out(node):
             return True
         if class_of(node).endswith("Trainer") and parts[n] in (
             "key_train_metric",
@@ -161,4 +161,4 @@ def _skipped(config: Config, place: str) -> bool:
         if class_of(node).endswith("Dataset") and parts[n] == "data":
             return True
     node = config[place]
-    return isinstance(node, str) and left_out(class_of(config.value(node)))
+    return isinstance(node, str) and left_out(config.value(node))

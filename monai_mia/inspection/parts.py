@@ -30,9 +30,10 @@ _ROLES = {
 
 #: Transforms of a reference that are about its place, which a query sees to itself; others change its meaning.
 _PLACING = (
-    "AddChannel", "BorderPad", "CastToType", "CenterSpatialCrop", "CropForeground", "DivisiblePad",
-    "EnsureChannelFirst", "EnsureType", "Flip", "Load", "Orientation", "Rand", "Resample", "Resize", "Rotate",
-    "Save", "Spacing", "SpatialCrop", "SpatialPad", "ToDevice", "ToNumpy", "ToTensor", "Transpose", "Zoom",
+    "AddChannel", "BorderPad", "CastToType", "CenterSpatialCrop", "CropForeground", "DataStats", "DivisiblePad",
+    "EnsureChannelFirst", "EnsureType", "Flip", "Identity", "Load", "Orientation", "Rand", "Resample", "Resize",
+    "Rotate", "Save", "Spacing", "SpatialCrop", "SpatialPad", "SqueezeDim", "ToDevice", "ToNumpy", "ToTensor",
+    "Transpose", "Zoom",
 )  # fmt: skip
 
 #: Datasets that write, or that leave out a part of the cohort.

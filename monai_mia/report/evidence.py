@@ -73,7 +73,7 @@ def _notes(result: EvidenceStudyResult) -> list[str]:
         "Precision is the share of right ones among the claims, were all non-members of that source and members as "
         "rare as the base rate says. MMPS is the mean maximum probability over the members who are claimed (TP) and "
         "not (FN), and the non-members who are claimed (FP) and not (TN): over all voxels, and over cases, of the "
-        "predicted foreground.",
+        "predicted foreground. A mean over too few patients is not shown, nor the one beside it.",
     ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from monai_mia import files
+from monai_mia.disclosure import merge_small_bins, shown_share
 from monai_mia.report.comparison import with_ci
 from monai_mia.report.figures import Picture, percent, png
 from monai_mia.report.study import Table, as_html, as_markdown, plain
 
 if TYPE_CHECKING:
     from monai_mia.covariates import Association
-    from monai_mia.exposure import ExposureResult, SideExposure
+    from monai_mia.exposure import ExposureResult, Rate, SideExposure
     from monai_mia.individuals import Individuals
     from monai_mia.leakage import Leakage
 
@@ -54,33 +56,56 @@ def individuals_content(found: Individuals) -> dict[str, Any]:
     """The same as JSON has it; docs/report_format.md documents it."""
     return {
         "min_cell": found.min_cell,
-        "exposure": None if found.exposure is None else _exposure_content(found.exposure),
+        "exposure": None if found.exposure is None else _exposure_content(found.exposure, found.min_cell),
         "covariates": [_association_content(association) for association in found.associations],
         "leakage": None if found.leakage is None else _leakage_content(found.leakage),
         "gaps": list(found.gaps),
     }
 
 
-def _exposure_content(result: ExposureResult) -> dict[str, Any]:
+def _exposure_content(result: ExposureResult, min_cell: int) -> dict[str, Any]:
     return {
         "attack": result.attack,
         "fpr": result.fpr,
         "n_models": len(result.models),
         "n_patients": len(result.patient_ids),
-        **{side.side: _side_content(side) for side in (result.members, result.nonmembers)},
+        **{side.side: _side_content(side, min_cell) for side in (result.members, result.nonmembers)},
     }
 
 
-def _side_content(side: SideExposure) -> dict[str, Any]:
+def _side_content(side: SideExposure, min_cell: int) -> dict[str, Any]:
+    edges, shares, expected = _bins(side, min_cell)
     return {
         "n_turns": float(side.n_turns.mean()),
-        **{name: _rate(getattr(side, name)) for name in ("found", "certain", "always", "never")},
+        **{name: _rate(getattr(side, name)) for name in ("found", "certain")},
+        **{name: _rate(_tail(side, name, min_cell)) for name in ("always", "never")},
         "always_expected": side.always_expected,
         "never_expected": side.never_expected,
-        "histogram": list(side.histogram),
-        "histogram_expected": list(side.histogram_expected),
+        "histogram": shares,
+        "histogram_edges": edges,
+        "histogram_expected": expected,
         "reliability": None if side.reliability is None else plain(asdict(side.reliability)),
     }
+
+
+def _tail(side: SideExposure, name: str, min_cell: int) -> Rate | None:
+    """Who is always or never found, if enough patients are, and enough are not."""
+    value: Rate = getattr(side, name)
+    return value if shown_share(value[0], _patients(side), min_cell) else None
+
+
+def _patients(side: SideExposure) -> int:
+    return int((side.n_turns > 0).sum())
+
+
+def _bins(side: SideExposure, min_cell: int) -> tuple[list[float], list[float], list[float]]:
+    """Edges of the histogram's bins, and the share of patients in each, found and expected; few are in none of them."""
+    borders = merge_small_bins([round(share * _patients(side)) for share in side.histogram], min_cell)
+    found, expected = (
+        [float(sum(shares[low:high])) for low, high in pairwise(borders)]
+        for shares in (side.histogram, side.histogram_expected)
+    )
+    return [border / len(side.histogram) for border in borders], found, expected
 
 
 def _association_content(association: Association) -> dict[str, Any]:
@@ -139,9 +164,10 @@ def individuals_text(found: Individuals) -> list[str]:
         )
         notes.append(
             f"Of their turns as members, patients are found in {_share(side.found)} (as no members: "
-            f"{_share(result.nonmembers.found)}). {_share(side.always)} of the patients are found in every turn, where "
-            f"{percent(side.always_expected)} would be if all patients of a model were equally easy to find; "
-            f"{_share(side.never)} are found in none, where {percent(side.never_expected)} would be."
+            f"{_share(result.nonmembers.found)}). {_share(_tail(side, 'always', found.min_cell))} of the patients are "
+            f"found in every turn, where {percent(side.always_expected)} would be if all patients of a model were "
+            f"equally easy to find; {_share(_tail(side, 'never', found.min_cell))} are found in none, where "
+            f"{percent(side.never_expected)} would be."
         )
         if side.reliability is not None:
             reliable = side.reliability
@@ -198,8 +224,10 @@ def individuals_tables(found: Individuals) -> list[Table]:
         rows = []
         for side in (found.exposure.members, found.exposure.nonmembers):
             reliable = side.reliability
-            cells = [with_ci(side.found), with_ci(side.certain), with_ci(side.always), f"{side.always_expected:.3f}"]
-            cells += [with_ci(side.never), f"{side.never_expected:.3f}"]
+            cells = [with_ci(side.found), with_ci(side.certain)]
+            for name, chance in (("always", side.always_expected), ("never", side.never_expected)):
+                tail = _tail(side, name, found.min_cell)
+                cells += ["too few to be shown" if tail is None else with_ci(tail), f"{chance:.3f}"]
             cells += (
                 ["–", "–"]
                 if reliable is None
@@ -235,7 +263,7 @@ def individuals_pictures(found: Individuals) -> list[Picture]:
     """The distribution over patients, the profile and the map, as far as there are any."""
     pictures = []
     if found.exposure is not None:
-        pictures.append(_distribution(found.exposure))
+        pictures.append(_distribution(found.exposure, found.min_cell))
     if found.leakage is not None and np.isfinite(found.leakage.difference).any():
         pictures.append(_profile(found.leakage))
         if found.leakage.registered is not None and np.isfinite(found.leakage.registered.evidence).any():
@@ -243,21 +271,22 @@ def individuals_pictures(found: Individuals) -> list[Picture]:
     return pictures
 
 
-def _distribution(result: ExposureResult) -> Picture:
+def _distribution(result: ExposureResult, min_cell: int) -> Picture:
     figure, (axes,) = _figure(5.2, 3.6, 1)
-    places = np.arange(10) / 10 + 0.05
     for side, sign, colour in ((result.members, 1, _MEMBER), (result.nonmembers, -1, _OTHER)):
+        edges, shares, expected = (np.asarray(values) for values in _bins(side, min_cell))
         axes.bar(
-            places,
-            sign * np.asarray(side.histogram),
-            0.094,
+            edges[:-1] + 0.003,
+            sign * shares,
+            np.diff(edges) - 0.006,
+            align="edge",
             color=colour,
             alpha=0.85,
             zorder=2,
             label=_SIDES[side.side],
         )
         axes.hlines(
-            sign * np.asarray(side.histogram_expected), places - 0.047, places + 0.047, color=_INK, linewidth=1.6,
+            sign * expected, edges[:-1] + 0.003, edges[1:] - 0.003, color=_INK, linewidth=1.6,
             zorder=3, label="if all were equally easy to find" if sign > 0 else "",
         )  # fmt: skip
     axes.axhline(0, color=_INK, linewidth=0.8, zorder=3)
@@ -268,11 +297,13 @@ def _distribution(result: ExposureResult) -> Picture:
     axes.set_xlabel(f"turns in which a patient is found (at {percent(result.fpr)} FPR)")
     axes.set_ylabel("share of patients")
     figure.legend(loc="outside upper left", frameon=False, fontsize=8, ncols=3, labelcolor=_INK)
-    members = ", ".join(percent(share) for share in result.members.histogram)
+    ends, found, _ = _bins(result.members, min_cell)
+    members = ", ".join(f"{percent(share)} up to {percent(end)}" for share, end in zip(found, ends[1:], strict=True))
     return Picture(
         "individuals",
         "Patients by the share of their turns in which they are found",
-        f"Histogram over patients, in tenths of the share of turns in which a patient is found. As members: {members}.",
+        f"Histogram over patients, by the share of turns in which a patient is found; a bar may stand for several "
+        f"tenths, so that it tells of no fewer than {min_cell} patients. As members: {members}.",
         png(figure),
     )
 
@@ -331,7 +362,7 @@ def _map(leakage: Leakage) -> Picture:
         axes.set_facecolor("#eceff2")
         image = np.ma.masked_invalid(evidence[cut].T)
         shown = axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest")
-        share = structure[cut].T
+        share = np.ma.masked_invalid(structure[cut].T)
         if share.min() < 0.5 < share.max():
             axes.contour(share, levels=[0.5], colors=_INK, linewidths=1)
         axes.set(xticks=[], yticks=[])
@@ -344,8 +375,8 @@ def _map(leakage: Leakage) -> Picture:
         "leakage_map",
         "Evidence of membership about the structure’s centre of mass, mean over patients",
         "Slices through the mean of all patients’ evidence, members minus non-members, each moved so that the centre "
-        "of mass of his structure is in the middle. The line is where half of the patients have their structure; grey "
-        "is where too few were seen.",
+        "of mass of his structure is in the middle. The line is where half of the patients who were seen there have "
+        "their structure; grey is where too few were seen.",
         png(figure),
     )
 
@@ -366,7 +397,9 @@ def _figure(width: float, height: float, n: int) -> tuple[Figure, Sequence[Axes]
     return figure, list(axes_)
 
 
-def _share(value: tuple[float, tuple[float, float]]) -> str:
+def _share(value: Rate | None) -> str:
+    if value is None:
+        return "A share that tells of too few patients to be shown"
     return f"{percent(value[0])} [{', '.join(percent(end)[:-2] for end in value[1])}]"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from monai_mia import statistics
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.errors import InputError
 from monai_mia.report.figures import percent
@@ -168,11 +169,12 @@ class Statements:
             outcome: Outcome = "pass" if randomised else "undetermined"
             measured = "not measured; a coin drew the members" if randomised else "not measured"
             return Statement("blind", "validity", text, measured, None, None, limit, outcome)
-        worst = min(blinds, key=lambda blind: float(blind["p_value"]))
-        told = worst["p_value"] < self.significance
+        corrected = statistics.holm([blind["p_value"] for blind in blinds])
+        worst, p_value = min(zip(blinds, corrected, strict=True), key=lambda pair: float(pair[1]))
+        told = p_value < self.significance
         gain = controls["attack_minus_blind"]
         led = randomised and gain is not None and gain["ci"][0] > self.min_gain_over_blind
-        measured = f"AUC {_with_ci(worst['auc'], worst['auc_ci'])}, p {worst['p_value']:.3f}"
+        measured = f"AUC {_with_ci(worst['auc'], worst['auc_ci'])}, p {p_value:.3f}"
         return Statement(
             "blind", "validity", text, measured, worst["auc"], _pair(worst["auc_ci"]), limit, _outcome(led or not told)
         )
