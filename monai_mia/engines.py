@@ -81,11 +81,8 @@ def left_out(handler: Any) -> bool:
 
     They write, or look at cases that are no members.
     """
-    if isinstance(handler, str):  # "$monai.handlers.CheckpointSaver(...)"
-        called = re.match(r"\$\s*([\w.]+)\s*\(", handler)
-        name = called[1] if called else ""
-    else:
-        name = str(handler.get("_target_", "")) if isinstance(handler, Mapping) else ""
+    called = "".join(re.findall(r"^\$\s*([\w.]+)\s*\(", str(handler)))  # "$monai.handlers.CheckpointSaver(...)"
+    name = str(handler.get("_target_", "")) if isinstance(handler, Mapping) else called
     return name.rpartition(".")[2] in _LEFT_OUT
 
 
@@ -217,9 +214,8 @@ class Training:
                 handler.attach(trainer)
             trainer.run()
             stopped = getattr(trainer.state, "stopped_by", None)  # a defence that ended it on purpose
-            if (trainer.state.epoch < trainer.state.max_epochs and stopped is None) or not all(
-                map(math.isfinite, losses)
-            ):
+            early = stopped is None and trainer.state.epoch < trainer.state.max_epochs
+            if early or not all(map(math.isfinite, losses)):
                 raise InputError(
                     f"training of {self.model_id!r} must reach epoch {trainer.state.max_epochs} with a finite loss, "
                     f"got {losses[-1] if losses else 'none'} in epoch {trainer.state.epoch}. Lower the learning rate."
