@@ -74,6 +74,7 @@ def _notes(result: EvidenceStudyResult) -> list[str]:
         "rare as the base rate says. MMPS is the mean maximum probability over the members who are claimed (TP) and "
         "not (FN), and the non-members who are claimed (FP) and not (TN): over all voxels, and over cases, of the "
         "predicted foreground. A mean over too few patients is not shown, nor the one beside it.",
+        "The best attack under a mitigation was picked for being the best there; its interval does not allow for that.",
     ]
 
 
