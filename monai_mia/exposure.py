@@ -237,6 +237,11 @@ class Exposure:
         bins = np.array([np.bincount(_tenth(np.arange(len(p)) / (len(p) - 1)), p, 10) for p in expected])
         shares = [np.where(present, values, 0.0) for values in (rate, certainty, rate >= 1, rate <= 0)]
         means = [(float(v[present].mean()), self._interval((weights @ v) / weights.sum(axis=1))) for v in shares]
+        n = int(present.sum())
+        for k in (2, 3):  # shares of patients, which a bootstrap gives no width at 0 and 1
+            value, (low, high) = means[k]
+            exact = statistics.clopper_pearson(round(value * n), n, self.confidence)
+            means[k] = value, (min(low, exact[0]), max(high, exact[1]))
         return SideExposure(
             side=name,
             n_turns=n_turns,
