@@ -62,7 +62,7 @@ def write_archive(
 
     Returns:
         The manifest: ``schema``, ``files`` (from name to SHA-256), and ``searched``: how many identifiers of each kind
-        were looked for, and how many were too short to be.
+        were looked for, how many were too short to be, and how many were not because their words were allowed.
 
     Raises:
         InputError: the report names a patient, a path or a header value of the cohort: the files are named, and what
@@ -85,12 +85,14 @@ def write_archive(
             "private/leaks.json. Run the study again with another name for it, or allow a word that names nobody "
             "(--allow WORD)."
         )
-    wanted, too_short = Identifiers.read(output_dir).sought(allowed)
+    known = Identifiers.read(output_dir)
+    wanted, too_short = known.sought(allowed)
+    skipped = len(known.sought()[0]) - len(wanted)
     content = {name: (folder / name).read_bytes() for name in names}
     manifest = {
         "schema": _SCHEMA,
         "files": {f"report/{name}": hashlib.sha256(data).hexdigest() for name, data in content.items()},
-        "searched": {"values": len(wanted), "too_short": too_short},
+        "searched": {"values": len(wanted), "too_short": too_short, "allowed": skipped},
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -114,6 +116,8 @@ def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             listed = archive.namelist()
             found = {name: archive.read(name) for name in listed}
+            comment = archive.comment or b"".join(one.comment + one.extra for one in archive.infolist())
+            offset = min((one.header_offset for one in archive.infolist()), default=0)
         manifest = json.loads(found.pop(MANIFEST))
         expected = {str(name): str(value) for name, value in manifest["files"].items()}
     except (OSError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
@@ -121,6 +125,12 @@ def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"archive must be one that monai_mia wrote, got {str(path)!r}, which is not ({type(error).__name__})."
         ) from error
     actual = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    strange = [name for name in found if not _is_of_report(name)]
+    if strange or comment or offset:
+        raise InputError(
+            f"archive must hold a manifest and the files of a report alone, got "
+            f"{', '.join(strange[:5]) or 'a comment, or bytes before the archive'}. Do not unpack it; ask for it again."
+        )
     odd = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     twice = sorted(name for name, count in Counter(listed).items() if count > 1)
     if odd or twice:
@@ -129,6 +139,11 @@ def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"missing, additional or twice there ({', '.join((odd or twice)[:5])}). Ask for it again."
         )
     return dict(manifest)
+
+
+def _is_of_report(name: str) -> bool:
+    parts = name.split("/")
+    return parts[0] == "report" and not {"", ".", ".."} & {*parts} and name.endswith(_SUFFIXES) and "\\" not in name
 
 
 def _report(output_dir: str | os.PathLike[str]) -> Path:

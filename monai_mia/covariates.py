@@ -231,6 +231,7 @@ def associations(
         The associations, the least likely by chance first, and what could not be compared and why.
     """
     found, gaps = [], []
+    shown: list[tuple[str, NDArray[np.bool_]]] = []
     for covariate in covariates:
         if len(covariate.values) != len(result.patient_ids):
             raise InputError(
@@ -241,14 +242,40 @@ def associations(
         outcome = compared(result.members, result.nonmembers, covariate, options)
         if isinstance(outcome, str):
             gaps.append(outcome)
-        else:
-            found.append(outcome)
+            continue
+        groups = [] if covariate.numeric else _groups(result.members, covariate, options)
+        like = next((name for name, one in shown for other in groups if _few_apart(one, other, options.min_cell)), None)
+        if like is not None:
+            gaps.append(
+                f"covariate {covariate.name!r} must differ from {like!r} in enough patients, got subgroups that differ "
+                f"in under {options.min_cell}, who could be told by subtraction. Leave one of the two out."
+            )
+            continue
+        shown += [(covariate.name, group) for group in groups]
+        found.append(outcome)
     adjusted = statistics.holm([association.p_value for association in found])
     complete = [
         Association(**{**vars(association), "p_adjusted": float(p)})
         for association, p in zip(found, adjusted, strict=True)
     ]
     return tuple(sorted(complete, key=lambda one: (one.p_value, one.covariate))), tuple(gaps)
+
+
+def _groups(members: SideExposure, covariate: Covariate, options: Exposure) -> list[NDArray[np.bool_]]:
+    """The subgroups that are shown of a category: which patients are in each, shape (U,)."""
+    kept = members.n_turns > 0
+    merged = merge_small_cells(covariate.values[kept].astype(np.str_), options.min_cell)
+    groups = []
+    for name in np.unique(merged):
+        inside = np.zeros(len(kept), dtype=bool)
+        inside[kept] = merged == name
+        groups.append(inside)
+    return groups
+
+
+def _few_apart(one: NDArray[np.bool_], other: NDArray[np.bool_], min_cell: int) -> bool:
+    """Whether subgroups are nearly the same: the difference of their sums tells of the few who are in one alone."""
+    return 0 < int((one ^ other).sum()) < min_cell
 
 
 def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, options: Exposure) -> Association | str:

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small cells: what is told of a few patients may be told of one of them, so it is told of more patients or not at all.
 
-Every table, profile and picture of ``report/`` that tells patients apart goes by the same number.
+Subgroups, tails, bins, profiles and maps of individuals go by the same number, and so do means over those who are
+claimed. The rates of an attack do not: a point of a ROC curve, or a count of false claims, is of whoever it is of.
 """
 
 from __future__ import annotations

@@ -150,7 +150,8 @@ class AttackEvidence:
         attack: its name.
         access: what the adversary needs.
         auc: mean over targets, on the cohort.
-        tpr_at_fpr: TPR at the FPR of :attr:`Evidence.headline_fpr`, a threshold chosen on the target itself.
+        tpr_at_fpr: TPR at the FPR of :attr:`Evidence.headline_fpr`, a threshold chosen on the target itself; NaN where
+            that is below what the non-members resolve.
         threshold: the transferred one.
         tpr: share of members who are claimed at the transferred threshold.
         gated_tpr: the same with claims withheld, as in :attr:`SourceEvidence.gated_fpr`.
@@ -402,7 +403,11 @@ class Evidence:
             attack=name,
             access=access,
             auc=_wider(float(aucs.mean()), self._quantiles(auc_drawn), exact_auc),
-            tpr_at_fpr=_wider(float(tprs.mean()), self._quantiles(tprs_drawn), exact_tpr),
+            tpr_at_fpr=(
+                _wider(float(tprs.mean()), self._quantiles(tprs_drawn), exact_tpr)
+                if self.headline_fpr * n_out >= 1 - 1e-9
+                else (float("nan"), (float("nan"), float("nan")))
+            ),
             threshold=threshold,
             tpr=tpr,
             gated_tpr=self._share(claimed & own.accepted, inside, own.weights)[0],

@@ -277,7 +277,8 @@ class GeneratorStudy:
             return [_read(place, low, high) for place in places]
         for old in (path for part in ("images", "labels") for path in self._path(f"scans/{part}").glob("generated_*")):
             old.unlink()
-        affine = np.asarray(Compose(self.preprocessing)(dict(cases[0]))["image"].affine)
+        one = np.asarray(Compose(self.preprocessing)(dict(cases[0]))["image"].affine)
+        affine = np.diag([*np.sqrt((one[:3, :3] ** 2).sum(axis=0)), 1.0])  # its spacing, not its place in the scanner
         set_determinism(int(files.digest([self.seed, "draw"])[:8], 16))
         joints: list[Tensor] = []
         with tqdm(desc="drawn scans", total=self.scans) as bar:

@@ -132,6 +132,7 @@ def _archive(options: argparse.Namespace) -> None:
     if options.check is not None:
         manifest = check_archive(options.check)
         print(f"{options.check}: {len(manifest['files'])} files, as in its manifest")
+        _tell_allowed(manifest)
         return
     path = options.archive or f"{options.output}/report.zip"
     manifest = write_archive(options.output, path, options.allow)
@@ -139,4 +140,11 @@ def _archive(options: argparse.Namespace) -> None:
     print(f"Searched for {searched['values']} ids, paths and header values: none is in the report.")
     if searched["too_short"]:
         print(f"{searched['too_short']} values are too short to be told from other text, and were not searched for.")
+    _tell_allowed(manifest)
     print(f"Archive: {path}")
+
+
+def _tell_allowed(manifest: dict[str, Any]) -> None:
+    allowed = manifest.get("searched", {}).get("allowed", 0)
+    if allowed:
+        print(f"{allowed} values were not searched for, since whoever packed it allowed them (--allow).")

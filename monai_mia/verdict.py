@@ -94,11 +94,13 @@ def judge(
     if not shown:
         reasons[0] = f"{reasons[0]} So nothing was shown."
         if detectable > rules.max_detectable:
-            reasons.append(f"With so few patients, only an AUC above {detectable:.2f} would have been noticed.")
+            reasons.append(
+                f"With so few patients, only a measured AUC above {detectable:.2f} could be told from chance."
+            )
             return Verdict("inconclusive", tuple(reasons))
         reasons.append(
-            f"An AUC above {detectable:.2f} would have been noticed. This is no proof of privacy: other attacks, more "
-            "shadows or more patients could find more."
+            f"A measured AUC above {detectable:.2f} would have counted as more than chance. This is no proof of "
+            "privacy: other attacks, more shadows or more patients could find more."
         )
         return Verdict("low", tuple(reasons))
     lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]

@@ -118,6 +118,25 @@ def test_small_subgroups_are_not_shown(sizes: tuple[int, ...], shown: dict[str, 
         assert [group.value for group in found[0].subgroups] == sorted(shown)
 
 
+def test_covariates_that_few_patients_tell_apart_are_not_both_shown():
+    """One patient of site A was scanned elsewhere: sums over the two differ by him."""
+    site = np.repeat(["A", "B"], 30)
+    scanner = np.where(np.arange(60) == 0, "B", site)
+    sex = np.tile(["f", "m"], 30)
+    listed = [
+        Covariate(name, values, "datalist") for name, values in (("site", site), ("scanner", scanner), ("sex", sex))
+    ]
+    found, gaps = associations(result(np.random.default_rng(0).random(60)), listed, QUICK)
+    assert {one.covariate for one in found} == {"site", "sex"}
+    assert len(gaps) == 1
+    assert gaps[0].startswith(
+        "covariate 'scanner' must differ from 'site' in enough patients, got subgroups that differ in"
+    )
+    both = [listed[0], replace(listed[0], name="again")]
+    same, none = associations(result(np.random.default_rng(0).random(60)), both, QUICK)
+    assert (len(same), none) == (2, ())
+
+
 def test_turns_of_few_patients_as_non_members_are_not_shown():
     groups = np.repeat(["a", "b"], 20)
     found = result(np.random.default_rng(0).random(40))

@@ -134,7 +134,7 @@ def auxiliary(data: Sequence[dict[str, Any]] = AUXILIARY, transform: Any = FLIP)
     return AuxiliaryCases(data, transform, batch_size=4)
 
 
-class Kill(Exception):  # noqa: N818
+class Kill(BaseException):
     """Stands for a kill of the process."""
 
 

@@ -177,11 +177,17 @@ class TestKnownAnswers:
             assert low.fpr[0] == pytest.approx(4 / 30)
             assert [low.mmps[cell]["cases"] is not None for cell in ("FP", "TN")] == [shown, shown]
 
+    def test_a_rate_below_the_resolution_is_not_given(self, table: SignalTable) -> None:
+        n_out = int((~table.members("target")).sum())
+        for fpr, given in ((1 / n_out, True), (0.99 / n_out, False)):
+            (found,) = weigh(table, {}, replace(QUICK, headline_fpr=fpr)).attacks
+            assert np.isfinite(found.tpr_at_fpr[0]) == given
+
     def test_no_interval_is_without_width(self) -> None:
         """Ten members and ten others, told without an error: that is no proof of precision."""
         member = np.stack([np.arange(20) < 10, np.arange(20) % 2 == 0, np.arange(20) % 2 == 1])
         table = table_of(np.where(member, 0.9, 0.5), member)
-        (found,) = weigh(table, {}).attacks
+        (found,) = weigh(table, {}, replace(QUICK, headline_fpr=0.1)).attacks
         (own,) = found.sources
         assert (found.auc[0], found.tpr[0], own.fpr[0], own.precision[0.01][0]) == (1.0, 1.0, 0.0, 1.0)
         assert found.auc[1] == pytest.approx(statistics.auc_interval(1.0, 10, 10))

@@ -312,6 +312,7 @@ class TestArchive:
             assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert manifest["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in expected.items()}
         assert manifest["searched"]["values"] > 40
+        assert manifest["searched"]["allowed"] == 0
         assert check_archive(tmp_path / "a.zip") == manifest
 
     def test_same_report_same_bytes(self, output: Path, tmp_path: Path) -> None:
@@ -363,6 +364,35 @@ class TestArchive:
                 archive.writestr(name, data)
         with pytest.raises(InputError, match="got 1 that are"):
             check_archive(tmp_path / "b.zip")
+
+    @pytest.mark.parametrize(
+        "name", ["../../evil.md", "report/../evil.md", "/report/a.md", "private/design.json", "report/a.sh"]
+    )
+    def test_a_name_that_no_report_has(self, tmp_path: Path, name: str) -> None:
+        """Though its manifest lists it."""
+        manifest = {"files": {name: hashlib.sha256(b"x").hexdigest()}}
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("manifest.json", json.dumps(manifest))
+            archive.writestr(name, b"x")
+        with pytest.raises(InputError, match=f"the files of a report alone, got {re.escape(name)}"):
+            check_archive(tmp_path / "a.zip")
+
+    @pytest.mark.parametrize("where", ["before", "comment"])
+    def test_what_hides_beside_the_files(self, output: Path, tmp_path: Path, where: str) -> None:
+        write_archive(output, tmp_path / "a.zip")
+        if where == "before":
+            (tmp_path / "a.zip").write_bytes(b"patients" + (tmp_path / "a.zip").read_bytes())
+        else:
+            with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+                archive.comment = b"patients"
+        with pytest.raises(InputError, match="a comment, or bytes before the archive"):
+            check_archive(tmp_path / "a.zip")
+
+    def test_what_was_allowed_is_told(self, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        manifest = write_archive(output, tmp_path / "a.zip", allowed=[PATIENT.format(2)])
+        assert manifest["searched"]["allowed"] > 0
+        main(["archive", "--check", str(tmp_path / "a.zip")])
+        assert "values were not searched for, since whoever packed it allowed them" in capsys.readouterr().out
 
     @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"])
     def test_what_is_no_archive(self, tmp_path: Path, content: bytes) -> None:

@@ -159,6 +159,27 @@ class TestStatements:
         assert outcomes(but(low, design__kind="observational"))["blind"] == "undetermined"  # nobody looked
         assert outcomes(told, significance=0.005)["blind"] == "pass"
 
+    def test_a_sharper_attack_than_the_best_counts(self, low: Content) -> None:
+        """By its AUC an attack may be no better than others, and find a few patients almost surely."""
+        assert outcomes(low)["rate"] == "pass"
+        for value, ci, outcome in (
+            (0.7, [0.6, 0.8], "fail"),
+            (0.22, [0.15, 0.3], "undetermined"),
+            (0.15, [0.1, 0.2], "pass"),
+        ):
+            changed = copy.deepcopy(low)
+            for attack in changed["attacks"]:
+                attack["tpr_at_fpr"]["0.05"] = {"value": 0.05, "ci": [0.01, 0.1]}
+            changed["attacks"][3]["tpr_at_fpr"]["0.05"] = {"value": value, "ci": ci}
+            assert outcomes(changed)["rate"] == outcome
+
+    def test_claims_that_could_not_have_been_made_prove_nothing(self, low: Content) -> None:
+        assert outcomes(but(low, claims__fewest=2))["claims"] == "pass"
+        assert outcomes(but(low, claims__fewest=40))["claims"] == "pass"
+        assert outcomes(but(low, claims__fewest=41))["claims"] == "undetermined"
+        claimed = but(low, claims__fewest=41, claims__tpr=0.3, claims__tpr_ci=[0.25, 0.35])
+        assert outcomes(claimed)["claims"] == "fail"
+
     def test_thresholds_are_the_users(self, low: Content) -> None:
         for options, name in (
             ({"min_patients": 201}, "patients"),

@@ -194,7 +194,7 @@ def _rate_ticks(low: float) -> list[float]:
 
 
 def distribution(name: str, title: str, label: str, values: Array, member: NDArray[np.bool_], unit: str) -> Picture:
-    """Members' values above the line, non-members' below: shares in bars, so that no single value can be read off."""
+    """Members' values above the line, non-members' below: shares in bars, not single values."""
     edges = _edges(values)
     clipped = np.clip(values, edges[0], edges[-1])
     centres, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)

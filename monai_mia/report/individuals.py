@@ -91,7 +91,10 @@ def _side_content(side: SideExposure, min_cell: int) -> dict[str, Any]:
 def _tail(side: SideExposure, name: str, min_cell: int) -> Rate | None:
     """Who is always or never found, if enough patients are, and enough are not."""
     value: Rate = getattr(side, name)
-    return value if shown_share(value[0], _patients(side), min_cell) else None
+    n = _patients(side)
+    _, shares, _ = _bins(side, min_cell)
+    beside = round((shares[-1 if name == "always" else 0] - value[0]) * n)  # what the bar has besides
+    return value if shown_share(value[0], n, min_cell) and not 0 < beside < min_cell else None
 
 
 def _patients(side: SideExposure) -> int:

@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 _N_ROWS = 10
 
 _HEADLINES = {
-    "low": "No attack that was tried tells members from non-members better than chance does.",
+    "low": "By their AUC, no attack that was tried tells members from non-members better than chance does.",
     "moderate": "Members can be told from non-members better than by chance, though not with ease.",
     "high": "Members can be told from non-members: all of them to a good degree, or some of them almost surely.",
     "inconclusive": "This evidence does not answer the question.",

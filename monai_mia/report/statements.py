@@ -17,6 +17,10 @@ __all__ = ["Conclusion", "Statement", "Statements"]
 
 Outcome = Literal["pass", "fail", "undetermined"]
 
+#: Claims of up to so many times the allowed share may go unseen, for want of known non-members, before none seen proves
+#: nothing.
+_UNSEEN = 4
+
 _WORDS = {
     "support": "The evidence supports a release: every statement holds.",
     "reject": "The evidence speaks against a release.",
@@ -175,6 +179,9 @@ class Statements:
         gain = controls["attack_minus_blind"]
         led = randomised and gain is not None and gain["ci"][0] > self.min_gain_over_blind
         measured = f"AUC {_with_ci(worst['auc'], worst['auc_ci'])}, p {p_value:.3f}"
+        if told and led:
+            measured += f"; the attack has {gain['value']:+.3f} [{gain['ci'][0]:.3f}, {gain['ci'][1]:.3f}] more"
+            limit += f", or a lead above {self.min_gain_over_blind:g}"
         return Statement(
             "blind", "validity", text, measured, worst["auc"], _pair(worst["auc_ci"]), limit, _outcome(led or not told)
         )
@@ -182,7 +189,7 @@ class Statements:
     def _detectable(self, content: Mapping[str, Any]) -> Statement:
         value = float(content["controls"]["null"]["auc_95"])
         return Statement(
-            "detectable", "power", "A leak would have been noticed.", f"AUC above {value:.3f}", value, None,
+            "detectable", "power", "A leak could be told from chance.", f"from an AUC of {value:.3f} on", value, None,
             f"at most {self.max_detectable:g}", _outcome(value <= self.max_detectable),
         )  # fmt: skip
 
@@ -222,9 +229,41 @@ class Statements:
         outcome: Outcome = "fail" if failing else "undetermined"
         if not failing and sound and ci[1] <= self.max_lift * fpr:
             outcome = "pass"
+        tail = None if failing else self._sharper(content, sound)
+        if tail is not None:  # the attack with the best AUC need not be the one that finds a few almost surely
+            name, fpr, value, ci, outcome = tail
+            text = f"{text[:-1]}, not even by “{name}”."
         return Statement(
             "rate", "model", text, f"TPR {_with_ci(value, ci)} at {percent(fpr)} FPR", value, ci, limit, outcome
         )
+
+    def _sharper(
+        self, content: Mapping[str, Any], rates: Sequence[tuple[float, float, tuple[float, float]]]
+    ) -> tuple[str, float, float, tuple[float, float], Outcome] | None:
+        """Another attack whose rate is above the limit where the best one is sound, the most extreme one.
+
+        It fails the statement if its lower bound is above the limit after a correction for the number of attacks
+        (Bonferroni); else it leaves it undetermined.
+        """
+        attacks = content["attacks"]
+        n_member = int(content["claims"]["n_member"]) if content["claims"] else 0
+        found: list[tuple[float, str, float, float, tuple[float, float], Outcome]] = []
+        for attack in attacks[1:]:
+            for fpr, _, _ in rates:
+                rate = attack["tpr_at_fpr"].get(f"{fpr:g}")
+                if rate is None or not n_member or rate["value"] <= self.max_lift * fpr:
+                    continue
+                confidence = 1 - (1 - float(content["confidence"])) / len(attacks)
+                exact = statistics.clopper_pearson(round(rate["value"] * n_member), n_member, confidence)
+                ci = _pair(rate["ci"])
+                sure = min(exact[0], ci[0]) > self.max_lift * fpr
+                found.append(
+                    (rate["value"] / fpr, attack["name"], fpr, rate["value"], ci, "fail" if sure else "undetermined")
+                )
+        if not found:
+            return None
+        _, name, fpr, value, ci, outcome = max(found, key=lambda one: (one[-1] == "fail", one[0]))
+        return name, fpr, value, ci, outcome
 
     def _claims(self, content: Mapping[str, Any]) -> Statement:
         claims = content["claims"]
@@ -234,9 +273,14 @@ class Statements:
             return Statement("claims", "model", text, "too few patients", None, None, limit, "undetermined")
         low, high = _pair(claims["tpr_ci"])
         measured = f"{_with_ci(claims['tpr'], (low, high))} claimed, {percent(claims['q'])} false at most"
-        return Statement(
-            "claims", "model", text, measured, claims["tpr"], (low, high), limit, _beside(low, high, self.max_claimed)
-        )
+        resolved = claims["fewest"] / claims["n_member"]
+        outcome = _beside(low, high, max(self.max_claimed, resolved))
+        if low > self.max_claimed:
+            outcome = "fail"
+        if resolved > self.max_claimed:  # what could not have been seen is said, and too much of it proves nothing
+            limit += f"; under {percent(resolved)} could not be seen"
+            outcome = "undetermined" if outcome == "pass" and resolved > _UNSEEN * self.max_claimed else outcome
+        return Statement("claims", "model", text, measured, claims["tpr"], (low, high), limit, outcome)
 
     def _epsilon(self, content: Mapping[str, Any]) -> Statement:
         """A lower bound refutes; it supports only where it could have refuted, or where an accountant bounds it."""
