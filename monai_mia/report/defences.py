@@ -61,8 +61,8 @@ def _notes(result: DefenceStudyResult) -> list[str]:
         "The adaptive adversary trains and queries shadows under the defence, the unaware one without it. Each takes "
         f"the best of the same list of attacks; AUC is the mean over targets, the TPR is at {fpr} FPR. The change is "
         "against the best attack without a defence, paired. A defence that only the unaware adversary fails against "
-        "protects from nobody who reads this page. The best attack is picked anew for each row, from fewer where less is "
-        "released; intervals do not allow for that.",
+        "protects from nobody who reads this page. The best attack is picked anew for each row, from fewer where less "
+        "is released; intervals do not allow for that.",
         "Utility is that on non-members. Accounted epsilon is an upper bound, audited epsilon a lower one, of the "
         "first target; behind \u201cof\u201d, what a perfect attack on as many patients could have shown.",
     ]
