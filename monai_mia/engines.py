@@ -41,7 +41,7 @@ from monai_mia.outputs import one_output
 from monai_mia.slabs import SlabInferer
 from monai_mia.unwrapping import bare_network
 
-__all__ = ["BundleConfig", "Query", "Training", "check_inference", "left_out", "load_weights"]
+__all__ = ["BundleConfig", "Query", "Training", "check_inference", "handler_lists", "left_out", "load_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,33 +57,34 @@ QUERY_OPTIONS = "mia_query"
 AUXILIARY = "auxiliary"
 
 #: Handlers of a bundle that a study's training runs without: they write, or they look at cases that are no members.
-_LEFT_OUT = (
-    "Checkpoint",
-    "CheckpointLoader",
-    "CheckpointSaver",
-    "ClearMLImageHandler",
-    "ClearMLStatsHandler",
-    "EarlyStopHandler",
-    "LogfileHandler",
-    "MLFlowHandler",
-    "MetricLogger",
-    "MetricsSaver",
-    "ModelCheckpoint",
-    "StatsHandler",
-    "TensorBoardImageHandler",
-    "TensorBoardStatsHandler",
-    "ValidationHandler",
+_LEFT_OUT = re.compile(
+    r"(Checkpoint|ClearML|EarlyStop|TensorBoard)\w*|(Logfile|MLFlow|Stats|Trt|Validation)Handler"
+    r"|(Classification|Metrics)Saver|MetricLogger|ModelCheckpoint|ProbMapProducer"
 )
 
 
 def left_out(handler: Any) -> bool:
-    """Whether a training leaves out a handler, a component or an expression that calls its class.
+    """Whether a training leaves out a handler, a component or an expression that calls such a class.
 
     They write, or look at cases that are no members.
     """
-    called = "".join(re.findall(r"^\$\s*([\w.]+)\s*\(", str(handler)))  # "$monai.handlers.CheckpointSaver(...)"
-    name = str(handler.get("_target_", "")) if isinstance(handler, Mapping) else called
-    return name.rpartition(".")[2] in _LEFT_OUT
+    if isinstance(handler, Mapping):
+        called = [str(handler.get("_target_", "")).rpartition(".")[2]]
+    else:  # "$monai.handlers.CheckpointSaver(...) if @save else None"
+        called = re.findall(r"(\w+)\s*\(", handler) if str(handler).startswith("$") else []
+    return any(_LEFT_OUT.fullmatch(name) for name in called)
+
+
+def handler_lists(config: Any) -> list[str]:
+    """Ids of the lists of handlers of a training config, references to them followed."""
+    found = []
+    for name in ("train#handlers", "train#trainer#train_handlers"):
+        for _ in range(10):
+            if name in config and str(config[name]).startswith("@"):
+                name = config[name][1:].replace("::", "#")
+        if name in config:
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -240,22 +241,22 @@ class Training:
         parser = self.bundle.parser(TRAINING_IDS)
         if str(parser["train#dataset"].get("_target_", "")).endswith("CacheDataset"):
             parser["train#dataset#progress"] = False
-        parser["train#dataset#data"] = [dict(case) for case in self.cohort]
+        # Cases are no config: an id that begins with "$" would be executed, one with "@" be looked up.
+        parser.globals["mia_cases"] = [*map(dict, self.cohort)]
+        parser["train#dataset#data"] = "$mia_cases"
         shared = _share(
             files.digest(["train", self.bundle.fingerprint(), self.cohort_key]),
             lambda: _instantiated(parser, "train#dataset", self.bundle),
         )
         parser = self.bundle.parser(TRAINING_IDS)
-        parser.globals["mia_cohort"] = shared
-        if AUXILIARY in parser and self.auxiliary:
-            parser[AUXILIARY] = [dict(case) for case in self.auxiliary]
-        parser["train#dataset"] = {
-            "_target_": "monai_mia.data.CaseSubset",
-            "dataset": "$mia_cohort",
-            "data": [dict(case) for case in self.members],
-        }
+        members, auxiliary = [*map(dict, self.members)], [*map(dict, self.auxiliary)]
+        parser.globals.update(mia_cohort=shared, mia_members=members, mia_auxiliary=auxiliary)
+        if AUXILIARY in parser and auxiliary:
+            parser[AUXILIARY] = "$mia_auxiliary"
+        dataset = {"_target_": "monai_mia.data.CaseSubset", "dataset": "$mia_cohort", "data": "$mia_members"}
+        parser["train#dataset"] = dataset
         # Taken out, not disabled: a disabled handler's validation set would still be built.
-        listed = [name for name in ("train#handlers", "train#trainer#train_handlers") if name in parser]
+        listed = handler_lists(parser)
         for name in listed:
             if isinstance(parser[name], list):
                 parser[name] = [handler for handler in parser[name] if not left_out(_referred(handler, parser))]

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "private_folder",
     "read_json",
     "sha256",
+    "walk",
     "withdraw",
     "write",
     "write_artefact",
@@ -117,6 +118,19 @@ def withdraw(record: str | os.PathLike[str]) -> None:
 def paths_of(value: Any) -> list[str]:
     """The files of an image: one, or one a channel."""
     return [os.fspath(value)] if isinstance(value, (str, os.PathLike)) else [os.fspath(path) for path in value]
+
+
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As :func:`os.walk`, sorted, into links as well; each folder once, for a link may lead to a folder above."""
+    seen = set()
+    for name, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield name, folders, sorted(names)
 
 
 def private_folder(path: str | os.PathLike[str]) -> Path:

@@ -443,6 +443,26 @@ class TestInspection:
         assert found.label_transforms
         assert [one.runs for one in found.executed if one.code == code] == [True]
 
+    @pytest.mark.parametrize(
+        "target", ["monai.utils.misc.os.system", "monai.utils.run_cmd", "run_cmd", "monai.bundle.run", "instantiate"]
+    )
+    def test_what_is_found_through_monai_is_no_component_of_it(self, target: str, spleen: Path) -> None:
+        change(spleen, inferer=of(target, path="$'touch trap'"))
+        assert ("inferer#_target_", target, True) in {
+            (one.id, one.code, one.runs) for one in inspect_bundle(spleen).executed
+        }
+
+    @pytest.mark.parametrize("code", ["$print(1)", of("os.system", command="touch trap")])
+    def test_code_in_the_metadata_is_refused(self, code: Any, spleen: Path, cohort: Path, tmp_path: Path) -> None:
+        """MONAI reads it as part of the config: ``@_meta_#trap`` would run it."""
+        path = spleen / "configs" / "metadata.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "trap": [code]}))
+        change(spleen, device="@_meta_#trap#0")
+        message = refused(spleen, cohort, tmp_path / "out", *QUICK)
+        assert "metadata.json must hold no code, got some in 'trap#0" in message
+        with pytest.raises(SystemExit, match="must hold no code"):
+            main(["inspect", "--bundle", str(spleen)])
+
     def test_a_file_by_a_macro_is_refused(self, spleen: Path) -> None:
         change(spleen, network_def="%configs/extra.json::net")
         with pytest.raises(InputError, match=r"got the file 'configs/extra.json' in 'network_def' by a macro"):

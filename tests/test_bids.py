@@ -89,6 +89,46 @@ def test_plain_names_of_several_sessions(tmp_path: Path) -> None:
     assert [case["case_id"] for case in read_cohort(tmp_path)] == ["sub-01_ses-1_anat_T1w", "sub-01_ses-2_anat_T1w"]
 
 
+def test_masks_in_the_space_of_a_template(tmp_path: Path) -> None:
+    """They lie elsewhere than the scan, whatever their name has in common with it."""
+    touch(
+        tmp_path,
+        *(f"sub-0{n}/anat/sub-0{n}_T1w.nii.gz" for n in range(1, 5)),
+        "derivatives/fmri/sub-01/anat/sub-01_space-MNI152NLin2009cAsym_res-1_desc-brain_mask.nii.gz",
+        "derivatives/fmri/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "derivatives/fmri/sub-02/anat/sub-02_space-MNI152NLin2009cAsym_dseg.nii.gz",
+        "derivatives/fmri/sub-03/anat/sub-03_space-orig_dseg.nii.gz",
+        "derivatives/fmri/sub-04/anat/sub-04_space-T1w_dseg.nii.gz",
+    )
+    assert pairs(tmp_path) == {
+        "sub-01_T1w": ("sub-01", "derivatives/fmri/sub-01/anat/sub-01_desc-brain_mask.nii.gz"),
+        "sub-03_T1w": ("sub-03", "derivatives/fmri/sub-03/anat/sub-03_space-orig_dseg.nii.gz"),
+        "sub-04_T1w": ("sub-04", "derivatives/fmri/sub-04/anat/sub-04_space-T1w_dseg.nii.gz"),
+    }
+
+
+def test_linked_folders(tmp_path: Path) -> None:
+    store = touch(tmp_path / "store", "sub-01/anat/sub-01_T1w.nii.gz", "masks/sub-01/anat/sub-01_dseg.nii.gz")
+    (tmp_path / "study" / "derivatives").mkdir(parents=True)
+    (tmp_path / "study" / "sub-01").symlink_to(store / "sub-01")
+    (tmp_path / "study" / "derivatives" / "m").symlink_to(store / "masks")
+    (tmp_path / "study" / "derivatives" / "loop").symlink_to(tmp_path / "study")
+    assert [case["patient_id"] for case in read_cohort(tmp_path / "study")] == ["sub-01"]
+
+
+def test_a_table_of_participants_that_cannot_be_read(tmp_path: Path) -> None:
+    touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T1w_seg.nii.gz")
+    table = tmp_path / "participants.tsv"
+    for content, message in (
+        ("participant_id\tsite\nsub-01\tZürich\n".encode("latin-1"), r"participants\.tsv must be text in UTF-8"),
+        (b"age\tparticipant_id\n3\n", "must have a participant_id in each row"),
+        (b"participant_id\tage\nsub-01\t3\t4\n", r"line 2 of .*participants\.tsv must have 2 cells"),
+    ):
+        table.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_cohort(tmp_path)
+
+
 def test_options_of_another_kind_of_cohort_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image,label,patient_id\ni,l,p\n")
     with pytest.raises(InputError, match=r"labels and masks must be left out for '.*a\.csv'"):

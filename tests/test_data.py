@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,34 @@ class TestIds:
         with pytest.raises(InputError, match=r"item 0 .* must have 'image', the path of a file") as error:
             read_cohort(tmp_path / "b.json")
         assert "Anna" not in str(error.value)
+
+    @pytest.mark.parametrize("found", [None, "", "  "])
+    def test_a_function_that_names_nobody(self, found: Any, tmp_path: Path) -> None:
+        """Else all such cases were one patient, called None."""
+        (tmp_path / "a.csv").write_text("image,label\ni/scan_7,l\n")
+        with pytest.raises(InputError, match=f"patient_id must give the patient .* got {found!r} for scan_7"):
+            read_cohort(tmp_path / "a.csv", patient_id=lambda case: found)
+        with pytest.raises(InputError, match=r"got KeyError for scan_7"):
+            read_cohort(tmp_path / "a.csv", patient_id=lambda case: case["nothing"])
+
+    def test_rows_that_are_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.csv"
+        path.write_text("image,label,patient_id,site\ni,l,anna,Bern, Inselspital\n")
+        with pytest.raises(InputError, match=r"line 2 of .*a\.csv must have 4 cells"):
+            read_cohort(path)
+        path.write_text("image,label,patient_id,patient_id\ni,l,anna,berta\n")
+        with pytest.raises(InputError, match=r"must have each column once, got patient_id twice"):
+            read_cohort(path)
+        path.write_text("image,label,patient_id,site\ni,l,anna\n")
+        assert read_cohort(path)[0]["site"] == ""
+
+    def test_names_that_are_no_text(self, tmp_path: Path) -> None:
+        for name in ("images", "labels"):
+            (tmp_path / name).mkdir()
+            (tmp_path / os.fsdecode(os.fsencode(name) + b"/m\xfcller.nii")).touch()
+        with pytest.raises(InputError, match=r"image must be text in UTF-8, got '.*m.udcfcller") as error:
+            read_cohort(tmp_path)
+        str(error.value).encode()
 
 
 class TestExamination:

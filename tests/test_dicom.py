@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import json
 import logging
+import os
 import random
 import shutil
 import stat
@@ -339,7 +341,7 @@ CUTS = [
     ("i004.dcm", 0.9, "truncated or damaged pixels"),
     ("i004.dcm", 0.3, "truncated or damaged file"),
     ("i004.dcm", 0.0, "empty file"),
-    ("seg000.dcm", 0.9, "truncated or damaged reference"),
+    ("seg000.dcm", 0.9, "truncated or damaged file .its end is missing"),
     ("seg000.dcm", 0.2, "truncated or damaged"),
 ]
 
@@ -523,6 +525,73 @@ class TestReferences:
             dicom_cohort(tmp_path / "out", tmp_path / "tree", skip_bad=True)
         path.write_bytes(data)
         assert len(dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "Core": 2})) == 1
+
+    def test_a_bad_file_in_a_folder_of_its_own_takes_its_patient_along(self, tmp_path: Path, volume: Any) -> None:
+        """It may be another of the references; nothing but the folder tells of whom."""
+        tree = tree_of(tmp_path / "tree", volume, 3)
+        for folder in ("p0/seg2", "p1/a/b", "unknown"):
+            (tree / folder).mkdir(parents=True)
+            (tree / folder / "s.dcm").write_bytes(b"torn")
+        cases = dicom_cohort(tmp_path / "out", tree, skip_bad=True)
+        assert [case["patient_id"] for case in cases] == ["P2"]
+        kept = json.loads((tmp_path / "out" / "left_out.json").read_text())
+        assert kept["left_out"] == {
+            "beside a file that cannot be read": 2,
+            "no DICOM file, whatever its name says": 3,
+        }
+
+    def test_a_structure_set_that_ends_between_two_structures(self, tmp_path: Path, volume: Any) -> None:
+        """Pydicom reads it, without a warning, as one that has the first alone."""
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        save(slices, tmp_path / "tree")
+        whole = structure_set(slices, label, NAMES)
+        (path,) = save(whole, tmp_path / "tree", "rs")
+        data = path.read_bytes()
+        whole.ROIContourSequence[1].ContourSequence[0:] = []
+        (shorter,) = save(whole, tmp_path / "elsewhere", "rs")
+        at = len(shorter.read_bytes())
+        ends = []
+        for end in range(at - 64, at + 64):
+            path.write_bytes(data[:end])
+            with contextlib.suppress(Exception):
+                (found,) = pydicom.dcmread(path).ROIContourSequence
+                ends += [end] if found.ContourSequence[0].ContourData else []
+        assert ends  # such an end there is
+        path.write_bytes(data[: ends[0]])
+        with pytest.raises(InputError, match=r"rs000\.dcm: truncated or damaged .*its end is missing"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree", {"Organ": 1, "C*": 2})
+
+    @pytest.mark.parametrize("value", ["nan", ""])
+    def test_contours_that_are_nowhere(self, tmp_path: Path, volume: Any, value: str) -> None:
+        image, label = volume
+        slices = series(image, STRAIGHT)
+        structures = structure_set(slices, label, NAMES)
+        contour = structures.ROIContourSequence[0].ContourSequence[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            contour.ContourData = [value, *contour.ContourData[1:]] if value else None
+            save([*slices, structures], tmp_path / "tree")
+        with pytest.raises(InputError, match="truncated or damaged reference"):
+            dicom_cohort(tmp_path / "out", tmp_path / "tree")
+
+    def test_linked_folders(self, tmp_path: Path, volume: Any) -> None:
+        tree_of(tmp_path / "store", volume, 2)
+        (tmp_path / "tree").mkdir()
+        for name in ("p0", "p1"):
+            (tmp_path / "tree" / name).symlink_to(tmp_path / "store" / name)
+        (tmp_path / "store" / "p1" / "loop").symlink_to(tmp_path / "tree")
+        cases = read_cohort(tmp_path / "tree", converted=tmp_path / "out")
+        assert sorted(case["patient_id"] for case in cases) == ["P0", "P1"]
+
+    def test_a_name_that_is_no_text(self, tmp_path: Path, volume: Any) -> None:
+        tree = tree_of(tmp_path / "tree", volume, 2)
+        (tree / "p0" / "seg000.dcm").touch()
+        first = next((tree / "p0").glob("*.dcm"))
+        first.rename(tree / os.fsdecode(b"p0/m\xfcller.dcm"))
+        with pytest.raises(InputError, match=r"p0/m.udcfcller\.dcm: name of a file that is no UTF-8"):
+            dicom_cohort(tmp_path / "out", tree)
+        assert [case["patient_id"] for case in dicom_cohort(tmp_path / "out", tree, skip_bad=True)] == ["P1"]
 
 
 class TestConversion:

@@ -251,6 +251,24 @@ def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
     assert "another auxiliary" in stop(other)
 
 
+def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
+    """Ids are data of whoever sends a cohort: one that looks like an expression, a reference or a macro is a name."""
+    trap = tmp_path / "trap"
+    names = iter([f"$open({str(trap)!r}, 'w')", "@network_def", "%train", "$1 / 0"] * 3)
+    patients = {name: next(names) + name for name in sorted({case["patient_id"] for case in cohort})}
+    named = [
+        {**case, "patient_id": patients[case["patient_id"]], "case_id": f"{patients[case['patient_id']]}{n}"}
+        for n, case in enumerate(cohort)
+    ]
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("auxiliary: []\ntrain#trainer#max_epochs: $len(@auxiliary) and 1\n")
+    files_used = ("configs/train.json", str(overlay))
+    small_study(named, tmp_path / "out", train_files=files_used, train_overrides=SMALL, auxiliary=0.3).run()
+    assert not trap.exists()
+    table = SignalTable.read(tmp_path / "out/private/signals")
+    assert set(table.patient_ids) < set(patients.values())
+
+
 def test_handlers_inside_the_trainer_do_not_write(cohort: Any, tmp_path: Path) -> None:
     """A saver that a bundle lists in the trainer itself is left out, too."""
     saver = {"_target_": "CheckpointSaver", "save_dir": str(tmp_path / "saved"), "save_dict": {"m": "@network"},

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from monai_mia.data.tables import read_rows
 from monai_mia.errors import InputError
+from monai_mia.files import walk
 
 __all__ = ["bids_cases", "is_bids"]
 
@@ -25,6 +25,9 @@ _MASKS = ("mask", "dseg", "seg", "label", "roi")
 
 #: Entities that a mask may have beside those of its image.
 _OF_MASKS = ("desc", "label", "space", "res", "den", "atlas", "seg")
+
+#: Values of ``space`` that say that a file lies where the scan was taken.
+_OWN_SPACES = ("orig", "individual", "native", "scanner")
 
 _ENDINGS = (".nii.gz", ".nii")
 
@@ -49,8 +52,10 @@ class _Name:
         return cls(path, {key: value for key, _, value in pairs}, tuple(words[:-1]), words[-1] if words else "")
 
     def marks(self, image: _Name) -> bool:
-        """Whether this mask can be that of an image."""
+        """Whether this mask can be that of an image: not if it is drawn on a template, and the image is not."""
         if self.words and image.suffix not in self.words:
+            return False
+        if self.entities.get("space", "orig") not in (*_OWN_SPACES, image.suffix, image.entities.get("space")):
             return False
         return all(image.entities.get(key) == value for key, value in self.entities.items() if key not in _OF_MASKS)
 
@@ -127,14 +132,14 @@ def bids_cases(path: Path, images: str = "*", masks: str = "*") -> list[dict[str
 
 def _names(path: Path) -> Iterator[tuple[tuple[str, str], _Name]]:
     """Every NIfTI file of an ``anat`` folder, with its patient and session."""
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, folders, names in walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         parts = Path(folder).relative_to(path).parts
         patient = next((part for part in parts if part.startswith("sub-")), "")
         if not patient or parts[-1] != "anat" or (parts[0] != patient and parts[0] != "derivatives"):
             continue
         session = next((part for part in parts if part.startswith("ses-")), "")
-        for name in sorted(names):
+        for name in names:
             if name.endswith(_ENDINGS) and not name.startswith("."):
                 yield (patient, session), _Name.of(Path(folder) / name)
 
@@ -144,16 +149,17 @@ def _participants(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     table = path / "participants.tsv"
     if not table.is_file():
         return {}, []
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = read_rows(table, "\t")
     if rows and "participant_id" not in rows[0]:
         raise InputError(f"{table} must have a column participant_id, got {', '.join(map(str, rows[0]))}.")
     taken = ("participant_id", "image", "label", "case_id", "patient_id", "member", "canary")
     columns = [name for name in (rows[0] if rows else []) if name and name not in taken]
     people = {}
     for row in rows:
-        name = row["participant_id"]
-        values = {column: "" if row[column] in (None, "n/a") else row[column] for column in columns}
+        name = row["participant_id"].strip()
+        if not name:
+            raise InputError(f"{table} must have a participant_id in each row, got a row without.")
+        values = {column: "" if row[column] == "n/a" else row[column] for column in columns}
         people[name if name.startswith("sub-") else f"sub-{name}"] = values
     return people, columns
 

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -18,6 +16,7 @@ from monai.apps import DecathlonDataset, download_and_extract
 
 from monai_mia.data.bids import bids_cases, is_bids
 from monai_mia.data.dicom import dicom_cohort, is_dicom_tree
+from monai_mia.data.tables import is_text, patient_of, read_rows, read_text
 from monai_mia.data.volumes import PIXELS
 from monai_mia.errors import InputError
 from monai_mia.files import paths_of
@@ -158,10 +157,16 @@ def case_name(path: str) -> str:
 
 def _completed(case: dict[str, Any], root: Path, patient_id: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:
     completed = {**case, "case_id": _id(case, "case_id") or case_name(paths_of(case["image"])[0])}
-    completed["patient_id"] = _id(case, "patient_id") or str(patient_id(completed))
+    completed["patient_id"] = _id(case, "patient_id") or patient_of(completed, patient_id)
     for key in ("image", "label"):
         paths = [str((root / path).resolve()) for path in paths_of(case[key])]
         completed[key] = paths if isinstance(case[key], list) else paths[0]
+    for name, value in completed.items():
+        odd = [
+            one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and not is_text(one)
+        ]
+        if odd:
+            raise InputError(f"{name} must be text in UTF-8, got {odd[0]!a}. Rename the file, or correct the text.")
     return completed
 
 
@@ -179,16 +184,9 @@ def _check_columns(case: Any, where: str) -> None:
             raise InputError(f"{where} must have {key!r}, the path of a file, got none.")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} must be text in UTF-8, got another encoding. Save it as UTF-8.") from error
-
-
 def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
     try:
-        content = json.loads(_text(path))
+        content = json.loads(read_text(path))
     except ValueError as error:
         raise InputError(f"{path} must be JSON, got {error}.") from error
     items = content.get(section) if isinstance(content, dict) else None
@@ -200,7 +198,7 @@ def _from_json(path: Path, section: str) -> list[dict[str, Any]]:
 
 
 def _from_csv(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(io.StringIO(_text(path), newline=""))]
+    rows: list[dict[str, Any]] = [*read_rows(path)]
     for number, row in enumerate(rows, start=2):
         _check_columns(row, f"line {number} of {path}")
     return rows
@@ -250,4 +248,4 @@ def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
         raise InputError(
             f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist."
         )
-    return [line.strip() for line in _text(Path(path)).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(Path(path)).splitlines() if line.strip()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +122,11 @@ def _examined(
             problems[case] = problem
             rows.pop(case, None)
             continue
-        other = next((one for name, one in rows.items() if one and name != case), row)
-        if _axes(row) != _axes(other):
-            problems[case] = f"image must have as many axes as the others, {_axes(other)}, got {_axes(row)}"
-            rows.pop(case, None)
-            continue
         rows[case] = {"case_id": case, "stamp": stamps[n], **row}
+    counts = Counter(_axes(row) for row in rows.values())
+    usual = max(counts, key=lambda axes: counts[axes], default=0)
+    for case in [case for case, row in rows.items() if _axes(row) != usual]:
+        problems[case] = f"image must have as many axes as most, {usual}, got {_axes(rows.pop(case))}"
     if rows and new:
         _write(path, list(rows.values()))
         rows = _read(path)

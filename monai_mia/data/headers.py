@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,39 @@ from monai_mia import files
 from monai_mia.data.volumes import PIXELS
 from monai_mia.identifiers import Identifiers
 
-__all__ = ["header_values", "write_identifiers"]
+__all__ = ["header_values", "quiet", "write_identifiers"]
 
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".mgz")
 _TEXTS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
 # Value representations of DICOM that are free text, a name, a date or a UID.
 _DICOM_TEXTS = ("AE", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "UC", "UI", "UR", "UT")
+# Of a picture: bytes that are no text, or are read by their parts; and texts in the way of Windows.
+_NO_TEXTS = ("exif", "icc_profile")
+_UTF_16 = (
+    ExifTags.Base.XPTitle,
+    ExifTags.Base.XPComment,
+    ExifTags.Base.XPAuthor,
+    ExifTags.Base.XPKeywords,
+    ExifTags.Base.XPSubject,
+)
 _STANDARD_UID = "1.2.840.10008."
 _PRINTABLE = re.compile(rb"[\x20-\x7e\x80-\xff]{4,}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Neither pydicom nor highdicom says anything: their warnings and logs quote header values."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, (level, _) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def header_values(path: str | os.PathLike[str]) -> set[str]:
@@ -43,11 +71,11 @@ def header_values(path: str | os.PathLike[str]) -> set[str]:
     path = Path(path)
     if path.is_dir():
         return set().union(*(header_values(file) for file in sorted(path.rglob("*")) if file.is_file()))
-    if path.name.lower().endswith(_NIFTI):
-        return _nifti(path)
-    if path.name.lower().endswith(PIXELS):
-        return _pixels(path)
-    return _dicom(path)
+    with quiet():
+        dicom = _dicom(path)  # whatever its name: Analyze and DICOM have endings in common
+        if dicom or not path.name.lower().endswith((*_NIFTI, *PIXELS)):
+            return dicom
+        return _nifti(path) if path.name.lower().endswith(_NIFTI) else _pixels(path)
 
 
 def write_identifiers(
@@ -83,10 +111,26 @@ def _nifti(path: Path) -> set[str]:
 def _pixels(path: Path) -> set[str]:
     with contextlib.suppress(Exception), Image.open(path) as image:
         exif = image.getexif()
-        held = [*image.info.values(), *exif.values(), *exif.get_ifd(ExifTags.IFD.Exif).values()]
-        texts = [one.decode("utf-8", errors="replace") if isinstance(one, bytes) else one for one in held]
-        return {text.strip("\0 ") for text in texts if isinstance(text, str) and text.isprintable()} - {""}
+        held = [*image.info.items(), *exif.items(), *exif.get_ifd(ExifTags.IFD.Exif).items()]
+        return {text for name, value in held if name not in _NO_TEXTS for text in _lines(name, value)}
     return set()
+
+
+def _lines(name: Any, value: Any) -> Iterator[str]:
+    """The lines of a text of a picture, however EXIF encodes it."""
+    if isinstance(value, bytes):
+        if name in _UTF_16:
+            value = value.decode("utf-16-le", errors="replace")
+        elif name == ExifTags.Base.UserComment:  # eight bytes tell its encoding, not in which order its bytes are
+            for encoding in ("utf-16-le", "utf-16-be") if value.startswith(b"UNICODE") else ("utf-8",):
+                yield from _lines(None, value[8:].decode(encoding, errors="replace"))
+            return
+        else:
+            value = value.decode("utf-8", errors="replace")
+    for line in value.splitlines() if isinstance(value, str) else ():
+        text = line.strip("\0 \t")
+        if text and text.isprintable():
+            yield text
 
 
 def _texts_of(extension: Any) -> set[str]:

@@ -43,6 +43,7 @@ class Config:
             parser = ConfigParser()
             parser.read_config([str(path) for path in paths])
             _refuse_other_files(parser.get(), names)
+            _refuse_code(folder / "configs" / "metadata.json")
             for name, value in overrides.items():
                 _override(parser, name, value)
             parser.resolve_macro_and_relative_ids()
@@ -147,6 +148,15 @@ def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
                 f"{', '.join(names)} must be read whole, got the file {path!r} in {place!r} by a macro. Give the "
                 "configs one after the other (--config, --train_config), and refer to ids of the same config."
             )
+
+
+def _refuse_code(path: Path) -> None:
+    """Metadata is part of the config to MONAI (``@_meta_#...``); code in it is none that anybody would look for."""
+    if not path.is_file():
+        return
+    for place, node in leaves(ConfigParser.load_config_file(str(path)), ""):
+        if (isinstance(node, str) and node.startswith("$")) or place.rpartition("#")[2] == "_target_":
+            raise InputError(f"{path} must hold no code, got some in {place!r}. Take it out.")
 
 
 def _override(parser: ConfigParser, name: str, value: Any) -> None:

@@ -9,15 +9,23 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator, ConfigExpression
 
-from monai_mia.engines import left_out
+from monai_mia import files
+from monai_mia.engines import handler_lists, left_out
 from monai_mia.inspection.config import REFERENCE, Config, class_of, leaves
 
 __all__ = ["Executed", "executed", "writable_by_others"]
+
+#: Packages whose classes and functions are what a config is made of; those of others may do anything.
+_COMPONENTS = (
+    *(f"monai.{name}." for name in ("data", "engines", "handlers", "inferers", "losses", "metrics", "networks")),
+    *("monai.optimizers.", "monai.transforms.", "monai_mia."),
+)
 
 
 @dataclass(frozen=True)
@@ -74,14 +82,7 @@ def writable_by_others(
 
 def _below(folder: Path) -> list[Path]:
     """All files and folders below, those that links lead to included."""
-    found, seen = [], set()
-    for name, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(name) in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(name))
-        found += [Path(name) / one for one in (*folders, *names)]
-    return sorted(found)
+    return sorted(Path(name) / one for name, folders, names in files.walk(folder) for one in (*folders, *names))
 
 
 def executed(
@@ -123,9 +124,13 @@ def executed(
 
 
 def _of_monai(target: str, locator: ComponentLocator) -> bool:
+    """Whether a target is a component of MONAI or ours; ``monai.utils.misc.os.system`` and ``run_cmd`` are none."""
     if "." in target:
-        return target.startswith(("monai.", "monai_mia."))
-    return locator.get_component_module_name(target) is not None
+        found = locate(target) if target.startswith(_COMPONENTS) else None
+        module = getattr(found, "__module__", None)
+    else:
+        module = locator.get_component_module_name(target)
+    return f"{module}.".startswith(_COMPONENTS)
 
 
 def _reached(config: Config, roots: Sequence[str]) -> set[str]:
@@ -150,8 +155,6 @@ def _skipped(config: Config, place: str) -> bool:
     parts = place.split("#")
     for n in range(1, len(parts)):
         node = config["#".join(parts[:n])]
-        if isinstance(node, dict) and left_out(node):
-            return True
         if class_of(node).endswith("Trainer") and parts[n] in (
             "key_train_metric",
             "additional_metrics",
@@ -160,5 +163,8 @@ def _skipped(config: Config, place: str) -> bool:
             return True
         if class_of(node).endswith("Dataset") and parts[n] == "data":
             return True
-    node = config[place]
-    return isinstance(node, str) and left_out(config.value(node))
+    for listed in handler_lists(config):
+        if place.startswith(f"{listed}#") and isinstance(config[listed], list):
+            number = place.removeprefix(f"{listed}#").partition("#")[0]
+            return left_out(config.value(config[f"{listed}#{number}"]))
+    return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mia.errors import InputError
+from monai_mia.files import walk
 
 __all__ = ["dicom_cohort", "is_dicom_tree"]
 
@@ -50,7 +51,8 @@ def dicom_cohort(
 
     Raises:
         InputError: pydicom or highdicom is missing; an option is wrong; something in the tree cannot be used, and
-            ``skip_bad`` is not set: all such files are named; nothing is left.
+            ``skip_bad`` is not set: all such files are named. What was converted stays in ``folder`` for the next run,
+            and counts for none.
 
     Example:
         In a config, with a study's ``output_dir``::
@@ -75,7 +77,7 @@ def dicom_cohort(
 
 def is_dicom_tree(path: str | os.PathLike[str]) -> bool:
     """Whether a DICOM file is somewhere below a folder, by its first bytes."""
-    for folder, _, names in os.walk(path):
+    for folder, _, names in walk(path):
         for name in names:
             file = Path(folder) / name
             if file.is_file() and os.access(file, os.R_OK):

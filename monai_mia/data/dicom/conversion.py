@@ -18,10 +18,11 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from monai_mia import files
-from monai_mia.data.dicom.headers import BadFileError, Instance, LeftOut, Tree, files_below, quiet
+from monai_mia.data.dicom.headers import BadFileError, Instance, LeftOut, Tree, files_below
 from monai_mia.data.dicom.references import Reference, label_of, label_volume
 from monai_mia.data.dicom.series import LPS_TO_RAS, Series
-from monai_mia.data.headers import header_values
+from monai_mia.data.headers import header_values, quiet
+from monai_mia.data.tables import patient_of
 from monai_mia.data.volumes import write_volume
 from monai_mia.errors import InputError
 from monai_mia.identifiers import IDENTIFIERS, Identifiers
@@ -118,8 +119,10 @@ class Conversion:
     def _jobs(self, tree: Tree) -> tuple[list[_Job], list[LeftOut], dict[str, int]]:
         """What belongs together: each series with its references, what cannot be used, and the rest in numbers."""
         left_out, wanted = _with_patients(tree), defaultdict(list)
-        unread: set[str] = set()  # patients with a reference that cannot be read
+        unread: set[str] = set()  # patients with what is or may be a reference that cannot be read
         spoilt = {Path(bad.source).parent for bad in tree.bad}
+        images = {Path(one.file.name).parent for instances in tree.series.values() for one in instances}
+        unread |= {bad.patient for bad in left_out if bad.patient and Path(bad.source).parent not in images}
         for instance in tree.references:
             patient = instance.text("PatientID")
             try:
@@ -142,7 +145,7 @@ class Conversion:
                 if any(instance.file.path.parent.relative_to(self.path.resolve()) in spoilt for instance in instances):
                     raise BadFileError("beside a file that cannot be read", "that file may be one of its slices")
                 if patient in unread:
-                    raise BadFileError("beside a reference that cannot be read", "that may be one of its references")
+                    raise BadFileError("beside a file that cannot be read", "that may be one of its references")
             except BadFileError as bad:
                 left_out.append(LeftOut(instances[0].file.name, bad.kind, str(bad), patient, case_id))
                 continue
@@ -331,25 +334,25 @@ class Conversion:
             case = {name: row[name] for name in ("case_id", "patient_id")}
             case |= {name: str((self.folder / row[name]).resolve()) for name in ("image", "label")}
             if not case["patient_id"] and self.patient_id is not None:
-                try:
-                    case["patient_id"] = str(self.patient_id({"case_id": row["case_id"], "source": row["source"]}))
-                except Exception as error:
-                    raise InputError(
-                        f"patient_id must give the patient of each series without PatientID, got "
-                        f"{type(error).__name__} for {row['source']}."
-                    ) from None
+                told = {"case_id": row["case_id"], "source": row["source"]}
+                case["patient_id"] = patient_of(told, self.patient_id)
             cases.append(case)
         return cases
 
 
 def _with_patients(tree: Tree) -> list[LeftOut]:
-    """The files that cannot be read, each with the patient of those beside it, if that is one."""
-    beside: dict[Path, set[str]] = defaultdict(set)
+    """The files that cannot be read, each with the patient of those around it, if that is one.
+
+    Around it is the nearest folder above, short of the tree's, with anything in it, or below, that can be read.
+    """
+    around: dict[Path, set[str]] = defaultdict(set)
     for instance in (*tree.references, *(one for instances in tree.series.values() for one in instances)):
-        beside[Path(instance.file.name).parent].add(instance.text("PatientID"))
+        for folder in Path(instance.file.name).parents:
+            around[folder].add(instance.text("PatientID"))
     found = []
     for bad in tree.bad:
-        patients = beside[Path(bad.source).parent]
+        own, *above = Path(bad.source).parents
+        patients = next((around[folder] for folder in (own, *above[:-1]) if folder in around), set[str]())
         found.append(replace(bad, patient=min(patients)) if len(patients) == 1 and not bad.patient else bad)
     return found
 

@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
-__all__ = ["BadFileError", "File", "Instance", "LeftOut", "Tree", "files_below", "quiet", "read_header", "refusing"]
+from monai_mia.data.tables import is_text
+from monai_mia.files import walk
+
+__all__ = ["BadFileError", "File", "Instance", "LeftOut", "Tree", "files_below", "read_header", "refusing"]
 
 _CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "image",  # CT
@@ -37,6 +38,9 @@ _CLASSES = {
 _TEXTS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID")
 _NUMBERS = ("Rows", "Columns", "SamplesPerPixel", "SliceThickness", "SpacingBetweenSlices")
 _LISTS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+
+#: Length of an element that does not say how long it is.
+_UNDEFINED = 0xFFFFFFFF
 
 #: Endings that say that a file should be DICOM.
 _ENDINGS = (".dcm", ".dicom", ".ima")
@@ -134,7 +138,8 @@ class Tree:
             try:
                 instance = _instance(file)
             except BadFileError as bad:
-                tree.bad.append(LeftOut(file.name, bad.kind, str(bad)))
+                name = file.name.encode("utf-8", "backslashreplace").decode()
+                tree.bad.append(LeftOut(name, bad.kind, str(bad)))
                 continue
             if instance is None or instance.kind == "other":
                 tree.ignored["not DICOM" if instance is None else "another kind of DICOM object"] += 1
@@ -154,32 +159,16 @@ class Tree:
 
 
 def files_below(tree: Path, without: Path) -> list[File]:
-    """All files of a tree but hidden ones and those of one folder, by name."""
+    """All files of a tree, and of folders that it links to, but hidden ones and those of one folder; by name."""
     found = []
-    for folder, folders, names in os.walk(tree):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(folder, f).resolve() != without)
+    for folder, folders, names in walk(tree):
+        folders[:] = [f for f in folders if not f.startswith(".") and Path(folder, f).resolve() != without]
         for name in names:
             path = Path(folder) / name
             if not name.startswith(".") and path.is_file():
                 stat = path.stat()
                 found.append(File(path, path.relative_to(tree).as_posix(), stat.st_size, stat.st_mtime_ns))
     return sorted(found, key=lambda file: file.name)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Neither pydicom nor highdicom says anything: their warnings and logs quote header values."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    before = [(logger.level, logger.propagate) for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, (level, _) in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager
@@ -209,13 +198,20 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
     """
     with refusing("truncated or damaged file"):
         try:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
         except InvalidDicomError:
             raise BadFileError("no DICOM file, whatever its name says") from None
+        # A sequence that ends between two of its items would be read without the rest.
+        for raw in [header.get_item(tag) for tag in [*header.keys()]]:
+            if isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) < raw.length < _UNDEFINED:
+                raise BadFileError("truncated or damaged file", "its end is missing")
+        return header
 
 
 def _instance(file: File) -> Instance | None:
     """What a file is; None if it is no DICOM file and does not look like one."""
+    if not is_text(file.name):
+        raise BadFileError("name of a file that is no UTF-8")
     if file.size == 0:
         raise BadFileError("empty file")
     with refusing("truncated or damaged file"):

@@ -261,6 +261,8 @@ class _Contours:
                 points = np.asarray(contour, np.float64).reshape(-1, 3)
             except (TypeError, ValueError):
                 raise BadFileError("truncated or damaged reference", "a contour that is no list of points") from None
+            if not len(points) or not np.isfinite(points).all():
+                raise BadFileError("truncated or damaged reference", "a contour without points, or with some nowhere")
             column, row, height = (to_voxel @ np.c_[points, np.ones(len(points))].T)[:3]
             plane = int(np.round(height.mean()))
             if abs(height - plane).max() > _OFF_PLANE:
