@@ -24,7 +24,7 @@ from monai_mia.archive import check_archive
 from monai_mia.bundle_study import bundle_study
 from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
-from monai_mia.engines import BundleConfig, check_inference
+from monai_mia.engines import BundleConfig, check_inference, left_out
 from monai_mia.errors import InputError
 from monai_mia.inspection import inspect_bundle, writable_by_others
 from monai_mia.outputs import chosen_output, one_output
@@ -649,6 +649,40 @@ class TestHandlersThatWrite:
         audit(spleen, cohort, tmp_path / "out", *QUICK)
         assert not list(tmp_path.rglob("saved"))
         assert not Path("saved").exists()
+
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            of("ProbMapProducer", output_dir="saved"),
+            of("ClassificationSaver", output_dir="saved"),
+            of("TensorBoardHandler", log_dir="saved"),
+            "$__import__('monai').handlers.CheckpointSaver('saved', {'n': @network})",
+            "$StatsHandler() if True else None",
+        ],
+    )
+    def test_however_they_are_written(self, handler: Any) -> None:
+        assert left_out(handler)
+
+    @pytest.mark.parametrize(
+        "handler", [of("LrScheduleHandler"), of("monai_mia.Stats"), "$StatsHandler", "@StatsHandler("]
+    )
+    def test_others_stay(self, handler: Any) -> None:
+        assert not left_out(handler)
+
+    def test_of_a_list_that_is_referred_to(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
+        config = config_of(spleen, "train")
+        config["train"].pop("handlers")
+        config["train"]["trainer"]["train_handlers"] = "@listed"
+        saver = of("CheckpointSaver", save_dir=str(tmp_path / "saved"), save_dict={"n": "@network"}, save_final=True)
+        change(spleen, "train", train=config["train"], listed=["@saver"], saver=saver)
+        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        assert not (tmp_path / "saved").exists()
+
+    def test_elsewhere_their_name_excuses_nothing(self, spleen: Path) -> None:
+        """Only handlers are taken out."""
+        code = "$StatsHandler(name=__import__('os').system('touch trap')) and 1"
+        change(spleen, "train", optimizer=of("torch.optim.Adam", params="$@network.parameters()", lr=code))
+        assert [one.runs for one in inspect_bundle(spleen).executed if one.code == code] == [True]
 
     def test_in_an_expression_are_refused(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
         self.of_spleen(spleen, "$[monai.handlers.CheckpointSaver('saved', {})]")

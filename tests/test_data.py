@@ -21,6 +21,7 @@ from monai.transforms import Compose, Lambdad, RandLambdad
 from monai_mia.data import CaseSubset, examine, phantom_cohort, read_cohort
 from monai_mia.data import cohorts as cohorts_module
 from monai_mia.data.cohorts import read_ids
+from monai_mia.data.examination import unsound
 from monai_mia.data.phantoms import phantom
 from monai_mia.errors import InputError
 
@@ -33,7 +34,7 @@ def write(path: Path, values: Any, spacing: float = 1.0) -> str:
 
 def pair(folder: Path, name: str, image: Any = None, label: Any = None) -> dict[str, Any]:
     """A sound case, unless told otherwise."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(list(name.encode()))  # no two patients have the same image
     image = rng.normal(size=(6, 7, 8)) if image is None else image
     label = rng.integers(0, 3, (6, 7, 8)).astype(np.uint8) if label is None else label
     return {
@@ -232,6 +233,19 @@ class TestExamination:
         for order, named in ((cases, "flat"), (cases[1::-1], "solid")):
             with pytest.raises(InputError, match=f"1 of . that are not: {named}: image must have as many axes"):
                 examine(order, 3, tmp_path / f"{named}.csv")
+
+    def test_the_same_image_of_two_patients(self, tmp_path: Path) -> None:
+        """As a member's and as a non-member's it would hide what a model knows."""
+        image, other = np.random.default_rng(1).normal(size=(2, 6, 7, 8))
+        cases = [pair(tmp_path, "a", image), pair(tmp_path, "b", other), pair(tmp_path, "twin", image)]
+        nib.save(nib.load(cases[2]["image"]), tmp_path / "plain.nii")  # another file, the same voxels
+        cases[2]["image"] = str(tmp_path / "plain.nii")
+        for _ in range(2):  # and again, from what is kept
+            with pytest.raises(InputError, match=r"1 of 3 .*: twin: image must be another .*, got that of a;"):
+                examine(cases, 3, tmp_path / "examination.csv")
+        assert list(unsound(cases, 3, tmp_path / "examination.csv")) == ["twin"]
+        cases[2]["patient_id"] = "a"
+        assert len(examine(cases, 3, tmp_path / "examination.csv").case_ids) == 3
 
     def test_all_bad_cases_are_named_at_once(self, tmp_path: Path) -> None:
         constant, unfinite = np.ones((6, 7, 8)), np.ones((6, 7, 8))

@@ -13,6 +13,7 @@ import logging
 import re
 import stat
 import time
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -457,6 +458,24 @@ class TestHeaders:
         expected = {"ZQX-0001", "Wibble^Ada", "Wibble", "Ada", "19310207", f"{UID}.1"}
         assert header_values(tmp_path / "a.dcm") == expected
         assert header_values(tmp_path) == expected  # a series is a folder
+        for name in ("a.img", "a.nii.gz", "a.png"):  # whatever it is called
+            assert header_values((tmp_path / "a.dcm").rename(tmp_path / name)) == expected
+            (tmp_path / name).rename(tmp_path / "a.dcm")
+
+    def test_of_dicom_is_never_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Pydicom warns of a date that is none, and quotes it."""
+        caplog.set_level(logging.DEBUG)
+        data = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            data.add_new("PatientBirthDate", "DA", "Thrindle-no-date")
+            data.save_as(tmp_path / "a.dcm")
+            assert "Thrindle" in "".join(str(one.message) for one in warned)
+            warned.clear()
+            caplog.clear()
+            assert "Thrindle-no-date" in header_values(tmp_path / "a.dcm")
+        assert "Thrindle" not in caplog.text + "".join(str(one.message) for one in warned)
 
     def test_what_is_no_image_has_none(self, tmp_path: Path) -> None:
         (tmp_path / "a.nii.gz").write_bytes(b"torn")

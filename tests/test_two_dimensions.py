@@ -370,6 +370,21 @@ class TestPictures:
     def test_its_texts_are_looked_for_in_a_report(self, tmp_path: Path) -> None:
         assert {"Anna Secret", "of 1970-01-01"} <= header_values(self.picture(tmp_path / "a.jpg", 1))
 
+    def test_so_are_those_of_other_encodings(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.XPAuthor] = "Zoë Secret".encode("utf-16-le")
+        exif[ExifTags.Base.ImageDescription] = "Berta\nSecret\tof ward 7"
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0seen by Dr. Cara"
+        values = np.zeros((8, 8), np.uint8)
+        Image.fromarray(values).save(tmp_path / "a.jpg", exif=exif)
+        assert {"Zoë Secret", "Berta", "seen by Dr. Cara"} <= header_values(tmp_path / "a.jpg")
+        for order in ("le", "be"):
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + "Dörte".encode(
+                f"utf-16-{order}"
+            )
+            Image.fromarray(values).save(tmp_path / "b.jpg", exif=exif)
+            assert "Dörte" in header_values(tmp_path / "b.jpg")
+
     def test_a_reference_in_colour_is_refused(self, tmp_path: Path) -> None:
         write_pixels(tmp_path / "m.png", np.ones((12, 16, 3), dtype=np.uint8))
         case = {

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import sys
 from collections import Counter
@@ -25,6 +26,8 @@ from monai_mia.errors import InputError
 
 __all__ = ["Examination", "examine", "unsound"]
 
+#: Columns of the file that are no statistics.
+_ABOUT = ("case_id", "stamp", "fingerprint", "voxels")
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _SHOWN = 20
 
@@ -60,7 +63,7 @@ class Examination:
 
     @classmethod
     def _from(cls, rows: Sequence[Mapping[str, Any]]) -> Examination:
-        names = tuple(name for name in rows[0] if name not in ("case_id", "stamp", "fingerprint"))
+        names = tuple(name for name in rows[0] if name not in _ABOUT)
         features = np.array([[float(row[name]) for name in names] for row in rows])
         ids, prints = (tuple(str(row[key]) for row in rows) for key in ("case_id", "fingerprint"))
         return cls(ids, prints, names, features)
@@ -80,8 +83,8 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
         path: CSV file that keeps the result; a case whose files have not changed since is not read again.
 
     Raises:
-        InputError: an image is missing, unreadable, not finite or constant; a label is missing, unreadable, of
-            another shape than its image or holds unknown values. All such cases are named.
+        InputError: an image is missing, unreadable, not finite, constant, or also another patient's; a label is
+            missing, unreadable, of another shape than its image or holds unknown values. All such cases are named.
     """
     rows, problems = _examined(cases, n_labels, Path(path))
     if problems:
@@ -127,10 +130,29 @@ def _examined(
     usual = max(counts, key=lambda axes: counts[axes], default=0)
     for case in [case for case, row in rows.items() if _axes(row) != usual]:
         problems[case] = f"image must have as many axes as most, {usual}, got {_axes(rows.pop(case))}"
+    problems |= _twins(cases, rows)
+    rows = {case: row for case, row in rows.items() if case not in problems}
     if rows and new:
         _write(path, list(rows.values()))
         rows = _read(path)
     return rows, problems
+
+
+def _twins(cases: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Cases whose image is also that of another patient: one could be a member's while the other is a non-member's."""
+    first: dict[str, Mapping[str, Any]] = {}
+    problems = {}
+    for case in cases:
+        row = rows.get(str(case["case_id"]))
+        if row is None:
+            continue
+        other = first.setdefault(row["voxels"], case)
+        if other.get("patient_id") != case.get("patient_id"):
+            problems[str(case["case_id"])] = (
+                f"image must be another than those of other patients, got that of {other['case_id']}; if both are of "
+                "one patient, give them one patient_id"
+            )
+    return problems
 
 
 def _axes(row: Mapping[str, Any]) -> int:
@@ -146,7 +168,7 @@ def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
             except OSError:
                 continue
             stats.append([path, stat.st_size, stat.st_mtime_ns])
-    return files.digest([stats, n_labels])
+    return files.digest([_ABOUT, stats, n_labels])
 
 
 def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any], str]:
@@ -193,6 +215,7 @@ def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any
         "fingerprint": files.digest(
             [files.sha256(path) for key in ("image", "label") for path in files.paths_of(case[key])]
         ),
+        "voxels": hashlib.sha256(np.ascontiguousarray(image).data).hexdigest(),
         "mean": image.mean(),
         "deviation": image.std(),
     }
