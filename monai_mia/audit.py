@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,13 +21,13 @@ from monai_mia.attacks.attack import missing_maps
 from monai_mia.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 from monai_mia.controls import (
     BlindScores,
-    Controls,
     blind_baseline,
     examine_sides,
     stand_in,
     stand_in_scores,
 )
 from monai_mia.errors import InputError
+from monai_mia.results import AttackResult, AuditResult, Interval
 from monai_mia.scoring import access_needed, granted, needed, score_cases
 from monai_mia.table import ACCESS_LEVELS, Knowledge, Maps, SignalTable, highest_access
 from monai_mia.verdict import Verdict, VerdictRules, judge
@@ -37,122 +37,9 @@ __all__ = ["AttackResult", "Audit", "AuditResult", "Interval", "Verdict", "Verdi
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
-Interval = tuple[float, float]
 
 #: FPRs at which the bands of the ROC are drawn.
 _BAND_POINTS = 60
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What one attack achieved against the target, in the audit's unit.
-
-    Attributes:
-        name: the attack's name.
-        access: what the adversary needs.
-        signals: what it reads.
-        n_shadow: how many shadows it used.
-        scores: one per unit, shape (U,), higher = more likely a member.
-        auc: area under the ROC, and its interval.
-        auc_ci: interval of the AUC.
-        auc_ci_simultaneous: interval that holds for all attacks of the audit at once, and so for the best of them.
-        p_value: probability under permuted membership that the best of all attacks of the audit reaches this AUC.
-        tpr_at_fpr: for each FPR, the TPR and its interval, or None below the resolution of the cohort.
-        advantage: largest TPR - FPR, and its interval; optimistic.
-        advantage_ci: interval of the advantage.
-        balanced_accuracy: of a threshold chosen on other patients.
-        balanced_accuracy_ci: its interval.
-        epsilon_lower_bound: audited epsilon, or None where the unit is not the patient.
-        auc_gain: AUC minus that of the global loss, with its paired interval.
-        transferred: of an attack with a threshold of its own, fitted on shadows: TPR, FPR and balanced accuracy of its
-            decision, each with its interval; else None.
-        roc: FPR, TPR, and lower and upper TPR of the band, each a list.
-        seconds: time to score.
-    """
-
-    name: str
-    access: str
-    signals: tuple[str, ...]
-    n_shadow: int
-    scores: Array
-    auc: float
-    auc_ci: Interval
-    auc_ci_simultaneous: Interval
-    p_value: float
-    tpr_at_fpr: Mapping[float, tuple[float, Interval] | None]
-    advantage: float
-    advantage_ci: Interval
-    balanced_accuracy: float
-    balanced_accuracy_ci: Interval
-    epsilon_lower_bound: epsilon.EpsilonBound | None
-    auc_gain: tuple[float, Interval] | None
-    transferred: Mapping[str, tuple[float, Interval]] | None
-    roc: Mapping[str, list[float]]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class AuditResult:
-    """What an audit found; :func:`monai_mia.report.write_report` prints it.
-
-    Attributes:
-        target: id of the audited model in the table.
-        unit: ``patient`` or ``case``.
-        unit_ids: names of the U units; private.
-        member: whether the target trained on a unit, shape (U,).
-        attacks: sorted by AUC, best first.
-        blind: the blind baseline as if it were an attack, or None without image statistics.
-        blind_network: the blind network as if it were an attack, or None if none was trained.
-        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, with its paired interval.
-        controls: further controls.
-        null: what chance gives: quantiles of the best AUC under permuted membership.
-        exposure: for each unit, the smallest FPR at which the best attack still calls it a member; private.
-        utility: mean and interval of each utility metric on members, on non-members, and their gap.
-        claims: what claims of membership by the best attack would have been worth, or None if the cohort is too small.
-        canaries: for each kind of canary, bounds on epsilon by method; empty without canaries.
-        verdict: the verdict.
-        seconds: time of the audit.
-    """
-
-    target: str
-    unit: str
-    unit_ids: tuple[str, ...]
-    member: NDArray[np.bool_]
-    attacks: tuple[AttackResult, ...]
-    blind: AttackResult | None
-    blind_network: AttackResult | None
-    attack_minus_blind: tuple[float, Interval] | None
-    controls: Controls
-    null: Mapping[str, float]
-    exposure: Array
-    utility: Mapping[str, Mapping[str, Any]]
-    claims: ClaimsEvaluation | None
-    canaries: Mapping[str, Mapping[str, epsilon.EpsilonBound]]
-    verdict: Verdict
-    confidence: float
-    seconds: float
-
-    @property
-    def best(self) -> AttackResult:
-        """The attack with the highest AUC."""
-        return self.attacks[0]
-
-    def attack(self, name: str) -> AttackResult:
-        """The result of the attack of that name."""
-        for result in self.attacks:
-            if result.name == name:
-                return result
-        raise InputError(f"attack must be one of {', '.join(a.name for a in self.attacks)}, got {name!r}.")
-
-    def metrics(self) -> dict[str, float]:
-        """AUC and TPR of every attack, flat, for a logger."""
-        flat = {}
-        for result in self.attacks:
-            flat[f"{result.name} AUC"] = result.auc
-            for fpr, value in result.tpr_at_fpr.items():
-                if value is not None:
-                    flat[f"{result.name} TPR@{fpr:g}"] = value[0]
-        return flat
 
 
 @dataclass(frozen=True)
@@ -329,7 +216,9 @@ class Audit:
             )
             for k, attack in enumerate(attacks)
         ]  # fmt: skip
-        results = self._at_once(found, units)
+        fprs = [fpr for fpr in self.fprs if fpr >= statistics.resolution(member) - 1e-12]
+        tails = statistics.permuted_tails(stacked, member, groups, fprs, self.n_permutations, self.seed)
+        results = self._at_once(found, statistics.tail_p_values(*tails), units)
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
         results = [results[k] for k in order]
         best = results[0]
@@ -398,6 +287,7 @@ class Audit:
                 float(np.quantile(best_by_chance, 0.95)),
                 randomised,
                 controls,
+                self.confidence,
             ),
             confidence=self.confidence,
             seconds=time.perf_counter() - start,
@@ -448,19 +338,20 @@ class Audit:
     def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
         return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
 
-    def _at_once(self, found: Sequence[tuple[AttackResult, Array]], units: _Units) -> list[AttackResult]:
+    def _at_once(self, found: Sequence[tuple[AttackResult, Array]], tails: Array, units: _Units) -> list[AttackResult]:
         """The results, with intervals that hold for all of them; never narrower than those that hold for one.
 
-        ``found`` has each result with its resampled AUCs, shape (B,).
+        ``found`` has each result with its resampled AUCs, shape (B,); ``tails`` the p-values of their tails.
         """
         samples = np.stack([drawn for _, drawn in found])
         reach = max(statistics.simultaneous_reach(samples, self.confidence), norm.ppf((1 + self.confidence) / 2))
         n_member, n_nonmember, results = int(units.member.sum()), int((~units.member).sum()), []
-        for (result, _), deviation in zip(found, samples.std(axis=1), strict=True):
+        for (result, _), tail, deviation in zip(found, tails, samples.std(axis=1), strict=True):
             bounds = [*result.auc_ci, result.auc - reach * deviation, result.auc + reach * deviation]
             if self.unit == "patient":
                 bounds += statistics.auc_interval(result.auc, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
-            results.append(replace(result, auc_ci_simultaneous=(max(0.0, min(bounds)), min(1.0, max(bounds)))))
+            at_once = max(0.0, min(bounds)), min(1.0, max(bounds))
+            results.append(replace(result, auc_ci_simultaneous=at_once, tail_p_value=float(tail)))
         return results
 
     def _quantiles(self, values: Array) -> Interval:
@@ -537,6 +428,7 @@ class Audit:
             auc_ci=auc_ci,
             auc_ci_simultaneous=auc_ci,
             p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
+            tail_p_value=None,
             tpr_at_fpr=rates,
             advantage=float(curve.advantage),
             advantage_ci=self._quantiles(np.concatenate(advantages)),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from monai_mia import statistics
 
 if TYPE_CHECKING:
-    from monai_mia.audit import AttackResult, Interval
     from monai_mia.controls import Controls
+    from monai_mia.results import AttackResult, Interval
 
 __all__ = ["Verdict", "VerdictRules", "judge"]
 
@@ -36,8 +36,11 @@ class VerdictRules:
 
     Attributes:
         significance: an attack counts if chance gives its AUC less often than this, over all attacks tried.
+        tail_significance: or if chance gives its TPR at some reported FPR less often than this, over all attacks and
+            FPRs.
         high_auc: the verdict is ``high`` if the best attack's interval of the AUC lies above this.
-        high_lift: or if the interval of its TPR, at some reported FPR, lies above this many times the FPR.
+        high_lift: or if the interval of its TPR, at some reported FPR, lies above this many times the FPR; of another
+            attack, if its tail counts and the interval does so after a correction for the number of attacks.
         min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
             than this, or the audit is ``inconclusive``.
         max_detectable: where chance gives the best attack this AUC in 1 of 20 cases, finding nothing is
@@ -46,6 +49,7 @@ class VerdictRules:
     """
 
     significance: float = 0.05
+    tail_significance: float = 0.01
     high_auc: float = 0.7
     high_lift: float = 4.0
     min_gain_over_blind: float = 0.1
@@ -62,6 +66,7 @@ def judge(
     detectable: float,
     randomised: bool,
     controls: Controls | None = None,
+    confidence: float = 0.95,
 ) -> Verdict:
     """The verdict; see docs/report_format.md for the rules in words.
 
@@ -74,6 +79,7 @@ def judge(
         detectable: the AUC that chance gives the best attack in 1 of 20 permutations; less would not be noticed.
         randomised: whether a coin decided the members.
         controls: what further controls found, or None.
+        confidence: coverage of the attacks' intervals.
     """
     best = attacks[0]
     if min(sides) < rules.min_patients:
@@ -85,7 +91,8 @@ def judge(
     which = f"The best of {len(attacks)} attacks, “{best.name}”," if len(attacks) > 1 else f"The attack “{best.name}”"
     evidence = f"{which} has an AUC of {_with_ci(best.auc, best.auc_ci)}"
     reasons = [f"{evidence}; chance alone reaches that in {_small(best.p_value)} of cases."]
-    shown = best.p_value < rules.significance
+    by_auc, tail = best.p_value < rules.significance, _sharpest(rules, attacks, sides[0], confidence)
+    shown = by_auc or tail is not None
     doubts, remarks = _doubts(rules, blinds, attack_minus_blind, randomised, controls, shown)
     if doubts:
         remedy = "Take both sides from one source, or let the tool train the target (a randomised design)."
@@ -103,20 +110,68 @@ def judge(
             "privacy: other attacks, more shadows or more patients could find more."
         )
         return Verdict("low", tuple(reasons))
-    lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]
-    lift, fpr, value = max(lifts, default=(0.0, 0.0, (0.0, (0.0, 0.0))))
-    if best.auc_ci[0] > rules.high_auc:
-        reasons.append(f"The whole interval of the AUC lies above {rules.high_auc:g}: membership is told with ease.")
-        return Verdict("high", tuple(reasons))
-    if lift > rules.high_lift:
-        found = _with_ci(*value)
-        reasons.append(f"While it falsely accuses {fpr:.1%} of the others, it finds {found} of the members.")
-        return Verdict("high", tuple(reasons))
+    if by_auc:
+        lifts = [(value[1][0] / fpr, fpr, value) for fpr, value in best.tpr_at_fpr.items() if value is not None]
+        lift, fpr, value = max(lifts, default=(0.0, 0.0, (0.0, (0.0, 0.0))))
+        if best.auc_ci[0] > rules.high_auc:
+            reasons.append(
+                f"The whole interval of the AUC lies above {rules.high_auc:g}: membership is told with ease."
+            )
+            return Verdict("high", tuple(reasons))
+        if lift > rules.high_lift:
+            found = _with_ci(*value)
+            reasons.append(f"While it falsely accuses {fpr:.1%} of the others, it finds {found} of the members.")
+            return Verdict("high", tuple(reasons))
+    else:
+        reasons[0] = f"{reasons[0]} So of the average patient nothing was shown."
+    if tail is not None:
+        reasons.append(
+            f"But {tail.text}; chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases."
+        )
+        if tail.ci[0] > rules.high_lift * tail.fpr:
+            return Verdict("high", tuple(reasons))
     reasons.append(
         f"The evidence about an average patient is limited (AUC not clearly above {rules.high_auc:g}); "
         "single patients may still stand out."
     )
     return Verdict("moderate", tuple(reasons))
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """A TPR that is too high for chance, with an interval for all attacks at once."""
+
+    attack: str
+    p_value: float
+    fpr: float
+    value: float
+    ci: Interval
+
+    @property
+    def text(self) -> str:
+        return (
+            f"“{self.attack}” finds {_with_ci(self.value, self.ci)} of the members while it falsely accuses "
+            f"{self.fpr:.1%} of the others"
+        )
+
+
+def _sharpest(rules: VerdictRules, attacks: Sequence[AttackResult], n_member: int, confidence: float) -> _Tail | None:
+    """Of the attacks whose tail chance hardly gives, the rate that lies the furthest above its FPR.
+
+    The interval is corrected for the number of attacks (Bonferroni), and never narrower than that of the one rate.
+    """
+    corrected = 1 - (1 - confidence) / len(attacks)
+    found = []
+    for attack in attacks:
+        p_value = attack.tail_p_value
+        if p_value is None or p_value >= rules.tail_significance:
+            continue
+        for fpr, rate in attack.tpr_at_fpr.items():
+            if rate is not None:
+                exact = statistics.clopper_pearson(round(rate[0] * n_member), n_member, corrected)
+                ci = min(rate[1][0], exact[0]), max(rate[1][1], exact[1])
+                found.append(_Tail(attack.name, p_value, fpr, rate[0], ci))
+    return max(found, key=lambda tail: tail.ci[0] / tail.fpr, default=None)
 
 
 def _doubts(

@@ -419,6 +419,54 @@ def test_a_few_patients_who_stand_out_are_high():
     assert "1.0% of the others" in result.verdict.reasons[-1]
 
 
+def hidden_tail(seed: int = 2) -> SignalTable:
+    """One member in seven gives itself away; the others score as much lower as it takes for an AUC of one half."""
+    quiet = game(n=400, shadows=0, delta=0.0, spread=0.0, seed=seed)
+    values, members = quiet.table.values.copy(), np.flatnonzero(quiet.member)
+    values[0, members[28:]] -= 0.3 * np.std(values[0, :, 0])
+    values[0, members[:28]] += 50
+    return replace(quiet.table, values=values)
+
+
+def test_a_tail_that_the_auc_hides_is_high():
+    result = audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999)
+    assert result.best.auc == pytest.approx(0.5, abs=0.05)
+    assert result.best.p_value > 0.05
+    assert result.best.tail_p_value < 0.01
+    assert result.verdict.level == "high"
+    assert "of the average patient nothing was shown" in result.verdict.reasons[0]
+    assert "finds 0.1" in result.verdict.reasons[1]
+    assert "1.0% of the others" in result.verdict.reasons[1]
+    lax = VerdictRules(high_lift=20.0)
+    assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, rules=lax).verdict.level == "moderate"
+    strict = VerdictRules(tail_significance=1e-3)
+    assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, rules=strict).verdict.level == "low"
+
+
+def test_the_tail_of_another_attack_than_the_best_counts():
+    """The best by AUC finds many, not surely; another finds a few, surely."""
+    table = hidden_tail()
+    member = table.members("target")
+    found = np.random.default_rng(0).normal(size=len(member)) + 0.5 * member
+    attacks = [Broken(tuple(found)), GlobalLoss()]
+    result = audit_of(table, fprs=(0.1, 0.01), attacks=attacks, n_permutations=999)
+    assert result.best.name == attacks[0].name
+    assert result.best.auc_ci[0] < 0.7
+    assert result.verdict.level == "high"
+    assert f"“{GlobalLoss().name}” finds" in result.verdict.reasons[-1]
+
+
+def test_nothing_to_find_is_seldom_called():
+    """Over cohorts, at most as often as both levels of significance say together, 0.06."""
+    attacks = [GlobalLoss(), Threshold("dice"), Threshold("log_odds_foreground")]
+    levels = []
+    for seed in range(60):
+        nothing = game(n=120, shadows=0, delta=0.0, spread=1.0, seed=1000 + seed)
+        levels.append(audit_of(nothing.table, fprs=(0.1, 0.05), attacks=attacks).verdict.level)
+    assert "high" not in levels
+    assert stats.binom.sf(levels.count("moderate") - 1, 60, 0.06) > 1e-3
+
+
 def test_few_patients_are_inconclusive():
     leak = game(n=36, shadows=4, delta=10.0, cases_per_patient=2)
     verdict = audit_of(leak.table).verdict
@@ -473,7 +521,10 @@ def test_rules_are_the_users():
     leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
     assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_auc=0.55)).verdict.level == "high"
     assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_lift=1.2)).verdict.level == "high"
-    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(significance=0.001)).verdict.level == "low"
+    assert (
+        audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(significance=0.001, tail_significance=0.001)).verdict.level
+        == "low"
+    )
     assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(min_patients=201)).verdict.level == "inconclusive"
 
 

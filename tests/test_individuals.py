@@ -25,6 +25,7 @@ from monai_mia.exposure import Exposure
 from monai_mia.individuals import Individuals, examine_individuals, report_individuals
 from monai_mia.leakage import log_likelihoods
 from monai_mia.maps import MapStore
+from monai_mia.report import check_report
 from monai_mia.rescoring import rescore
 from monai_mia.study import Study
 
@@ -67,7 +68,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 class TestStudy:
     def test_the_report_has_all_parts(self, finished: Study) -> None:
         content = json.loads((out(finished) / "report/report.json").read_text())
-        assert content["schema"] == "1.4"
+        assert content["schema"] == "1.5"
+        check_report(content)
         found = content["individuals"]
         assert found["min_cell"] == 3
         exposure = found["exposure"]

@@ -27,10 +27,13 @@ from monai_mia.statistics import (
     group_means,
     interval,
     permuted_aucs,
+    permuted_members,
+    permuted_tails,
     resampled_rocs,
     resolution,
     roc,
     simultaneous_reach,
+    tail_p_values,
     weights_by_group,
 )
 
@@ -470,6 +473,50 @@ def test_permutations_follow_the_seed_alone():
     assert first.shape == (50, 3)
     np.testing.assert_array_equal(first, again)
     assert (permuted_aucs(scores, member, groups, 50, seed=5) != first).any()
+
+
+# Tails under permuted membership
+
+
+def test_permuted_tails_are_those_of_the_roc():
+    """Ties, and patients with several cases, so that permutations differ in how many cases are members'."""
+    rng = np.random.default_rng(3)
+    groups = [f"p{n:02d}" for n in rng.integers(0, 14, 40)]
+    inside = dict.fromkeys(sorted(set(groups))[::2], True)
+    member = np.array([inside.get(group, False) for group in groups])
+    scores = rng.integers(0, 9, (3, 40)).astype(float)
+    fprs = (0.05, 0.1, 0.3)
+    observed, permuted = permuted_tails(scores, member, groups, fprs, 30, seed=7)
+    expected = [[float(roc(row, member).tpr_at(fpr)) for fpr in fprs] for row in scores]
+    np.testing.assert_allclose(observed, expected, atol=1e-12)
+    dealt = permuted_members(member, groups, 30, seed=7)
+    slow = [[max(float(roc(row, deal).tpr_at(fpr)) for row in scores) for fpr in fprs] for deal in dealt]
+    np.testing.assert_allclose(permuted, slow, atol=1e-12)
+
+
+def test_tail_p_values_known_answer():
+    """Of one FPR it is the share of all deals with as high a TPR; of two, the rarer one counts among the rarer ones."""
+    chance = np.array([[0.1], [0.2], [0.3], [0.4]])
+    assert tail_p_values(np.array([[0.5]]), chance).tolist() == [0.2]
+    assert tail_p_values(np.array([[0.3], [0.0]]), chance).tolist() == [0.6, 1.0]
+    # Deals: observed (.5, .1), then these. Shares at each FPR: .2 and .8 of the observed; of the others the rarer ones
+    # are .6, .2, .4 and .6, so that two of five are as rare as the observed.
+    both = np.array([[0.1, 0.3], [0.1, 0.4], [0.4, 0.0], [0.2, 0.0]])
+    assert tail_p_values(np.array([[0.5, 0.1]]), both).tolist() == [0.4]
+    assert tail_p_values(np.zeros((2, 0)), np.zeros((9, 0))).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.9])
+def test_tail_p_values_of_chance_are_uniform_at_most(alike):
+    """The best of six attacks that know nothing, alike or not, is called in 1 of 20 cohorts, and not much less."""
+    rng, least, fprs = np.random.default_rng(11), [], (0.1, 0.05)
+    member, groups = np.arange(60) % 2 == 0, [f"{n:02d}" for n in range(60)]
+    for seed in range(600):
+        scores = alike * rng.normal(size=60) + (1 - alike) * rng.normal(size=(6, 60))
+        least.append(tail_p_values(*permuted_tails(scores, member, groups, fprs, 99, seed)).min())
+    called = int((np.array(least) <= 0.05).sum())
+    assert stats.binom.cdf(called, 600, 0.05) < 0.999
+    assert called >= 8  # ties of rates make it a little less
 
 
 # Groups

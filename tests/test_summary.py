@@ -423,6 +423,8 @@ class TestSchema:
             ({"verdict__level": "fine"}, r"\$\.verdict\.level"),
             ({"exposure__patients": ["p1"]}, r"\$\.exposure"),
             ({"settings__train_overrides__dataset_dir": "/srv"}, r"\$\.settings"),
+            ({"individuals": {"patients": ["p1"]}}, r"\$\.individuals"),
+            ({"attacks__0__tail_p_value": 2}, r"\$\.attacks\[0\]\.tail_p_value"),
             ({"schema": "2.0"}, r"\$\.schema"),
         ],
     )
@@ -431,7 +433,7 @@ class TestSchema:
             check_report(but(low, **change))
 
     def test_keys_may_be_added_at_the_top(self, low: Content) -> None:
-        check_report({**low, "individuals": {"anything": 1}})
+        check_report({**low, "further": {"anything": 1}})
         missing = {key: value for key, value in low.items() if key != "verdict"}
         with pytest.raises(InputError, match="'verdict' is a required property"):
             check_report(missing)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_mia import __version__
-from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.controls import Controls, FeatureShift, HalfSplit, StandIn
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.report.individuals import individuals_content
+from monai_mia.results import AttackResult, AuditResult
 from monai_mia.statistics import resolution
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "as_json", "summary", "versions"]
 
 #: Version of report.json; docs/report_format.md documents it.
-SCHEMA = "1.4"
+SCHEMA = "1.5"
 
 _EXPOSURE_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -122,6 +122,7 @@ def _attack(attack: AttackResult) -> dict[str, Any]:
         "auc_ci": list(attack.auc_ci),
         "auc_ci_simultaneous": list(attack.auc_ci_simultaneous),
         "p_value": attack.p_value,
+        "tail_p_value": attack.tail_p_value,
         "auc_gain_over_global_loss": _with_ci(attack.auc_gain),
         "tpr_at_fpr": {f"{fpr:g}": _with_ci(value) for fpr, value in attack.tpr_at_fpr.items()},
         "advantage": attack.advantage,

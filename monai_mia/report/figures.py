@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from monai_mia.audit import AttackResult, AuditResult
+from monai_mia.results import AttackResult, AuditResult
 from monai_mia.statistics import resolution
 
 __all__ = [

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from monai_mia import files
 from monai_mia.attacks import GlobalLoss
-from monai_mia.audit import AttackResult, AuditResult
 from monai_mia.epsilon import at_least, at_most
 from monai_mia.errors import InputError
 from monai_mia.report import figures
@@ -26,6 +25,7 @@ from monai_mia.report.figures import Curve, Picture
 from monai_mia.report.individuals import individuals_pictures, individuals_tables, individuals_text
 from monai_mia.report.statements import Statements
 from monai_mia.report.templates import template
+from monai_mia.results import AttackResult, AuditResult
 from monai_mia.statistics import group_means, resolution
 from monai_mia.table import ACCESS_LEVELS, SignalTable
 
@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 _N_ROWS = 10
 
 _HEADLINES = {
-    "low": "By their AUC, no attack that was tried tells members from non-members better than chance does.",
+    "low": "No attack that was tried tells members from non-members, many or a few, better than chance does.",
     "moderate": "Members can be told from non-members better than by chance, though not with ease.",
     "high": "Members can be told from non-members: all of them to a good degree, or some of them almost surely.",
     "inconclusive": "This evidence does not answer the question.",
