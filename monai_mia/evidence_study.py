@@ -223,7 +223,7 @@ class EvidenceStudy:
                 cases = source.cases(held_out, folder, study.seed)
                 write_identifiers(folder / IDENTIFIERS, cases, source.description)
                 cases = sorted(cases, key=lambda case: str(case["case_id"]))[: self.scans]
-                found = examine(cases, study.labels(), folder / "examination.csv")
+                found = examine(cases, study.labels(), folder / "examination.csv", distinct=False)
                 self._require_foreground(source, cases, found)
                 if source.cohort is not None and len(cases) > 1:
                     if not known:

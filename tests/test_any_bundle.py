@@ -170,7 +170,7 @@ def drawn(folder: Path, affine: Any = None, reorder: Any = None, n: int = 4) -> 
     cases = []
     for patient in range(n):
         label = np.zeros((12, 14, 16), dtype=np.uint8)
-        label[2 : 6 + patient % 6, 3:8, 4:13] = 1
+        label[2 : 6 + patient % 6, 3 : 8 + patient // 6, 4:13] = 1
         write_volume(folder / f"image_{patient}.nii.gz", label.astype(np.float32), affine)
         stored = nib.Nifti1Image(label, affine)
         stored = stored if reorder is None else stored.as_reoriented(np.array(reorder))

