@@ -226,6 +226,15 @@ def game(
     return Game(table, mu, effect, sigma)
 
 
+def hidden_tail(n: int = 400, seed: int = 2) -> SignalTable:
+    """One member in seven gives itself away; the others score as much lower as it takes for an AUC of one half."""
+    quiet = game(n=n, shadows=0, delta=0.0, spread=0.0, seed=seed)
+    values, members = quiet.table.values.copy(), np.flatnonzero(quiet.member)
+    values[0, members[n // 14 :]] -= 0.3
+    values[0, members[: n // 14]] += 50
+    return replace(quiet.table, values=values)
+
+
 def _half(patients: int, rng: np.random.Generator) -> Members:
     return np.asarray(rng.permutation(patients) < patients // 2)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import oracles
 import pytest
-from oracles import SIGNALS, game, plain
+from oracles import SIGNALS, game, hidden_tail, plain
 from scipy import stats
 
 from monai_mia import epsilon, statistics
@@ -417,15 +417,6 @@ def test_a_few_patients_who_stand_out_are_high():
     assert result.best.auc < 0.62
     assert result.verdict.level == "high"
     assert "1.0% of the others" in result.verdict.reasons[-1]
-
-
-def hidden_tail(seed: int = 2) -> SignalTable:
-    """One member in seven gives itself away; the others score as much lower as it takes for an AUC of one half."""
-    quiet = game(n=400, shadows=0, delta=0.0, spread=0.0, seed=seed)
-    values, members = quiet.table.values.copy(), np.flatnonzero(quiet.member)
-    values[0, members[28:]] -= 0.3 * np.std(values[0, :, 0])
-    values[0, members[:28]] += 50
-    return replace(quiet.table, values=values)
 
 
 def test_a_tail_that_the_auc_hides_is_high():

@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from oracles import game
+from oracles import game, hidden_tail
 from scipy import stats
 
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA, Threshold
@@ -181,6 +181,18 @@ def test_verdicts_with_a_leak(n):
     print(f"verdicts with a leak, {n} audits: {rates(seen, n)}")
     assert seen["strong, high"] >= least(n, 0.95)
     assert seen["fair, not low"] >= least(n, 0.9)
+
+
+@draws(fast=5, slow=200)
+def test_verdicts_with_a_tail_that_the_auc_hides(n):
+    """Of 100 members 14 give themselves away, and the AUC is one half: called ``low``, it would betray them."""
+    audit = Audit([GlobalLoss(), Threshold("dice")], utility=(), n_resamples=100, n_permutations=999)
+    results = [audit.run(hidden_tail(n=200, seed=seed)) for seed in range(n)]
+    by_auc = sum(result.best.p_value < 0.05 for result in results)
+    seen = sum(result.verdict.level in ("moderate", "high") for result in results)
+    print(f"a tail that the AUC hides, {n} audits: by AUC {by_auc / n:.3f}, called {seen / n:.3f}")
+    assert seen >= least(n, 0.95)
+    assert by_auc <= most(n, 0.05)
 
 
 # Epsilon
