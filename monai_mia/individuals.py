@@ -24,6 +24,7 @@ from monai_mia.data.volumes import write_volume
 from monai_mia.designs import Case, Design
 from monai_mia.errors import InputError
 from monai_mia.exposure import Exposure, ExposureResult
+from monai_mia.identifiers import Identifiers
 from monai_mia.leakage import Leakage, LeakageMap
 from monai_mia.maps import MapStore, RecordedMaps
 from monai_mia.table import SignalTable
@@ -188,8 +189,14 @@ def _locate(
 
 def _shareable(error: InputError, table: SignalTable, folder: Path) -> str:
     """What a report may say of an error: nothing that names a patient, a case or a path."""
-    secrets = {*table.case_ids, *table.patient_ids, str(folder)}
-    if any(re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", str(error)) for secret in secrets):
+    ids = [
+        {"case_id": case, "patient_id": patient}
+        for case, patient in zip(table.case_ids, table.patient_ids, strict=True)
+    ]
+    short = (
+        re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) for name in {*table.case_ids, *table.patient_ids}
+    )
+    if Identifiers.of(ids, [folder]).in_text(str(error)) or any(short):
         logger.warning("%s", error)
         return "what was recorded cannot be read; the log says why."
     return str(error)
