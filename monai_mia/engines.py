@@ -37,11 +37,12 @@ from monai_mia.data.foreign import apply
 from monai_mia.data.volumes import LABEL_GRID, case_loader
 from monai_mia.errors import InputError
 from monai_mia.handlers import Checkpointer, EpochSeeder, MapRecorder, ProgressFile, SignalRecorder, tensor_bytes
+from monai_mia.omissions import UNUSED, handler_lists, is_omitted
 from monai_mia.outputs import one_output
 from monai_mia.slabs import SlabInferer
 from monai_mia.unwrapping import bare_network
 
-__all__ = ["BundleConfig", "Query", "Training", "check_inference", "handler_lists", "left_out", "load_weights"]
+__all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,36 +56,6 @@ QUERY_OPTIONS = "mia_query"
 
 #: Id of cases that a training config may ask for: see :attr:`monai_mia.study.Study.auxiliary`.
 AUXILIARY = "auxiliary"
-
-#: Handlers of a bundle that a study's training runs without: they write, or they look at cases that are no members.
-_LEFT_OUT = re.compile(
-    r"(Checkpoint|ClearML|EarlyStop|TensorBoard)\w*|(Logfile|MLFlow|Stats|Trt|Validation)Handler"
-    r"|(Classification|Metrics)Saver|MetricLogger|ModelCheckpoint|ProbMapProducer"
-)
-
-
-def left_out(handler: Any) -> bool:
-    """Whether a training leaves out a handler, a component or an expression that calls such a class.
-
-    They write, or look at cases that are no members.
-    """
-    if isinstance(handler, Mapping):
-        called = [str(handler.get("_target_", "")).rpartition(".")[2]]
-    else:  # "$monai.handlers.CheckpointSaver(...) if @save else None"
-        called = re.findall(r"(\w+)\s*\(", handler) if str(handler).startswith("$") else []
-    return any(_LEFT_OUT.fullmatch(name) for name in called)
-
-
-def handler_lists(config: Any) -> list[str]:
-    """Ids of the lists of handlers of a training config, references to them followed."""
-    found = []
-    for name in ("train#handlers", "train#trainer#train_handlers"):
-        for _ in range(10):
-            if name in config and str(config[name]).startswith("@"):
-                name = config[name][1:].replace("::", "#")
-        if name in config:
-            found.append(name)
-    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -259,15 +230,14 @@ class Training:
         listed = handler_lists(parser)
         for name in listed:
             if isinstance(parser[name], list):
-                parser[name] = [handler for handler in parser[name] if not left_out(_referred(handler, parser))]
+                parser[name] = [handler for handler in parser[name] if not is_omitted(handler, parser)]
             elif isinstance(parser[name], str) and parser[name].startswith("$"):
                 raise InputError(
                     f"{name!r} must be a list of handlers, got an expression, of which none could be left out that "
                     "writes. Override it, such as with []."
                 )
-        for unused in ("key_train_metric", "additional_metrics", "postprocessing"):
-            if f"train#trainer#{unused}" in parser:
-                parser[f"train#trainer#{unused}"] = None
+        for unused in (name for name in UNUSED if name in parser):
+            parser[unused] = None
         set_determinism(self.seed)
         trainer = _instantiated(parser, "train#trainer", self.bundle)
         trainer.logger.setLevel(logging.CRITICAL)  # an error is raised, and told once
@@ -584,13 +554,6 @@ def _settings(threads: int, bundle_root: str) -> Iterator[None]:
         sys.dont_write_bytecode = writes
         sys.path.remove(path)
         torch.set_num_threads(before)
-
-
-def _referred(component: Any, parser: ConfigParser) -> Any:
-    """A component, or the one that it refers to."""
-    if isinstance(component, str) and component.startswith("@") and component[1:] in parser:
-        return parser[component[1:]]
-    return component
 
 
 def _loss(trainer: Engine) -> float:

@@ -24,9 +24,10 @@ from monai_mia.archive import check_archive
 from monai_mia.bundle_study import bundle_study
 from monai_mia.data.phantoms import phantom
 from monai_mia.data.volumes import write_volume
-from monai_mia.engines import BundleConfig, check_inference, left_out
+from monai_mia.engines import BundleConfig, check_inference
 from monai_mia.errors import InputError
 from monai_mia.inspection import inspect_bundle, writable_by_others
+from monai_mia.omissions import is_omitted
 from monai_mia.outputs import chosen_output, one_output
 from monai_mia.table import SignalTable
 
@@ -661,13 +662,13 @@ class TestHandlersThatWrite:
         ],
     )
     def test_however_they_are_written(self, handler: Any) -> None:
-        assert left_out(handler)
+        assert is_omitted(handler, {})
 
     @pytest.mark.parametrize(
         "handler", [of("LrScheduleHandler"), of("monai_mia.Stats"), "$StatsHandler", "@StatsHandler("]
     )
     def test_others_stay(self, handler: Any) -> None:
-        assert not left_out(handler)
+        assert not is_omitted(handler, {})
 
     def test_of_a_list_that_is_referred_to(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
         config = config_of(spleen, "train")
@@ -681,8 +682,9 @@ class TestHandlersThatWrite:
     def test_elsewhere_their_name_excuses_nothing(self, spleen: Path) -> None:
         """Only handlers are taken out."""
         code = "$StatsHandler(name=__import__('os').system('touch trap')) and 1"
-        change(spleen, "train", optimizer=of("torch.optim.Adam", params="$@network.parameters()", lr=code))
-        assert [one.runs for one in inspect_bundle(spleen).executed if one.code == code] == [True]
+        data = of("monai.data.Dataset", data=code)
+        change(spleen, "train", optimizer=of("torch.optim.Adam", params="$@network.parameters()", lr=code), loss=data)
+        assert [one.runs for one in inspect_bundle(spleen).executed if one.code == code] == [True, True]
 
     def test_in_an_expression_are_refused(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
         self.of_spleen(spleen, "$[monai.handlers.CheckpointSaver('saved', {})]")

@@ -16,8 +16,8 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator, ConfigExpression
 
 from monai_mia import files
-from monai_mia.engines import handler_lists, left_out
-from monai_mia.inspection.config import REFERENCE, Config, class_of, leaves
+from monai_mia.inspection.config import REFERENCE, Config, leaves
+from monai_mia.omissions import REPLACED, handler_lists, is_omitted
 
 __all__ = ["Executed", "executed", "writable_by_others"]
 
@@ -152,19 +152,10 @@ def _reached(config: Config, roots: Sequence[str]) -> set[str]:
 
 def _skipped(config: Config, place: str) -> bool:
     """Whether a place is in a handler, a metric or a datalist that an audit's training takes out or replaces."""
-    parts = place.split("#")
-    for n in range(1, len(parts)):
-        node = config["#".join(parts[:n])]
-        if class_of(node).endswith("Trainer") and parts[n] in (
-            "key_train_metric",
-            "additional_metrics",
-            "postprocessing",
-        ):
-            return True
-        if class_of(node).endswith("Dataset") and parts[n] == "data":
-            return True
+    if any(place == one or place.startswith(f"{one}#") for one in REPLACED):
+        return True
     for listed in handler_lists(config):
         if place.startswith(f"{listed}#") and isinstance(config[listed], list):
             number = place.removeprefix(f"{listed}#").partition("#")[0]
-            return left_out(config.value(config[f"{listed}#{number}"]))
+            return is_omitted(config[f"{listed}#{number}"], config)
     return False
