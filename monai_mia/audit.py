@@ -218,6 +218,8 @@ class Audit:
         ]  # fmt: skip
         fprs = [fpr for fpr in self.fprs if fpr >= statistics.resolution(member) - 1e-12]
         tails = statistics.permuted_tails(stacked, member, groups, fprs, self.n_permutations, self.seed)
+        if self.n_permutations * self.rules.tail_significance < len(fprs):
+            logger.warning("n_permutations should be 1000 or more: with %d no tail can count.", self.n_permutations)
         results = self._at_once(found, statistics.tail_p_values(*tails), units)
         order = sorted(range(len(results)), key=lambda k: -results[k].auc)
         results = [results[k] for k in order]
@@ -241,7 +243,7 @@ class Audit:
             difference = best.auc - by_auc[0][0].auc, self._quantiles(headline[1] - by_auc[0][1])
         controls = examine_sides(
             best_scores[real], table.members(target), table.patient_ids, features, feature_names,
-            self.n_permutations, self.seed, self.confidence,
+            self.n_permutations, self.seed, self.confidence, self.fprs,
         )  # fmt: skip
         others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
         stand_ins = stand_in_scores(

@@ -110,7 +110,7 @@ class BundleConfig:
         """Hash of all of the bundle that a component can depend on: configs, metadata, Python files, overrides."""
         root = Path(self.root)
         paths = [root / name for name in (*self.files, "configs/metadata.json")]
-        paths += sorted(root.rglob("*.py"))
+        paths += [Path(name) / one for name, _, names in files.walk(root) for one in names if one.endswith(".py")]
         return files.digest([[files.sha256(path) for path in paths if path.is_file()], self.overrides])
 
 
@@ -226,15 +226,16 @@ class Training:
             parser[AUXILIARY] = "$mia_auxiliary"
         dataset = {"_target_": "monai_mia.data.CaseSubset", "dataset": "$mia_cohort", "data": "$mia_members"}
         parser["train#dataset"] = dataset
+        parser.resolve_macro_and_relative_ids()  # a list of handlers, or one of them, may be either
         # Taken out, not disabled: a disabled handler's validation set would still be built.
         listed = handler_lists(parser)
         for name in listed:
             if isinstance(parser[name], list):
                 parser[name] = [handler for handler in parser[name] if not is_omitted(handler, parser)]
-            elif isinstance(parser[name], str) and parser[name].startswith("$"):
+            elif parser[name] is not None:
                 raise InputError(
-                    f"{name!r} must be a list of handlers, got an expression, of which none could be left out that "
-                    "writes. Override it, such as with []."
+                    f"{name!r} must be a list of handlers, got a {type(parser[name]).__name__}, of which none could be "
+                    "left out that writes. Override it, such as with []."
                 )
         for unused in (name for name in UNUSED if name in parser):
             parser[unused] = None
@@ -546,7 +547,8 @@ def _settings(threads: int, bundle_root: str) -> Iterator[None]:
     before = torch.get_num_threads()
     path = str(Path(bundle_root).resolve())
     torch.set_num_threads(threads)
-    sys.path.insert(1, path)
+    # Behind Python's own modules, which a file of the bundle must not take the place of.
+    sys.path.insert(next((n for n, one in enumerate(sys.path) if one.endswith("-packages")), len(sys.path)), path)
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ in the bundle
     try:
         yield

@@ -121,15 +121,13 @@ def paths_of(value: Any) -> list[str]:
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As :func:`os.walk`, sorted, into links as well; each folder once, for a link may lead to a folder above."""
-    seen = set()
+    """As :func:`os.walk`, sorted, into links as well, but not into one that leads to a folder above itself."""
+    above = {os.fspath(folder): frozenset([os.path.realpath(folder)])}
     for name, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(name)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
+        paths = {one: os.path.join(name, one) for one in folders}  # noqa: PTH118  (as os.walk writes them)
+        reals = {one: os.path.realpath(path) for one, path in paths.items()}
+        folders[:] = sorted(one for one, real in reals.items() if real not in above[name])
+        above |= {paths[one]: above[name] | {reals[one]} for one in folders}
         yield name, folders, sorted(names)
 
 

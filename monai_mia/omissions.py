@@ -18,7 +18,7 @@ REPLACED = ("train#dataset#data", *UNUSED)
 
 _OMITTED = re.compile(
     r"(Checkpoint|ClearML|EarlyStop|TensorBoard)\w*|(Logfile|MLFlow|Stats|Trt|Validation)Handler"
-    r"|(Classification|Metrics)Saver|MetricLogger|ModelCheckpoint|ProbMapProducer"
+    r"|(Classification|Metrics)Saver|MetricLogger|ModelCheckpoint|PostProcessing|ProbMapProducer"
 )
 
 

@@ -94,6 +94,10 @@ def judge(
     by_auc, tail = best.p_value < rules.significance, _sharpest(rules, attacks, sides[0], confidence)
     shown = by_auc or tail is not None
     doubts, remarks = _doubts(rules, blinds, attack_minus_blind, randomised, controls, shown)
+    unclear = None if randomised or tail is None else _without_model(rules, tail, blinds, controls)
+    if unclear is not None:
+        tail = None
+        (remarks if by_auc else doubts).append(unclear)
     if doubts:
         remedy = "Take both sides from one source, or let the tool train the target (a randomised design)."
         return Verdict("inconclusive", (*reasons, *doubts, remedy))
@@ -125,9 +129,9 @@ def judge(
     else:
         reasons[0] = f"{reasons[0]} So of the average patient nothing was shown."
     if tail is not None:
-        reasons.append(
-            f"But {tail.text}; chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases."
-        )
+        joined = "And" if by_auc else "But"
+        rare = f"chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases"
+        reasons.append(f"{joined} {tail.text}; {rare}.")
         if tail.ci[0] > rules.high_lift * tail.fpr:
             return Verdict("high", tuple(reasons))
     reasons.append(
@@ -172,6 +176,28 @@ def _sharpest(rules: VerdictRules, attacks: Sequence[AttackResult], n_member: in
                 ci = min(rate[1][0], exact[0]), max(rate[1][1], exact[1])
                 found.append(_Tail(attack.name, p_value, fpr, rate[0], ci))
     return max(found, key=lambda tail: tail.ci[0] / tail.fpr, default=None)
+
+
+def _without_model(
+    rules: VerdictRules, tail: _Tail, blinds: Sequence[AttackResult], controls: Controls | None
+) -> str | None:
+    """Why a tail may be one of the images, where no coin dealt the sides."""
+    of_images = None if controls is None else controls.image_tail
+    if of_images is None:
+        return f"But while {tail.text}, whether the images alone single them out was not measured."
+    if of_images < rules.significance:
+        return (
+            f"But while {tail.text}, an image statistic singles out members, too (chance gives any as unlikely a tail "
+            f"in {_small(of_images)} of cases): those who stand out may do so as images, and not in the model’s memory."
+        )
+    for blind in blinds:
+        rate = blind.tpr_at_fpr.get(tail.fpr)
+        if rate is not None and rate[1][1] >= tail.value:
+            return (
+                f"But while {tail.text}, the images alone ({blind.name}) find {_with_ci(*rate)}: that a few stand out "
+                "may be theirs, and no memory."
+            )
+    return None
 
 
 def _doubts(

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from conftest import BUNDLES, run_bundle
 from dicom_files import save, segmentation, series
 from zoo_styles import STYLES, change, config_of, of
 
+from monai_mia import engines
 from monai_mia.__main__ import main
 from monai_mia.archive import check_archive
 from monai_mia.bundle_study import bundle_study
@@ -445,13 +448,64 @@ class TestInspection:
         assert [one.runs for one in found.executed if one.code == code] == [True]
 
     @pytest.mark.parametrize(
-        "target", ["monai.utils.misc.os.system", "monai.utils.run_cmd", "run_cmd", "monai.bundle.run", "instantiate"]
+        "target",
+        ["monai.utils.misc.os.system", "monai.data.utils.os.system", "run_cmd", "monai.bundle.run", "instantiate"],
     )
     def test_what_is_found_through_monai_is_no_component_of_it(self, target: str, spleen: Path) -> None:
         change(spleen, inferer=of(target, path="$'touch trap'"))
         assert ("inferer#_target_", target, True) in {
             (one.id, one.code, one.runs) for one in inspect_bundle(spleen).executed
         }
+
+    def test_a_reader_of_images_is_named(self, spleen: Path) -> None:
+        """MONAI imports and calls it by its name."""
+        config = config_of(spleen)
+        config["preprocessing"]["transforms"][0]["reader"] = ["NibabelReader", "os.system"]
+        change(spleen, preprocessing=config["preprocessing"])
+        code = [(one.code, one.runs) for one in inspect_bundle(spleen).executed]
+        assert ("os.system", True) in code
+        assert not any(name == "NibabelReader" for name, _ in code)
+
+    def test_what_unpickles_a_file_is_named(self, spleen: Path) -> None:
+        reading = {"_target_": "monai.data.NumpyReader.read", "self": of("monai.data.NumpyReader", allow_pickle=True)}
+        cached = of("PersistentDataset", data=[], cache_dir="cache", weights_only=False)
+        merging = {"merger_cls": "scripts.evil", "1": 2, "reader": None}
+        change(spleen, inferer=of("SlidingWindowInferer", roi_size=8, _requires_=[reading, cached, merging]))
+        code = {one.code for one in inspect_bundle(spleen).executed if one.runs}
+        assert {"monai.data.NumpyReader.read", "allow_pickle: True", "weights_only: False", "scripts.evil"} <= code
+        assert "None" not in code
+
+    def test_modules_of_the_bundle_do_not_take_the_place_of_pythons(
+        self, spleen: Path, cohort: Path, tmp_path: Path
+    ) -> None:
+        (spleen / "profile.py").write_text(f"open({str(tmp_path / 'trap')!r}, 'w')")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "m.py").touch()
+        (spleen / "scripts").symlink_to(tmp_path / "elsewhere")
+        assert inspect_bundle(spleen).scripts == ("profile.py", "scripts/m.py")
+        before = BundleConfig(str(spleen), ("configs/train.json",)).fingerprint()
+        (tmp_path / "elsewhere" / "m.py").write_text("1")
+        assert BundleConfig(str(spleen), ("configs/train.json",)).fingerprint() != before
+        with engines._settings(1, str(spleen)):
+            sys.modules.pop("profile", None)
+            importlib.import_module("profile")
+        assert not (tmp_path / "trap").exists()
+
+    @pytest.mark.parametrize("name", ["1evil", "évil", "_evil"])
+    @pytest.mark.parametrize("before", ["", "x"])
+    def test_ids_are_those_that_monai_takes_for_ids(self, name: str, before: str, spleen: Path) -> None:
+        change(spleen, **{name: "$print('of it')"}, device=f"$(torch.device('cpu'), '{before}@{name}')[0]")
+        assert [one.runs for one in inspect_bundle(spleen).executed if one.code == "$print('of it')"] == [True]
+
+    def test_metadata_leads_to_ids(self, spleen: Path) -> None:
+        path = spleen / "configs" / "metadata.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "trap": "@evil"}))
+        change(spleen, evil="$print('of it')", device="$(torch.device('cpu'), @_meta_#trap)[0]")
+        assert [one.runs for one in inspect_bundle(spleen).executed if one.code == "$print('of it')"] == [True]
+        for macro, message in (("%evil", "must hold no code, got some in 'trap'"), ("%other.json::x", "by a macro")):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "trap": macro}))
+            with pytest.raises(InputError, match=message):
+                inspect_bundle(spleen)
 
     @pytest.mark.parametrize("code", ["$print(1)", of("os.system", command="touch trap")])
     def test_code_in_the_metadata_is_refused(self, code: Any, spleen: Path, cohort: Path, tmp_path: Path) -> None:
@@ -676,6 +730,15 @@ class TestHandlersThatWrite:
         config["train"]["trainer"]["train_handlers"] = "@listed"
         saver = of("CheckpointSaver", save_dir=str(tmp_path / "saved"), save_dict={"n": "@network"}, save_final=True)
         change(spleen, "train", train=config["train"], listed=["@saver"], saver=saver)
+        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        assert not (tmp_path / "saved").exists()
+
+    @pytest.mark.parametrize("handlers", [["@##saver"], ["%train#saver"], "%listed", "@#others"])
+    def test_by_a_relative_id_or_a_macro(self, handlers: Any, spleen: Path, cohort: Path, tmp_path: Path) -> None:
+        config = config_of(spleen, "train")
+        saver = of("CheckpointSaver", save_dir=str(tmp_path / "saved"), save_dict={"n": "@network"}, save_final=True)
+        config["train"] |= {"saver": saver, "others": [saver], "handlers": handlers}
+        change(spleen, "train", train=config["train"], listed=[saver])
         audit(spleen, cohort, tmp_path / "out", *QUICK)
         assert not (tmp_path / "saved").exists()
 

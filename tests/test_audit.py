@@ -447,6 +447,21 @@ def test_the_tail_of_another_attack_than_the_best_counts():
     assert f"“{GlobalLoss().name}” finds" in result.verdict.reasons[-1]
 
 
+def test_a_tail_that_the_images_have_is_none_of_the_model():
+    """A dozen members are from another scanner; where no coin dealt the sides, that may be all that the attack sees."""
+    table = hidden_tail(n=200)
+    features = np.random.default_rng(0).normal(size=(200, 6))
+    features[np.flatnonzero(table.members("target"))[:14], 0] += 6
+    options = {"fprs": (0.1, 0.01), "n_permutations": 999, "utility": ()}
+    audit = Audit([GlobalLoss()], n_resamples=200, **options)
+    observational = audit.run(table, features=features, randomised=False).verdict
+    assert observational.level == "inconclusive"
+    assert audit.run(table, features=features).verdict.level == "high"
+    assert audit.run(table, randomised=False).verdict.level == "inconclusive"
+    plain_images = np.random.default_rng(1).normal(size=(200, 6))
+    assert audit.run(table, features=plain_images, randomised=False).verdict.level == "high"
+
+
 def test_nothing_to_find_is_seldom_called():
     """Over cohorts, at most as often as both levels of significance say together, 0.06."""
     attacks = [GlobalLoss(), Threshold("dice"), Threshold("log_odds_foreground")]

@@ -98,12 +98,12 @@ def test_masks_in_the_space_of_a_template(tmp_path: Path) -> None:
         "derivatives/fmri/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
         "derivatives/fmri/sub-02/anat/sub-02_space-MNI152NLin2009cAsym_dseg.nii.gz",
         "derivatives/fmri/sub-03/anat/sub-03_space-orig_dseg.nii.gz",
-        "derivatives/fmri/sub-04/anat/sub-04_space-T1w_dseg.nii.gz",
+        "derivatives/fmri/sub-04/anat/sub-04_space-T1wNative_dseg.nii.gz",
     )
     assert pairs(tmp_path) == {
         "sub-01_T1w": ("sub-01", "derivatives/fmri/sub-01/anat/sub-01_desc-brain_mask.nii.gz"),
         "sub-03_T1w": ("sub-03", "derivatives/fmri/sub-03/anat/sub-03_space-orig_dseg.nii.gz"),
-        "sub-04_T1w": ("sub-04", "derivatives/fmri/sub-04/anat/sub-04_space-T1w_dseg.nii.gz"),
+        "sub-04_T1w": ("sub-04", "derivatives/fmri/sub-04/anat/sub-04_space-T1wNative_dseg.nii.gz"),
     }
 
 
@@ -116,12 +116,27 @@ def test_linked_folders(tmp_path: Path) -> None:
     assert [case["patient_id"] for case in read_cohort(tmp_path / "study")] == ["sub-01"]
 
 
+@pytest.mark.parametrize("link", ["sourcedata/sub-01", "code/test_subject", "derivatives/zz/sub-03/anat"])
+def test_a_link_elsewhere_takes_no_patient_away(link: str, tmp_path: Path) -> None:
+    """Wherever it is in the order of folders."""
+    for n in range(1, 4):
+        touch(tmp_path, f"sub-0{n}/anat/sub-0{n}_T1w.nii.gz", f"sub-0{n}/anat/sub-0{n}_seg.nii.gz")
+    (tmp_path / link).parent.mkdir(parents=True)
+    if "derivatives" in link:
+        touch(tmp_path / "store", "other.txt")
+        (tmp_path / link).symlink_to(tmp_path / "store")
+    else:
+        (tmp_path / link).symlink_to(tmp_path / "sub-01")
+    assert [case["patient_id"] for case in read_cohort(tmp_path)] == ["sub-01", "sub-02", "sub-03"]
+
+
 def test_a_table_of_participants_that_cannot_be_read(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T1w_seg.nii.gz")
     table = tmp_path / "participants.tsv"
     for content, message in (
         ("participant_id\tsite\nsub-01\tZürich\n".encode("latin-1"), r"participants\.tsv must be text in UTF-8"),
         (b"age\tparticipant_id\n3\n", "must have a participant_id in each row"),
+        (b"participant_id\tage\n\t\nsub-01\t3\t\t\n\t4\n", "must have a participant_id in each row"),
         (b"participant_id\tage\nsub-01\t3\t4\n", r"line 2 of .*participants\.tsv must have 2 cells"),
     ):
         table.write_bytes(content)

@@ -20,6 +20,7 @@ from monai_mia.controls import (
     feature_shifts,
     half_band,
     half_splits,
+    image_tail,
     stand_in_scores,
     within_sides,
 )
@@ -488,3 +489,30 @@ def test_the_stronger_blind_one_is_what_the_attack_must_beat():
     only = audit.run(played.table, blind_scores=told)
     assert only.blind is None
     assert only.attack_minus_blind == result.attack_minus_blind
+
+
+# Tails of image statistics
+
+
+def test_a_subgroup_that_stands_out_in_an_image_statistic_is_found():
+    """A dozen of 100 members are from another scanner: no test of means or distributions is significant."""
+    features = np.random.default_rng(0).normal(size=(200, 6))
+    member = np.random.default_rng(1).permutation(200) < 100
+    groups = [f"{n:03d}" for n in range(200)]
+    fprs = (0.1, 0.05, 0.01)
+    assert image_tail(features, member, groups, fprs, 999, seed=0) > 0.05
+    for sign in (1, -1):
+        odd = features.copy()
+        odd[np.flatnonzero(member)[:14], 3] += 6 * sign
+        odd[5, 2] = np.nan
+        assert image_tail(odd, member, groups, fprs, 999, seed=0) < 0.05
+
+
+def test_tails_of_image_statistics_under_the_null():
+    member, groups = np.arange(60) % 2 == 0, [f"{n:02d}" for n in range(60)]
+    found = 0
+    for seed in range(300):
+        features = np.random.default_rng(seed).normal(size=(60, 5)).round(1)
+        found += image_tail(features, member, groups, (0.1, 0.05), 99, seed) <= 0.05
+    assert stats.binom.sf(found - 1, 300, 0.05) > 1e-3
+    assert image_tail(np.zeros((60, 2)), member, groups, (0.1,), 99, 0) == 1.0

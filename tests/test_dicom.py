@@ -529,6 +529,8 @@ class TestReferences:
     def test_a_bad_file_in_a_folder_of_its_own_takes_its_patient_along(self, tmp_path: Path, volume: Any) -> None:
         """It may be another of the references; nothing but the folder tells of whom."""
         tree = tree_of(tmp_path / "tree", volume, 3)
+        (tree / "p2" / "consent.pdf").touch()  # no file of DICOM
+        (tree / "p2" / os.fsdecode(b"m\xfcller.txt")).write_text("a note")
         for folder in ("p0/seg2", "p1/a/b", "unknown"):
             (tree / folder).mkdir(parents=True)
             (tree / folder / "s.dcm").write_bytes(b"torn")

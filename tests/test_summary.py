@@ -96,6 +96,15 @@ class TestStatements:
         assert Statements().judge(but(high, verdict__level="inconclusive")).recommendation == "undetermined"
         assert Statements().judge(but(high, design__n_nonmember=9)).recommendation == "undetermined"
 
+    @pytest.mark.parametrize(("value", "outcome"), [(0.3, "fail"), (0.06, "undetermined")])
+    def test_a_tail_that_the_verdict_counts_counts(self, low: Content, value: float, outcome: str) -> None:
+        """However few false alarms it rests on, and whichever attack has it: else a model were high and supported."""
+        rates = {**low["attacks"][1]["tpr_at_fpr"], "0.01": {"value": value, "ci": [value / 1.5, value * 1.5]}}
+        sharp = but(low, attacks__1__tail_p_value=0.003, attacks__1__tpr_at_fpr=rates)
+        assert outcomes(sharp)["rate"] == outcome
+        assert outcomes(but(sharp, attacks__1__tail_p_value=0.2))["rate"] == "pass"
+        assert outcomes(sharp, tail_significance=0.001)["rate"] == "pass"
+
     def test_a_weak_adversary_rejects_but_does_not_support(self, low: Content, high: Content) -> None:
         assert Statements(min_shadows=5).judge(low).recommendation == "undetermined"
         assert Statements(min_shadows=5).judge(high).recommendation == "reject"

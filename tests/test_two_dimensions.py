@@ -373,11 +373,11 @@ class TestPictures:
     def test_so_are_those_of_other_encodings(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.XPAuthor] = "Zoë Secret".encode("utf-16-le")
-        exif[ExifTags.Base.ImageDescription] = "Berta\nSecret\tof ward 7"
+        exif[ExifTags.Base.ImageDescription] = "Berta\nSecret\tof ward 7\0Emil"
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"ASCII\0\0\0seen by Dr. Cara"
         values = np.zeros((8, 8), np.uint8)
         Image.fromarray(values).save(tmp_path / "a.jpg", exif=exif)
-        assert {"Zoë Secret", "Berta", "seen by Dr. Cara"} <= header_values(tmp_path / "a.jpg")
+        assert {"Zoë Secret", "Berta", "Emil", "seen by Dr. Cara"} <= header_values(tmp_path / "a.jpg")
         for order in ("le", "be"):
             exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + "Dörte".encode(
                 f"utf-16-{order}"

@@ -6,6 +6,7 @@
 - :func:`stand_in_scores` and :func:`within_sides`: the attack on a model whose members another coin drew, joined with
   the target's membership.
 - :func:`feature_shifts`: image statistics that differ between members and non-members.
+- :func:`image_tail`: a few members who stand out in an image statistic.
 - :func:`half_splits`: two halves of one side, told apart by an attack's scores.
 """
 
@@ -18,6 +19,7 @@ from monai_mia.controls.sides import (
     feature_shifts,
     half_band,
     half_splits,
+    image_tail,
 )
 from monai_mia.controls.stand_in import StandIn, StandInScores, stand_in, stand_in_scores, within_sides
 
@@ -33,6 +35,7 @@ __all__ = [
     "feature_shifts",
     "half_band",
     "half_splits",
+    "image_tail",
     "stand_in",
     "stand_in_scores",
     "within_sides",

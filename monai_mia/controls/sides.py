@@ -23,6 +23,7 @@ __all__ = [
     "feature_shifts",
     "half_band",
     "half_splits",
+    "image_tail",
 ]
 
 Array = NDArray[np.float64]
@@ -89,12 +90,15 @@ class Controls:
         halves: each side against itself, by the best attack: first by order, then by image statistics.
         half_band: for each side, between which AUCs two random halves lie, at the audit's confidence; a side that is
             too small is missing.
+        image_tail: probability under permuted membership that any image statistic, in either direction, singles out
+            members as surely as the least likely of these does, at any resolved FPR; None without statistics.
     """
 
     stand_in: StandIn | None = None
     shifts: tuple[FeatureShift, ...] = ()
     halves: tuple[HalfSplit, ...] = ()
     half_band: tuple[tuple[str, Interval], ...] = ()
+    image_tail: float | None = None
 
     def shifted(self, significance: float) -> tuple[FeatureShift, ...]:
         """The image statistics that differ between the sides, after correction."""
@@ -114,6 +118,7 @@ def examine_sides(
     n_splits: int,
     seed: int,
     confidence: float = 0.95,
+    fprs: Sequence[float] = (),
 ) -> Controls:
     """Members against non-members by image statistics, and each side against itself by an attack's scores.
 
@@ -123,16 +128,44 @@ def examine_sides(
         groups: the patient of each case, length N.
         features: image statistics, shape (N, F), or None.
         names: names of the F statistics; by default their numbers.
-        n_splits: random splits of the band.
+        n_splits: random splits of the band, and permutations of the tails.
         seed: seed of the splits.
         confidence: coverage of the intervals.
+        fprs: those at which tails are looked at.
     """
     shifts: tuple[FeatureShift, ...] = ()
     if features is not None:
         names = [f"statistic {f}" for f in range(features.shape[1])] if names is None else names
         shifts = feature_shifts(features, names, member, groups, confidence)
     halves = half_splits(scores, member, groups, features, names or (), confidence)
-    return Controls(None, shifts, halves, half_band(scores, member, groups, n_splits, seed, confidence))
+    tail = None if features is None else image_tail(features, member, groups, fprs, n_splits, seed)
+    return Controls(None, shifts, halves, half_band(scores, member, groups, n_splits, seed, confidence), tail)
+
+
+def image_tail(
+    features: Array, member: ArrayLike, groups: Sequence[str], fprs: Sequence[float], n_permutations: int, seed: int
+) -> float:
+    """How seldom chance lets an image statistic single out a few members: a subgroup that no mean tells of.
+
+    Args:
+        features: shape (N, F); a missing value (NaN) counts as the median.
+        member: shape (N,), bool, constant within a group.
+        groups: the patient of each case, length N.
+        fprs: FPRs; those below the resolution are left out.
+        n_permutations: permutations of membership.
+        seed: their seed.
+
+    Returns:
+        The p-value of the least likely tail, over all statistics, both directions and all FPRs at once.
+    """
+    names, share = statistics.group_means(np.asarray(member, dtype=np.float64), groups)
+    inside = share > 0.5
+    resolved = [fpr for fpr in fprs if fpr >= statistics.resolution(inside) - 1e-12]
+    known = np.where(np.isnan(features), np.nanmedian(features, axis=0), features)
+    values = statistics.means_by_group(known.T, groups)
+    both = np.concatenate([values, -values])
+    tails = statistics.permuted_tails(both, inside, [str(name) for name in names], resolved, n_permutations, seed)
+    return float(statistics.tail_p_values(*tails).min())
 
 
 def feature_shifts(

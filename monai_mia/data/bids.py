@@ -26,8 +26,8 @@ _MASKS = ("mask", "dseg", "seg", "label", "roi")
 #: Entities that a mask may have beside those of its image.
 _OF_MASKS = ("desc", "label", "space", "res", "den", "atlas", "seg")
 
-#: Values of ``space`` that say that a file lies where the scan was taken.
-_OWN_SPACES = ("orig", "individual", "native", "scanner")
+#: What the names of standard spaces begin with (BIDS, appendix on coordinate systems).
+_TEMPLATES = ("mni", "icbm", "ixi549", "fsaverage", "fslr", "nihpd", "oasis", "talairach", "uncinfant")
 
 _ENDINGS = (".nii.gz", ".nii")
 
@@ -55,7 +55,8 @@ class _Name:
         """Whether this mask can be that of an image: not if it is drawn on a template, and the image is not."""
         if self.words and image.suffix not in self.words:
             return False
-        if self.entities.get("space", "orig") not in (*_OWN_SPACES, image.suffix, image.entities.get("space")):
+        space = self.entities.get("space", "")
+        if space.lower().startswith(_TEMPLATES) and space != image.entities.get("space"):
             return False
         return all(image.entities.get(key) == value for key, value in self.entities.items() if key not in _OF_MASKS)
 

@@ -127,8 +127,8 @@ def _lines(name: Any, value: Any) -> Iterator[str]:
             return
         else:
             value = value.decode("utf-8", errors="replace")
-    for line in value.splitlines() if isinstance(value, str) else ():
-        text = line.strip("\0 \t")
+    for line in re.split(r"[\x00-\x1f\x7f-\x9f]+", value) if isinstance(value, str) else ():
+        text = line.strip()
         if text and text.isprintable():
             yield text
 

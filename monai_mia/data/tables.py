@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from monai_mia.errors import InputError
 
@@ -39,14 +39,19 @@ def read_rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
         InputError: it is in another encoding than UTF-8, two columns have one name, or a row has more cells than there
             are columns.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, restval="")
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # a TSV has none, as in BIDS
+    content = io.StringIO(read_text(path), newline="")
+    reader = csv.DictReader(content, delimiter=delimiter, restval="", quoting=quoting)
     heads = [name for name in reader.fieldnames or () if name]
     twice = sorted({name for name in heads if heads.count(name) > 1})
     if twice:
         raise InputError(f"{path} must have each column once, got {', '.join(twice)} twice.")
     rows = []
     for row in reader:
-        if None in row:
+        further = row.pop(None, [])
+        if not any(row.values()) and not any(further):
+            continue
+        if any(further):
             raise InputError(
                 f"line {reader.line_num} of {path} must have {len(reader.fieldnames or ())} cells, as its first line "
                 "has, got more. Put texts that hold the separator in quotes."

@@ -8,9 +8,11 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
+from monai_mia import files
 from monai_mia.engines import QUERY_OPTIONS
 from monai_mia.errors import InputError
 from monai_mia.inspection import parts
@@ -47,7 +49,7 @@ class Inspection:
         missing: what is missing to ask a model.
         missing_for_training: what is missing to train shadows.
         executed: code in the configs.
-        scripts: Python files of the bundle.
+        scripts: what Python can import of the bundle.
         writable: files and folders that others than their owner and group can change.
         group_writable: those that the group can change.
         reads_labels: whether the preprocessing reads references itself.
@@ -204,7 +206,12 @@ def inspect_bundle(
     if options:
         inference_overrides[QUERY_OPTIONS] = options
     weights = [path for path in (folder / "models").glob("model.*") if path.suffix in (".pt", ".pth")]
-    scripts = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
+    scripts = sorted(
+        str((Path(name) / one).relative_to(folder))
+        for name, _, names in files.walk(folder)
+        for one in names
+        if one.endswith(tuple(all_suffixes())) and Path(name).name != "__pycache__"
+    )
     writable, group = writable_by_others(folder, (*inference, *train))
     return Inspection(
         root=str(root),

@@ -17,7 +17,7 @@ from monai_mia.errors import InputError
 __all__ = ["REFERENCE", "Config", "class_of", "leaves"]
 
 #: What refers to another id, in a string or an expression.
-REFERENCE = re.compile(r"(?<![\w@])[@%]([A-Za-z_][\w]*(?:(?:#|::)[\w]+)*)")
+REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 
 
 class Config:
@@ -42,11 +42,14 @@ class Config:
         try:
             parser = ConfigParser()
             parser.read_config([str(path) for path in paths])
+            metadata = folder / "configs" / "metadata.json"
+            if metadata.is_file():  # part of the config to MONAI, as "_meta_"
+                parser.read_meta(str(metadata))
             _refuse_other_files(parser.get(), names)
-            _refuse_code(folder / "configs" / "metadata.json")
             for name, value in overrides.items():
                 _override(parser, name, value)
             parser.resolve_macro_and_relative_ids()
+            _refuse_code(parser.get("_meta_", {}), metadata)
         except InputError:
             raise
         except Exception as error:
@@ -150,11 +153,9 @@ def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
             )
 
 
-def _refuse_code(path: Path) -> None:
-    """Metadata is part of the config to MONAI (``@_meta_#...``); code in it is none that anybody would look for."""
-    if not path.is_file():
-        return
-    for place, node in leaves(ConfigParser.load_config_file(str(path)), ""):
+def _refuse_code(metadata: Any, path: Path) -> None:
+    """Code in metadata would run where a config refers to it (``@_meta_#...``), and nobody would look for it there."""
+    for place, node in leaves(metadata, ""):
         if (isinstance(node, str) and node.startswith("$")) or place.rpartition("#")[2] == "_target_":
             raise InputError(f"{path} must hold no code, got some in {place!r}. Take it out.")
 

@@ -21,7 +21,10 @@ from monai_mia.omissions import REPLACED, handler_lists, is_omitted
 
 __all__ = ["Executed", "executed", "writable_by_others"]
 
-#: Packages whose classes and functions are what a config is made of; those of others may do anything.
+#: Arguments with which a component unpickles a file, which executes what is in it.
+_PICKLES = (("allow_pickle", True), ("weights_only", False))
+
+#: Packages whose classes are what a config is made of; functions, and classes of others, may do anything.
 _COMPONENTS = (
     *(f"monai.{name}." for name in ("data", "engines", "handlers", "inferers", "losses", "metrics", "networks")),
     *("monai.optimizers.", "monai.transforms.", "monai_mia."),
@@ -119,18 +122,25 @@ def executed(
             runs |= isinstance(node, str) and (node in taken or ConfigExpression.is_import_statement(node))
             if isinstance(node, str) and node.startswith("$"):
                 yield Executed(name, place, node, runs)
-            elif last == "_target_" and not _of_monai(str(node), locator):
-                yield Executed(name, place, str(node), runs)
+            elif last == "_target_" or _names_a_class(place, node):
+                if not _of_monai(str(node), locator):
+                    yield Executed(name, place, str(node), runs)
+            elif (last, node) in _PICKLES:
+                yield Executed(name, place, f"{last}: {node}", runs)
+
+
+def _names_a_class(place: str, node: Any) -> bool:
+    """Whether MONAI imports what a text names: a reader or a writer of images, or one in a list, or a merger."""
+    names = [name for name in place.split("#") if not name.isdigit()]
+    return isinstance(node, str) and names[-1:] in (["reader"], ["writer"], ["merger_cls"])
 
 
 def _of_monai(target: str, locator: ComponentLocator) -> bool:
     """Whether a target is a component of MONAI or ours; ``monai.utils.misc.os.system`` and ``run_cmd`` are none."""
-    if "." in target:
-        found = locate(target) if target.startswith(_COMPONENTS) else None
-        module = getattr(found, "__module__", None)
-    else:
-        module = locator.get_component_module_name(target)
-    return f"{module}.".startswith(_COMPONENTS)
+    if "." not in target:
+        target = f"{locator.get_component_module_name(target)}.{target}"
+    found = locate(target) if target.startswith(_COMPONENTS) else None
+    return isinstance(found, type) and f"{found.__module__}.".startswith(_COMPONENTS)
 
 
 def _reached(config: Config, roots: Sequence[str]) -> set[str]:

@@ -82,6 +82,7 @@ def _controls(controls: Controls) -> dict[str, Any]:
         "shifts": [_plain(shift) for shift in controls.shifts],
         "halves": [_plain(half) for half in controls.halves],
         "half_band": {side: list(band) for side, band in controls.half_band},
+        "image_tail": controls.image_tail,
     }
 
 

@@ -84,6 +84,7 @@ class Statements:
         significance: a blind attack counts if chance gives its AUC less often than this.
         min_gain_over_blind: where the images alone tell members in a randomised design, the attack must be better by
             more than this.
+        tail_significance: a rate counts, however few false alarms it rests on, if chance gives it less often than this.
         max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations.
         min_shadows: so many shadows at least for some attack.
         max_auc: the AUC of the best attack is at most this.
@@ -96,6 +97,7 @@ class Statements:
     min_patients: int = 10
     significance: float = 0.05
     min_gain_over_blind: float = 0.1
+    tail_significance: float = 0.01
     max_detectable: float = 0.75
     min_shadows: int = 4
     max_auc: float = 0.65
@@ -106,7 +108,7 @@ class Statements:
 
     def __post_init__(self) -> None:
         """Refuse thresholds that nothing, or anything, could pass."""
-        for name in ("significance", "max_claimed"):
+        for name in ("significance", "tail_significance", "max_claimed"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
         for name in ("max_auc", "max_detectable"):
@@ -246,12 +248,15 @@ class Statements:
         (Bonferroni); else it leaves it undetermined.
         """
         attacks = content["attacks"]
-        n_member = int(content["claims"]["n_member"]) if content["claims"] else 0
+        n_member, _ = _sides(content)
         found: list[tuple[float, str, float, float, tuple[float, float], Outcome]] = []
-        for attack in attacks[1:]:
-            for fpr, _, _ in rates:
+        for number, attack in enumerate(attacks):
+            p_value = attack.get("tail_p_value")  # none in reports of schema 1.4 and before
+            rare = p_value is not None and p_value < self.tail_significance
+            fprs = [fpr for fpr, _, _ in rates] if number else []
+            for fpr in map(float, attack["tpr_at_fpr"]) if rare else fprs:
                 rate = attack["tpr_at_fpr"].get(f"{fpr:g}")
-                if rate is None or not n_member or rate["value"] <= self.max_lift * fpr:
+                if rate is None or rate["value"] <= self.max_lift * fpr:
                     continue
                 confidence = 1 - (1 - float(content["confidence"])) / len(attacks)
                 exact = statistics.clopper_pearson(round(rate["value"] * n_member), n_member, confidence)

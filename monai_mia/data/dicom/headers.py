@@ -210,15 +210,17 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> Any:
 
 def _instance(file: File) -> Instance | None:
     """What a file is; None if it is no DICOM file and does not look like one."""
-    if not is_text(file.name):
-        raise BadFileError("name of a file that is no UTF-8")
     if file.size == 0:
+        if not file.name.lower().endswith(_ENDINGS) and Path(file.name).suffix:
+            return None
         raise BadFileError("empty file")
     with refusing("truncated or damaged file"):
         with file.path.open("rb") as stream:
             dicom = stream.read(132)[128:] == b"DICM"
         if not dicom and not file.name.lower().endswith(_ENDINGS):
             return None
+        if not is_text(file.name):
+            raise BadFileError("name of a file that is no UTF-8")
         dataset = read_header(file.path, [*_TEXTS, *_NUMBERS, *_LISTS])
         there = [name for name in (*_TEXTS, *_NUMBERS, *_LISTS) if dataset.get(name) not in (None, "")]
         header: dict[str, Any] = {name: str(dataset[name].value).strip() for name in there if name in _TEXTS}
