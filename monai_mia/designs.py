@@ -27,6 +27,9 @@ __all__ = ["TARGET", "Case", "Design", "auxiliary_patients", "require_canaries"]
 
 Case = Mapping[str, Any]
 
+#: What cells that are JSON begin with.
+_JSON = ('["', '"')
+
 #: The id of the audited model, and the stem of further targets' ids; shadows are ``shadow_00``, ``shadow_01``, ...
 TARGET = "target"
 
@@ -259,12 +262,12 @@ def auxiliary_patients(cases: Sequence[Case], share: float, seed: int) -> set[st
 
 
 def _cell(value: Any) -> Any:
-    """An image of several files as JSON."""
-    return json.dumps(value) if isinstance(value, list) else value
+    """An image of several files as JSON, and a text that looks like JSON."""
+    return json.dumps(value) if isinstance(value, list) or str(value).startswith(_JSON) else value
 
 
 def _value(cell: str) -> Any:
-    return json.loads(cell) if cell.startswith('["') else cell
+    return json.loads(cell) if cell.startswith(_JSON) else cell
 
 
 def require_canaries(design: Design) -> None:

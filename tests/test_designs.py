@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import PROPERTY
 
@@ -181,6 +181,7 @@ def test_sides_are_named_by_case_or_by_patient():
 
 @PROPERTY
 @given(st.lists(IDS, min_size=4, max_size=7, unique=True), st.integers(0, 3), seeds)
+@example(['["', '["a"]', "[", '"'], 1, 0)
 def test_round_trip(names, shadows, seed):
     design = Design.randomised(cohort([2] * len(names), names), shadows, seed)
     with tempfile.TemporaryDirectory() as folder:
