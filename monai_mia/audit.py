@@ -216,7 +216,7 @@ class Audit:
             )
             for k, attack in enumerate(attacks)
         ]  # fmt: skip
-        fprs = [fpr for fpr in self.fprs if fpr >= statistics.resolution(member) - 1e-12]
+        fprs = statistics.resolved(self.fprs, member)
         tails = statistics.permuted_tails(stacked, member, groups, fprs, self.n_permutations, self.seed)
         if self.n_permutations * self.rules.tail_significance < len(fprs):
             logger.warning("n_permutations should be 1000 or more: with %d no tail can count.", self.n_permutations)
@@ -387,8 +387,9 @@ class Audit:
         tpr_samples = np.concatenate(tprs)
         low, high = np.quantile(np.concatenate(band), [(1 - self.confidence) / 2, (1 + self.confidence) / 2], axis=0)
         rates: dict[float, tuple[float, Interval] | None] = {}
+        resolved = statistics.resolved(self.fprs, member)
         for column, fpr in enumerate(self.fprs):
-            if fpr < statistics.resolution(member) - 1e-12:
+            if fpr not in resolved:
                 rates[fpr] = None
                 continue
             value = float(curve.tpr_at(fpr))

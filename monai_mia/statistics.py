@@ -39,6 +39,7 @@ __all__ = [
     "resampled_means",
     "resampled_rocs",
     "resolution",
+    "resolved",
     "roc",
     "simultaneous_reach",
     "tail_p_values",
@@ -240,6 +241,11 @@ def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float 
 def resolution(member: ArrayLike) -> float:
     """The smallest FPR that can be told from zero: one over the number of non-members."""
     return 1.0 / max(1, int((~np.asarray(member, dtype=bool)).sum()))
+
+
+def resolved(fprs: Sequence[float], member: ArrayLike) -> list[float]:
+    """Those FPRs that are not below the :func:`resolution`."""
+    return [fpr for fpr in fprs if fpr >= resolution(member) - 1e-12]
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -160,7 +160,7 @@ def image_tail(
     """
     names, share = statistics.group_means(np.asarray(member, dtype=np.float64), groups)
     inside = share > 0.5
-    resolved = [fpr for fpr in fprs if fpr >= statistics.resolution(inside) - 1e-12]
+    resolved = statistics.resolved(fprs, inside)
     known = np.where(np.isnan(features), np.nanmedian(features, axis=0), features)
     values = statistics.means_by_group(known.T, groups)
     both = np.concatenate([values, -values])
