@@ -9,7 +9,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from monai_mia import __version__, sharing
+from monai_mia import __version__
+from monai_mia.audit.disclosure import card
 from monai_mia.errors import InputError
 
 
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
     commands.add_parser("bundles", help="print the folders of the bundles that come with the package")
     commands.add_parser("overlays", help="print the folder of the overlays that change a bundle, such as defences")
-    sharing.add_commands(commands)
+    card.add_commands(commands)
     return parser
 
 
@@ -108,7 +109,7 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def _audit(given: argparse.Namespace) -> None:
-    from monai_mia.bundle_study import bundle_study
+    from monai_mia.studies.bundle import bundle_study
 
     logging.basicConfig(level=logging.WARNING, format="monai_mia: %(message)s")
     prediction = given.prediction
@@ -141,14 +142,14 @@ def _audit(given: argparse.Namespace) -> None:
 
 
 def _inspect(given: argparse.Namespace) -> None:
-    from monai_mia.inspection import inspect_bundle
+    from monai_mia.bundle.inspection import inspect_bundle
 
     print(inspect_bundle(given.bundle, given.config, given.train_config, _overrides(given.set)).text())
 
 
 def _report(given: argparse.Namespace) -> None:
-    from monai_mia import report
-    from monai_mia.rescoring import rescore
+    from monai_mia.audit import report
+    from monai_mia.audit.report.rescoring import rescore
 
     print(report.summary(rescore(given.output, seed=given.seed)))
     print(f"Report: {Path(given.output) / 'report' / 'index.html'}")

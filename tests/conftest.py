@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from monai.utils import set_determinism
 
-from monai_mia import attacks, files
-from monai_mia.audit import Audit
+from monai_mia import attacks
+from monai_mia.audit.audit import Audit
+from monai_mia.audit.report import check_report
 from monai_mia.data import phantom_cohort
-from monai_mia.report import check_report
-from monai_mia.study import Study
+from monai_mia.records import files
+from monai_mia.studies.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = ROOT / "bundles"

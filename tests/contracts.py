@@ -15,9 +15,10 @@ from oracles import SIGNALS, Game, game, granted
 
 from monai_mia import attacks
 from monai_mia.attacks import Attack
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.errors import InputError
-from monai_mia.statistics import roc
-from monai_mia.table import Knowledge, SignalTable
+from monai_mia.records.table import SignalTable
+from monai_mia.statistics.roc import roc
 
 #: Every attack with every option that changes what it computes.
 VARIANTS: dict[type, Sequence[Attack]] = {

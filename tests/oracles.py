@@ -14,7 +14,8 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from scipy import stats
 
-from monai_mia.table import Knowledge, SignalTable
+from monai_mia.attacks.adversary import Knowledge
+from monai_mia.records.table import SignalTable
 
 Array = NDArray[np.float64]
 Members = NDArray[np.bool_]

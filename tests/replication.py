@@ -28,10 +28,10 @@ from torch import nn
 from tqdm import tqdm
 
 from monai_mia.attacks import TopScores, TransferredThreshold
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.data import phantom_cohort, read_cohort
 from monai_mia.defences import LaplaceFit, LaplaceNetwork, Temperature
-from monai_mia.signals import Release, entropy_map
-from monai_mia.table import Knowledge
+from monai_mia.signals.release import Release, entropy_map
 
 ATTACKS = {
     "entropy": TransferredThreshold("negative_entropy", "best_accuracy", pooled=False, remove_offsets=False),

@@ -22,8 +22,8 @@ from monai.utils.module import instantiate
 
 from monai_mia import attacks, signals
 from monai_mia.attacks import Attack
-from monai_mia.signals import Release
-from monai_mia.table import ACCESS_LEVELS
+from monai_mia.attacks.adversary import ACCESS_LEVELS
+from monai_mia.signals.release import Release
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -91,10 +91,10 @@ def test_everything_public_is_told() -> None:
 
 def test_the_api_page_names_every_attack_and_map() -> None:
     text = (DOCS / "api.md").read_text()
-    from monai_mia import transforms
+    from monai_mia.signals import transforms
 
     names = [f"monai_mia.attacks.{name}" for name in attacks.__all__]
-    names += [f"monai_mia.transforms.{name}" for name in transforms.__all__ if not name.endswith(("D", "Dict"))]
+    names += [f"monai_mia.signals.transforms.{name}" for name in transforms.__all__ if not name.endswith(("D", "Dict"))]
     for name in names:
         assert re.search(rf"{re.escape(name)}$", text, re.MULTILINE), name
 

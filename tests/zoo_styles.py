@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from monai_mia.data.phantoms import phantom
-from monai_mia.data.volumes import write_volume
+from monai_mia.records.volumes import write_volume
 
 DEVICE = "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
 Config = dict[str, Any]

@@ -7,19 +7,18 @@ Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the 
 
 from monai_mia.attacks.attack import Attack, in_and_out, without_offsets
 from monai_mia.attacks.bayes import BaVarIA
-from monai_mia.attacks.calibration import DifficultyCalibration
 from monai_mia.attacks.combination import LearnedCombination
-from monai_mia.attacks.lira import LiRA, offline_lira, online_lira
-from monai_mia.attacks.multivariate import MultivariateLiRA
-from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
-from monai_mia.attacks.rmia import BASE, RMIA, log_probability
-from monai_mia.attacks.standard import (
+from monai_mia.attacks.lira import DifficultyCalibration, LiRA, offline_lira, online_lira
+from monai_mia.attacks.lists import (
     dense_attacks,
     evidence_attacks,
     reference_attacks,
     standard_attacks,
     strongest_attacks,
 )
+from monai_mia.attacks.multivariate import MultivariateLiRA
+from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
+from monai_mia.attacks.rmia import BASE, RMIA, log_probability
 from monai_mia.attacks.threshold import EverySignal, GlobalLoss, Threshold
 from monai_mia.attacks.transfer import TopScores, TransferredThreshold
 from monai_mia.attacks.voxelwise import VoxelCalibration

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge
 
 __all__ = ["Attack", "in_and_out", "require_shadows", "without_offsets"]
 

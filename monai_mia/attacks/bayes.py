@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.attacks.lira import difference_variance, smallest_variance, squared_residuals
-from monai_mia.table import Knowledge
 
 __all__ = ["BaVarIA", "equivalent_normal_deviate", "gap_prior", "variance_prior"]
 

@@ -13,10 +13,10 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.attacks.attack import Array, in_and_out, require_shadows, without_offsets
 from monai_mia.attacks.voxelwise import opponents, require_maps, voxel_features
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge
 
 __all__ = ["LearnedCombination"]
 

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from sklearn.covariance import LedoitWolf
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.attacks.bayes import gap_prior
 from monai_mia.attacks.lira import difference_variance, smallest_variance
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge
 
 __all__ = ["MultivariateLiRA"]
 

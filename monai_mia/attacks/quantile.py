@@ -12,9 +12,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.attacks.attack import Array, granted_features, granted_nonmembers, sorted_rows
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge
 
 __all__ = ["FeatureRegression", "PredictabilityError", "QuantileRegression"]
 

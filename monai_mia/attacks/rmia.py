@@ -11,15 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_expit, logsumexp
 
-from monai_mia.attacks.attack import (
-    Array,
-    in_and_out,
-    require_option,
-    require_shadows,
-    without_offsets,
-)
+from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge
 
 __all__ = ["BASE", "RMIA", "log_probability", "relative_likelihood_score"]
 

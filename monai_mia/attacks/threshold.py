@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.attacks.attack import Array
-from monai_mia.table import Knowledge
 
 __all__ = ["EverySignal", "GlobalLoss", "Threshold"]
 

@@ -17,9 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_curve
 from sklearn.neural_network import MLPClassifier
 
+from monai_mia.attacks.adversary import Knowledge
 from monai_mia.attacks.attack import Array, require_option, require_shadows, sorted_rows, without_offsets
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge
 
 __all__ = ["TopScores", "TransferredThreshold"]
 

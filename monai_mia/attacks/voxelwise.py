@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
+from monai_mia.attacks.adversary import Knowledge, Maps
 from monai_mia.attacks.attack import Array, missing_maps, require_shadows
 from monai_mia.errors import InputError
-from monai_mia.table import Knowledge, Maps
 
 __all__ = ["FEATURES", "VoxelCalibration", "require_maps", "voxel_features"]
 

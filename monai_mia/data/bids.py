@@ -14,7 +14,7 @@ from typing import Any
 
 from monai_mia.data.tables import read_rows
 from monai_mia.errors import InputError
-from monai_mia.files import walk
+from monai_mia.records.files import walk
 
 __all__ = ["bids_cases", "is_bids"]
 

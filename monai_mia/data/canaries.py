@@ -28,9 +28,9 @@ import numpy as np
 from monai.transforms import Resize
 from numpy.typing import NDArray
 
-from monai_mia import files
 from monai_mia.data.volumes import image_loader, stamp, suffix_of_changed, write_changed
 from monai_mia.errors import InputError
+from monai_mia.records import files
 
 __all__ = ["CANARY", "Lesion", "Permuted", "Plain", "Shifted", "Swapped", "plant_canaries"]
 
@@ -124,14 +124,14 @@ def plant_canaries(
 ) -> list[dict[str, Any]]:
     """Turn some patients of a cohort into canaries; the others stay as they are.
 
-    Canaries are patients of the cohort like any other to a :class:`~monai_mia.designs.Design`, whose coin decides on
+    Canaries are patients of the cohort like any other to a :class:`~monai_mia.records.Design`, whose coin decides on
     them. See the module for what is guaranteed.
 
     Args:
         cases: the cohort, or a function that gives it.
         kinds: kinds of canaries, no two alike.
         n: patients of each kind, at least 1; 3 of two kinds make 6 canaries. The more there are, the larger an
-            epsilon they can prove (the ceiling of :func:`~monai_mia.epsilon.audit_canaries`).
+            epsilon they can prove (the ceiling of :func:`~monai_mia.statistics.epsilon.audit_canaries`).
         folder: where to write the volumes that are changed, and ``canaries.csv``: private. Volumes that are as they
             were are not copied. What is there already, from the same files and options, is not written again.
         seed: seed that draws the patients and the lesions' places.

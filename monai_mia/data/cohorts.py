@@ -19,7 +19,7 @@ from monai_mia.data.dicom import dicom_cohort, is_dicom_tree
 from monai_mia.data.tables import is_text, patient_of, read_rows, read_text
 from monai_mia.data.volumes import PIXELS
 from monai_mia.errors import InputError
-from monai_mia.files import paths_of
+from monai_mia.records.files import paths_of
 
 __all__ = ["case_name", "cases_of", "read_cohort", "read_ids"]
 

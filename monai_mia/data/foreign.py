@@ -30,10 +30,11 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from monai_mia import files
 from monai_mia.data.cohorts import cases_of
-from monai_mia.data.volumes import case_loader, stamp, suffix_of_changed, write_changed, write_volume
+from monai_mia.data.volumes import case_loader, stamp, suffix_of_changed, write_changed
 from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.volumes import write_volume
 
 __all__ = ["ForeignSource", "PermutePatchesd", "PureNoised", "standard_sources"]
 

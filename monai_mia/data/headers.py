@@ -18,9 +18,9 @@ import nibabel as nib
 import numpy as np
 from PIL import ExifTags, Image
 
-from monai_mia import files
 from monai_mia.data.volumes import PIXELS
-from monai_mia.identifiers import Identifiers
+from monai_mia.records import files
+from monai_mia.records.identifiers import Identifiers
 
 __all__ = ["header_values", "quiet", "write_identifiers"]
 

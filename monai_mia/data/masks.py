@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from monai_mia import files
 from monai_mia.data.cohorts import cases_of
-from monai_mia.data.volumes import PIXELS, image_loader, stamp, write_pixels, write_volume
+from monai_mia.data.volumes import PIXELS, image_loader, stamp
 from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.volumes import write_pixels, write_volume
 
 __all__ = ["recoded_masks"]
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from monai_mia import files
-from monai_mia.data.volumes import write_pixels, write_volume
 from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.volumes import write_pixels, write_volume
 
 __all__ = ["phantom", "phantom_cohort"]
 

@@ -4,14 +4,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import PILReader
@@ -19,20 +16,18 @@ from monai.transforms import LoadImage, LoadImaged
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image
 
-from monai_mia import files
 from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.volumes import as_stored, write_pixels, write_volume
 
 __all__ = [
     "PIXELS",
     "PixelReader",
-    "as_stored",
     "case_loader",
     "image_loader",
     "stamp",
     "suffix_of_changed",
     "write_changed",
-    "write_pixels",
-    "write_volume",
 ]
 
 #: Endings of files of 2D images.
@@ -112,36 +107,6 @@ def write_changed(path: str | os.PathLike[str], values: NDArray[Any], affine: Ar
         write_pixels(path, np.clip(np.round(as_stored(values)), 0, 255).astype(np.uint8))
     else:
         write_volume(path, as_stored(values), affine)
-
-
-def write_pixels(path: str | os.PathLike[str], values: NDArray[Any]) -> None:
-    """Write a 2D image, atomically, in the format of its ending.
-
-    Args:
-        path: a file that ends as one of :data:`PIXELS`.
-        values: shape (width, height) or (width, height, channels), uint8, or uint16 for one channel.
-    """
-    suffix = Path(path).suffix.lower()
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(np.swapaxes(values, 0, 1))).save(buffer, Image.registered_extensions()[suffix])
-    files.write(path, buffer.getvalue())
-
-
-def write_volume(path: str | os.PathLike[str], values: NDArray[Any], affine: ArrayLike) -> None:
-    """Write compressed NIfTI, atomically.
-
-    Args:
-        path: a ``.nii.gz`` file.
-        values: shape (*spatial) or (*spatial, channels).
-        affine: voxel to world, shape (4, 4), mm.
-    """
-    data = nib.Nifti1Image(values, affine).to_bytes()
-    files.write(path, gzip.compress(data, compresslevel=1, mtime=0))
-
-
-def as_stored(image: NDArray[Any]) -> NDArray[Any]:
-    """An image, shape (channels, *spatial), as a file has it: channels last, a single one dropped."""
-    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
 
 
 def stamp(case: Mapping[str, Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from monai_mia.defences.auxiliary import AuxiliaryCases, undisturbed
 from monai_mia.defences.losses import LossTerm, one_hot_label
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import bare_network, plain_tensor
+from monai_mia.signals.release import bare_network, plain_tensor
 
 __all__ = ["AdversarialRegularisation"]
 

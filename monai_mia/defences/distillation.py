@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.defences.auxiliary import AuxiliaryCases, epoch_end
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import bare_network, plain_tensor
+from monai_mia.signals.release import bare_network, plain_tensor
 
 __all__ = ["Distillation"]
 

@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from monai_mia.defences.output import OutputDefence, _inverse, _secret, keyed_digest
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.signals.release import plain_tensor
 
 __all__ = ["DefendedInferer", "MCDropoutInferer"]
 
@@ -42,7 +42,7 @@ class DefendedInferer(_Around):
 
     Args:
         inferer: the bundle's inferer, or the name of its class, made with the options.
-        defence: an :class:`~monai_mia.defences.output.OutputDefence`, which is shown the image too, or any other array
+        defence: an :class:`~monai_mia.defences.OutputDefence`, which is shown the image too, or any other array
             transform of shape (C, *spatial).
         output: which output of a network that returns several; only that one leaves. None: the network has one.
         options: of the class.
@@ -93,7 +93,7 @@ class MCDropoutInferer(_Around):
     """Average the probabilities of several passes with dropout; everything else of the network is in evaluation mode.
 
     The masks of dropout are fixed per case: drawn from HMAC-SHA256 of the key over the batch's images, so that asking
-    twice answers once on one kind of device. As with :class:`~monai_mia.defences.output.GaussianNoise`, changed images
+    twice answers once on one kind of device. As with :class:`~monai_mia.defences.GaussianNoise`, changed images
     get new masks. The argmax is not kept. It takes ``passes`` times the inference.
 
     Args:

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import bare_network, plain_tensor
+from monai_mia.signals.release import bare_network, plain_tensor
 
 __all__ = ["LaplaceFit", "LaplaceNetwork"]
 

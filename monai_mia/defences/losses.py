@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.signals.release import plain_tensor
 
 __all__ = ["LossFloor", "LossTerm", "SoftDiceCELoss", "one_hot_label"]
 

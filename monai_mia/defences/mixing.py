@@ -15,7 +15,7 @@ from monai.transforms.regularization.array import Mixer
 from torch import Tensor
 
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.signals.release import plain_tensor
 
 __all__ = ["ColumnSplice", "MixedBatch"]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
-from monai_mia.signals import Release, segmentation_signals
-from monai_mia.unwrapping import bare_network, plain_tensor
+from monai_mia.signals.release import Release, bare_network, plain_tensor
+from monai_mia.signals.segmentation import segmentation_signals
 
 __all__ = ["LeakageMonitor"]
 

@@ -4,7 +4,7 @@
 
 Each exists as an array transform of one item and as a dictionary transform (``HardMaskd`` with its aliases
 ``HardMaskD`` and ``HardMaskDict``). For batches, and for bundles that are left as they are, there is
-:class:`~monai_mia.defences.inferer.DefendedInferer`. None needs a training, and none protects weights.
+:class:`~monai_mia.defences.DefendedInferer`. None needs a training, and none protects weights.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from monai_mia.errors import InputError
-from monai_mia.signals import CLIP, Release, boundary_distance, log_likelihood_map
-from monai_mia.unwrapping import plain_tensor
+from monai_mia.signals.release import CLIP, Release, boundary_distance, log_likelihood_map, plain_tensor
 
 __all__ = [
     "ClipConfidence",

@@ -21,7 +21,7 @@ from monai_mia.dp.loader import PatientLoader
 from monai_mia.dp.mechanism import ClippedSum
 from monai_mia.dp.validation import Patches, validate
 from monai_mia.errors import InputError
-from monai_mia.unwrapping import bare_network
+from monai_mia.signals.release import bare_network
 
 __all__ = ["PatientDPSGD"]
 
@@ -115,7 +115,9 @@ class PatientDPSGD:
         return output
 
     def clipped_sum(self, engine: SupervisedTrainer, patients: Sequence[Patches]) -> list[Tensor]:
-        """The sum of these patients' clipped gradients, before noise; for :func:`monai_mia.dp_audit.sensitivity_audit`.
+        """The sum of these patients' clipped gradients, before noise.
+
+        :func:`monai_mia.studies.dp_audit.sensitivity_audit` measures it.
 
         Args:
             engine: the trainer.

@@ -12,8 +12,8 @@ import pytest
 from oracles import game
 
 from monai_mia.attacks import BASE, RMIA, BaVarIA, DifficultyCalibration, GlobalLoss, LiRA, MultivariateLiRA
-from monai_mia.audit import Audit
-from monai_mia.controls import blind_baseline
+from monai_mia.audit.audit import Audit
+from monai_mia.audit.controls import blind_baseline
 
 pytestmark = pytest.mark.benchmark
 

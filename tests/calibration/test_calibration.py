@@ -19,9 +19,11 @@ from oracles import game, hidden_tail
 from scipy import stats
 
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA, Threshold
-from monai_mia.audit import Audit
-from monai_mia.epsilon import epsilon_lower_bound
-from monai_mia.statistics import interval, permuted_aucs, roc, weights_by_group
+from monai_mia.audit.audit import Audit
+from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.statistics.permutation import permuted_aucs
+from monai_mia.statistics.resampling import interval, weights_by_group
+from monai_mia.statistics.roc import roc
 
 #: What a percentile bootstrap of 50 + 50 patients is allowed to miss beside the binomial error.
 BOOTSTRAP_SHORTFALL = 0.02

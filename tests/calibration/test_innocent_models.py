@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from conftest import small_study
 
-from monai_mia.attackers import BlindNetwork
 from monai_mia.attacks import GlobalLoss, standard_attacks
-from monai_mia.audit import Audit
+from monai_mia.audit.audit import Audit
 from monai_mia.data import phantom_cohort
-from monai_mia.designs import TARGET
+from monai_mia.neural_attacks import BlindNetwork
+from monai_mia.records.design import TARGET
 
 pytestmark = pytest.mark.slow
 

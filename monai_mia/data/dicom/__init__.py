@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mia.errors import InputError
-from monai_mia.files import walk
+from monai_mia.records.files import walk
 
 __all__ = ["dicom_cohort", "is_dicom_tree"]
 

@@ -17,15 +17,15 @@ from typing import Any
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from monai_mia import files
 from monai_mia.data.dicom.headers import BadFileError, Instance, LeftOut, Tree, files_below
 from monai_mia.data.dicom.references import Reference, label_of, label_volume
 from monai_mia.data.dicom.series import LPS_TO_RAS, Series
 from monai_mia.data.headers import header_values, quiet
 from monai_mia.data.tables import patient_of
-from monai_mia.data.volumes import write_volume
 from monai_mia.errors import InputError
-from monai_mia.identifiers import IDENTIFIERS, Identifiers
+from monai_mia.records import files
+from monai_mia.records.identifiers import IDENTIFIERS, Identifiers
+from monai_mia.records.volumes import write_volume
 
 __all__ = ["Conversion"]
 

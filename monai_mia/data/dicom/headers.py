@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
 from monai_mia.data.tables import is_text
-from monai_mia.files import walk
+from monai_mia.records.files import walk
 
 __all__ = ["BadFileError", "File", "Instance", "LeftOut", "Tree", "files_below", "read_header", "refusing"]
 

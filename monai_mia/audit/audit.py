@@ -1,0 +1,498 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The audit: joins the attacks' scores with the target's membership. Nothing else does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from monai_mia import statistics
+from monai_mia.attacks import Attack, EverySignal, GlobalLoss
+from monai_mia.attacks.adversary import ACCESS_LEVELS, Knowledge, Maps, highest_access
+from monai_mia.attacks.attack import missing_maps
+from monai_mia.audit.controls import BlindScores, blind_baseline, examine_sides, stand_in, stand_in_scores
+from monai_mia.audit.results import AttackResult, AuditResult, Interval, Verdict
+from monai_mia.audit.scoring import access_needed, granted, needed, score_cases
+from monai_mia.audit.verdict import VerdictRules, judge
+from monai_mia.errors import InputError
+from monai_mia.records.table import SignalTable
+from monai_mia.statistics import epsilon
+from monai_mia.statistics.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
+
+__all__ = [
+    "AttackResult",
+    "Audit",
+    "AuditResult",
+    "Interval",
+    "Verdict",
+    "VerdictRules",
+]
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+#: FPRs at which the bands of the ROC are drawn.
+_BAND_POINTS = 60
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What is scored and resampled: U units, the patient of each, and how often each occurs in B resamples."""
+
+    ids: tuple[str, ...]
+    member: NDArray[np.bool_]
+    groups: tuple[str, ...]
+    weights: Array
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Number of member and of non-member patients."""
+        members = {group for group, inside in zip(self.groups, self.member, strict=True) if inside}
+        return len(members), len(set(self.groups)) - len(members)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit: attacks, and how their success is measured.
+
+    Attributes:
+        attacks: the attacks, or a function from the number of shadows to them, such as
+            :func:`~monai_mia.attacks.standard_attacks`; :class:`~monai_mia.attacks.EverySignal` among them stands for
+            a threshold on each signal.
+        unit: ``patient`` (the mean of a patient's cases is scored) or ``case`` (intervals still by patient).
+        fprs: the FPRs at which the TPR is reported, where the cohort resolves them.
+        access: what the adversary is granted; an attack that needs more is refused.
+        utility: signals that are reported as the model's utility.
+        confidence: coverage of the intervals.
+        n_resamples: bootstrap resamples.
+        n_permutations: permutations of the null control.
+        stand_ins: models that are attacked in the target's stead, as a control, at most; see
+            :func:`~monai_mia.audit.controls.stand_in_scores`.
+        claims_q: bound on the expected share of false claims among the patients that the best attack claims.
+        delta: the delta of the guarantee that canaries audit.
+        rules: when a verdict is what.
+        seed: seed of resamples, folds, permutations and splits.
+    """
+
+    attacks: Sequence[Attack | EverySignal] | Callable[[int], Sequence[Attack | EverySignal]]
+    unit: Literal["patient", "case"] = "patient"
+    fprs: Sequence[float] = (0.1, 0.05, 0.01, 0.001)
+    access: str = "white-box"
+    utility: Sequence[str] = ("dice",)
+    confidence: float = 0.95
+    n_resamples: int = 2000
+    n_permutations: int = 2000
+    stand_ins: int = 2
+    claims_q: float = 0.1
+    delta: float = 1e-5
+    rules: VerdictRules = field(default_factory=VerdictRules)
+    seed: int = 0
+
+    def check(self, n_shadow: int, maps: bool = True, access_of: Callable[[str], str] | None = None) -> None:
+        """Refuse, before anything is trained, what cannot be done.
+
+        Args:
+            n_shadow: number of shadows.
+            maps: whether maps are recorded.
+            access_of: the access level that a signal will need, where that is known beforehand.
+        """
+        attacks = self._listed(n_shadow)
+        if not attacks:
+            raise InputError("attacks must be a list of at least one attack, got an empty list.")
+        if self.unit not in ("patient", "case"):
+            raise InputError(f"unit must be 'patient' or 'case', got {self.unit!r}.")
+        if self.access not in ACCESS_LEVELS:
+            raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}, got {self.access!r}.")
+        if not 0 < self.confidence < 1:
+            raise InputError(f"confidence must be in (0, 1), got {self.confidence}.")
+        for option, lowest in (("n_resamples", 1), ("n_permutations", 1), ("stand_ins", 0)):
+            if getattr(self, option) < lowest:
+                raise InputError(f"{option} must be at least {lowest}, got {getattr(self, option)}.")
+        for option, value in (("claims_q", self.claims_q), ("delta", self.delta)):
+            if not 0 < value < 1:
+                raise InputError(f"{option} must be in (0, 1), got {value}.")
+        for fpr in self.fprs:
+            if not 0 < fpr < 1:
+                raise InputError(f"fprs must be in (0, 1), got {fpr}.")
+        names = Counter("EverySignal" if isinstance(attack, EverySignal) else attack.name for attack in attacks)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise InputError(f"attacks must have different names, got {', '.join(map(repr, twice))} more than once.")
+        for attack in attacks:
+            if not isinstance(attack, EverySignal) and attack.min_shadows > n_shadow:
+                raise InputError(
+                    f"shadows must be at least {attack.min_shadows} for attack {attack.name!r}, got {n_shadow}. "
+                    "Train more shadows (--shadows), or take the attack off the list."
+                )
+            if not isinstance(attack, EverySignal):
+                if getattr(attack, "needs_maps", False) and not maps:
+                    raise missing_maps(attack.name)
+                if access_of is not None:
+                    self._require(attack, highest_access([access_of(name) for name in attack.signals]))
+
+    def _require(self, attack: Attack, read: str) -> None:
+        """Refuse an attack whose access is not granted."""
+        level = needed(attack, read)
+        if not granted(level, self.access):
+            raise InputError(
+                f"access must be at least {level!r} for attack {attack.name!r}, got {self.access!r}. "
+                "Grant it, or take the attack off the list."
+            )
+
+    def _listed(self, n_shadow: int) -> list[Attack | EverySignal]:
+        return list(self.attacks(n_shadow) if callable(self.attacks) else self.attacks)
+
+    def run(
+        self,
+        table: SignalTable,
+        target: str = "target",
+        shadows: Sequence[str] | None = None,
+        features: Array | None = None,
+        randomised: bool = True,
+        maps: Maps | None = None,
+        canary: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
+        blind_scores: BlindScores | None = None,
+    ) -> AuditResult:
+        """Carry out the attacks and measure them.
+
+        Args:
+            table: the signals of the target and the shadows.
+            target: id of the audited model.
+            shadows: ids of the shadows; by default all other models.
+            features: image statistics for the blind baseline and for attacks that read them, shape (N, F), in the
+                order of ``table.case_ids``.
+            randomised: whether a coin decided the target's members; otherwise a blind baseline that succeeds makes the
+                audit inconclusive.
+            maps: recorded maps of the target and the shadows, for attacks that read them.
+            canary: for each case the kind of canary that it is, or an empty text; canaries are scored, and counted
+                apart from the patients.
+            feature_names: names of the F image statistics, which the report shows.
+            blind_scores: out-of-fold scores of a blind network, in the order of ``table.case_ids``.
+        """
+        start = time.perf_counter()
+        knowledge = replace(table.knowledge(target, shadows), features=features, maps=maps)
+        self.check(len(knowledge.shadow))
+        attacks = self._expanded(knowledge)
+        everything, real = table, np.ones(len(table.case_ids), dtype=bool)
+        if canary is not None:
+            if len(canary) != len(real):
+                raise InputError(f"canary must tell of each of {len(real)} cases, got {len(canary)}.")
+            real = np.array([not kind for kind in canary])
+            table = table.only(real)
+            features = None if features is None else features[real]
+            blind_scores = None if blind_scores is None else blind_scores.only(real)
+        units = self._units(table, target)
+        member, groups = units.member, units.groups
+
+        names, access, scores, raw, seconds = [], [], [], [], []
+        for attack in attacks:
+            began = time.perf_counter()
+            values = score_cases(attack, knowledge, everything.members(target) | ~real, self.seed)
+            seconds.append(time.perf_counter() - began)
+            names.append(attack.name)
+            access.append(access_needed(attack, knowledge))
+            raw.append(values)
+            scores.append(self._pool(values[real], table))
+        stacked = np.stack(scores)
+        permuted = statistics.permuted_aucs(stacked, member, groups, self.n_permutations, self.seed)
+        best_by_chance = permuted.max(axis=1)
+
+        baseline = None
+        if GlobalLoss().name in names:
+            loss = stacked[names.index(GlobalLoss().name)]
+            baseline = float(statistics.roc(loss, member).auc), self._resampled_aucs(loss, units)
+        found = [
+            self._result(
+                attack.name, access[k], attack.signals, len(knowledge.shadow) if attack.min_shadows else 0,
+                stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
+            )
+            for k, attack in enumerate(attacks)
+        ]  # fmt: skip
+        fprs = statistics.resolved(self.fprs, member)
+        tails = statistics.permuted_tails(stacked, member, groups, fprs, self.n_permutations, self.seed)
+        if self.n_permutations * self.rules.tail_significance < len(fprs):
+            logger.warning("n_permutations should be 1000 or more: with %d no tail can count.", self.n_permutations)
+        results = self._at_once(found, statistics.tail_p_values(*tails), units)
+        order = sorted(range(len(results)), key=lambda k: -results[k].auc)
+        results = [results[k] for k in order]
+        best = results[0]
+        best_scores, headline = raw[order[0]], (best.auc, found[order[0]][1])
+
+        blinds: dict[str, tuple[AttackResult, Array]] = {}
+        if features is not None:
+            values, chance = self._blind(features, table, target)
+            blinds["baseline"] = self._result("blind baseline", "none", (), 0, values, units, chance, None, 0.0)
+        if blind_scores is not None:
+            values = self._pool(blind_scores.scores, table)
+            result, samples = self._result(
+                "blind network", "none", (), 0, values, units, np.zeros(0), None, blind_scores.seconds
+            )
+            p_value = blind_scores.p_value(table.members(target), table.patient_ids, self.n_permutations, self.seed)
+            blinds["network"] = replace(result, p_value=p_value), samples
+        by_auc = sorted(blinds.values(), key=lambda one: -one[0].auc)
+        difference = None
+        if by_auc:
+            difference = best.auc - by_auc[0][0].auc, self._quantiles(headline[1] - by_auc[0][1])
+        controls = examine_sides(
+            best_scores[real], table.members(target), table.patient_ids, features, feature_names,
+            self.n_permutations, self.seed, self.confidence, self.fprs,
+        )  # fmt: skip
+        others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
+        stand_ins = stand_in_scores(
+            attacks, everything, target, others, knowledge.features, real, lambda values: self._pool(values, table),
+            self.stand_ins, self.seed,
+        )  # fmt: skip
+        if stand_ins is not None:
+            dealt = statistics.permuted_members(member, groups, self.n_permutations, self.seed)
+            control = stand_in(
+                stand_ins, names, stacked, permuted, member, dealt, units.weights,
+                headline, self._quantiles, self._wider_auc,
+            )  # fmt: skip
+            controls = replace(controls, stand_in=control)
+        canaries = epsilon.audit_kinds(  # by the attack that is best on the patients: no canary helped to choose it
+            best_scores, everything.members(target), everything.patient_ids, canary or (),
+            self.delta, self.confidence, self.seed,
+        )  # fmt: skip
+        return AuditResult(
+            target=target,
+            unit=self.unit,
+            unit_ids=units.ids,
+            member=member,
+            attacks=tuple(results),
+            blind=blinds["baseline"][0] if "baseline" in blinds else None,
+            blind_network=blinds["network"][0] if "network" in blinds else None,
+            attack_minus_blind=difference,
+            controls=controls,
+            null={
+                "auc_median": float(np.median(best_by_chance)),
+                "auc_95": float(np.quantile(best_by_chance, 0.95)),
+                "n_permutations": float(self.n_permutations),
+            },
+            exposure=_exposure(best.scores, member),
+            claims=self._claims(best, units),
+            canaries=canaries,
+            utility=self._utilities(table, target, units),
+            verdict=judge(
+                self.rules,
+                results,
+                [result for result, _ in by_auc],
+                difference,
+                units.sides,
+                float(np.quantile(best_by_chance, 0.95)),
+                randomised,
+                controls,
+                self.confidence,
+            ),
+            confidence=self.confidence,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _blind(self, features: Array, table: SignalTable, target: str) -> tuple[Array, Array]:
+        """The blind baseline's scores, shape (U,), and its AUCs when it is fitted to permuted memberships, (P,)."""
+        member, patients = table.members(target), table.patient_ids
+        dealt = statistics.permuted_members(member, patients, self.n_permutations, self.seed)
+        every = np.concatenate([member[None], dealt])
+        scores = blind_baseline(features, every, patients, self.seed)
+        pooled = np.stack([self._pool(row, table) for row in scores])
+        sides = np.stack([self._pool(row.astype(np.float64), table) > 0.5 for row in every])
+        return pooled[0], statistics.aucs(pooled, sides)[1:]
+
+    def _expanded(self, knowledge: Knowledge) -> list[Attack]:
+        listed = self._listed(len(knowledge.shadow))
+        attacks: list[Attack] = []
+        for attack in listed:
+            if isinstance(attack, EverySignal):
+                attacks += [
+                    threshold
+                    for threshold in attack.attacks(knowledge, tuple(listed))
+                    if granted(knowledge.access_of(threshold.signals), self.access)
+                ]
+                continue
+            for signal in attack.signals:
+                knowledge.signal(signal)  # names the signal that is missing
+            self._require(attack, knowledge.access_of(attack.signals))
+            attacks.append(attack)
+        if not attacks:
+            raise InputError(f"attacks must be at least one with access {self.access!r}, got no signal that it grants.")
+        return attacks
+
+    def _units(self, table: SignalTable, target: str) -> _Units:
+        members, patients = table.members(target), list(table.patient_ids)
+        ids = list(table.case_ids)
+        if self.unit == "patient":
+            names, share = statistics.group_means(members, patients)
+            members, ids = share > 0.5, [str(name) for name in names]
+            patients = ids
+        weights = statistics.weights_by_group(members, patients, self.n_resamples, self.seed)
+        return _Units(tuple(ids), members, tuple(patients), weights)
+
+    def _pool(self, values: Array, table: SignalTable) -> Array:
+        return values if self.unit == "case" else statistics.group_means(values, table.patient_ids)[1]
+
+    def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
+        return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
+
+    def _at_once(self, found: Sequence[tuple[AttackResult, Array]], tails: Array, units: _Units) -> list[AttackResult]:
+        """The results, with intervals that hold for all of them; never narrower than those that hold for one.
+
+        ``found`` has each result with its resampled AUCs, shape (B,); ``tails`` the p-values of their tails.
+        """
+        samples = np.stack([drawn for _, drawn in found])
+        reach = max(statistics.simultaneous_reach(samples, self.confidence), norm.ppf((1 + self.confidence) / 2))
+        n_member, n_nonmember, results = int(units.member.sum()), int((~units.member).sum()), []
+        for (result, _), tail, deviation in zip(found, tails, samples.std(axis=1), strict=True):
+            bounds = [*result.auc_ci, result.auc - reach * deviation, result.auc + reach * deviation]
+            if self.unit == "patient":
+                bounds += statistics.auc_interval(result.auc, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
+            at_once = max(0.0, min(bounds)), min(1.0, max(bounds))
+            results.append(replace(result, auc_ci_simultaneous=at_once, tail_p_value=float(tail)))
+        return results
+
+    def _quantiles(self, values: Array) -> Interval:
+        return statistics.percentiles(values, self.confidence)
+
+    def _result(
+        self,
+        name: str,
+        access: str,
+        signals: tuple[str, ...],
+        n_shadow: int,
+        scores: Array,
+        units: _Units,
+        chance: Array,
+        baseline: tuple[float, Array] | None,
+        seconds: float,
+        decides: bool = False,
+    ) -> tuple[AttackResult, Array]:
+        """What an attack achieved, its interval of the AUC for itself alone; and the resampled AUCs, shape (B,)."""
+        member, groups, weights = units.member, units.groups, units.weights
+        n_member = int(member.sum())
+        curve = statistics.roc(scores, member)
+        grid = np.geomspace(statistics.resolution(member), 1.0, _BAND_POINTS)
+        aucs, advantages, tprs, band = [], [], [], []
+        for block in statistics.resampled_rocs(scores, member, weights):
+            aucs.append(block.auc)
+            advantages.append(block.advantage)
+            tprs.append(np.stack([block.tpr_at(fpr) for fpr in self.fprs], axis=1))
+            band.append(np.stack([block.tpr_at(fpr) for fpr in grid], axis=1))
+        resampled = np.concatenate(aucs)
+        tpr_samples = np.concatenate(tprs)
+        low, high = np.quantile(np.concatenate(band), [(1 - self.confidence) / 2, (1 + self.confidence) / 2], axis=0)
+        rates: dict[float, tuple[float, Interval] | None] = {}
+        resolved = statistics.resolved(self.fprs, member)
+        for column, fpr in enumerate(self.fprs):
+            if fpr not in resolved:
+                rates[fpr] = None
+                continue
+            value = float(curve.tpr_at(fpr))
+            exact = statistics.clopper_pearson(round(value * n_member), n_member, self.confidence)
+            rates[fpr] = value, self._wider(tpr_samples[:, column], exact)
+        accuracy, decision = statistics.balanced_accuracy(scores, member, groups, self.seed)
+        correct = decision == member
+        accuracies = [(weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
+        bound = None
+        if self.unit == "patient" and min(member.sum(), (~member).sum()) >= 4:
+            bound = epsilon.epsilon_lower_bound(scores, member, "split", 0.0, self.confidence, self.seed)
+        transferred = None
+        if decides:
+            claimed = scores >= 0  # by the attack's own threshold, not by one chosen here
+            shares = [(weights[:, side] @ claimed[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
+            hits = [int(claimed[side].sum()) for side in (member, ~member)]
+            rate = [hits[0] / n_member, hits[1] / (len(member) - n_member)]
+            exacts = [
+                statistics.clopper_pearson(hits[0], n_member, self.confidence),
+                statistics.clopper_pearson(hits[1], len(member) - n_member, self.confidence),
+            ]
+            transferred = {
+                "tpr": (rate[0], self._wider(shares[0], exacts[0])),
+                "fpr": (rate[1], self._wider(shares[1], exacts[1])),
+                "balanced_accuracy": ((rate[0] + 1 - rate[1]) / 2, self._quantiles((shares[0] + 1 - shares[1]) / 2)),
+            }
+        auc = float(curve.auc)
+        gain = None
+        if baseline is not None:
+            gain = auc - baseline[0], self._quantiles(resampled - baseline[1])
+        auc_ci = self._wider_auc(resampled, auc, member)
+        result = AttackResult(
+            name=name,
+            access=access,
+            signals=signals,
+            n_shadow=n_shadow,
+            scores=scores,
+            auc=auc,
+            auc_ci=auc_ci,
+            auc_ci_simultaneous=auc_ci,
+            p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
+            tail_p_value=None,
+            tpr_at_fpr=rates,
+            advantage=float(curve.advantage),
+            advantage_ci=self._quantiles(np.concatenate(advantages)),
+            balanced_accuracy=accuracy,
+            balanced_accuracy_ci=self._quantiles((accuracies[0] + accuracies[1]) / 2),
+            epsilon_lower_bound=bound,
+            auc_gain=gain,
+            transferred=transferred,
+            roc={
+                "fpr": curve.fpr.tolist(),
+                "tpr": curve.tpr.tolist(),
+                "band_fpr": grid.tolist(),
+                "band_low": low.tolist(),
+                "band_high": high.tolist(),
+            },
+            seconds=seconds,
+        )
+        return result, resampled
+
+    def _wider(self, samples: Array, exact: Interval) -> Interval:
+        """The wider of bootstrap and, where units are independent, exact: near 0 and 1 a bootstrap is too narrow."""
+        low, high = self._quantiles(samples)
+        if self.unit == "patient":
+            low, high = min(low, exact[0]), max(high, exact[1])
+        return low, high
+
+    def _wider_auc(self, samples: Array, auc: float, member: NDArray[np.bool_]) -> Interval:
+        n_member = int(member.sum())
+        return self._wider(samples, statistics.auc_interval(auc, n_member, len(member) - n_member, self.confidence))
+
+    def _claims(self, best: AttackResult, units: _Units) -> ClaimsEvaluation | None:
+        n_member, n_nonmember = units.sides
+        if min(n_member, n_nonmember) < 2 or fewest_claims(n_member, n_nonmember // 2, self.claims_q) > n_member:
+            return None  # nobody could be claimed; the report says so
+        return evaluate_claims(
+            best.scores, units.member, units.groups, self.claims_q, self.seed, True, confidence=self.confidence
+        )
+
+    def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Any]]:
+        member, weights = units.member, units.weights
+        result: dict[str, dict[str, Any]] = {}
+        for name in self.utility:
+            values = self._pool(table.signal(name, target), table)
+            means, samples = {}, {}
+            for key, side in (("members", member), ("nonmembers", ~member)):
+                means[key] = float(values[side].mean())
+                samples[key] = (weights[:, side] @ values[side]) / weights[:, side].sum(axis=1)
+            result[name] = {
+                **{key: {"value": means[key], "ci": self._quantiles(samples[key])} for key in means},
+                "gap": {
+                    "value": means["members"] - means["nonmembers"],
+                    "ci": self._quantiles(samples["members"] - samples["nonmembers"]),
+                },
+            }
+        return result
+
+
+def _exposure(scores: Array, member: NDArray[np.bool_]) -> Array:
+    """Share of non-members that score at least as high: the FPR at which a unit is found."""
+    others = np.sort(scores[~member])
+    return np.asarray(1 - np.searchsorted(others, scores, side="left") / len(others))

@@ -1,0 +1,471 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A comparison of attacks: several targets, several numbers of shadows, every attack, one table.
+
+One target tells how that model fares; several, drawn by independent coins and attacked by the same shadows, tell how an
+attack fares. Scores are kept in files, so that only what is new is computed again.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from monai_mia import __version__, statistics
+from monai_mia.attacks import Attack, EverySignal
+from monai_mia.attacks.adversary import Knowledge, Maps
+from monai_mia.attacks.attack import missing_maps
+from monai_mia.audit import report
+from monai_mia.audit.scoring import access_needed, score_cases
+from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.design import Design
+from monai_mia.records.table import SignalTable
+from monai_mia.statistics.epsilon import EpsilonBound
+
+__all__ = [
+    "Adversary",
+    "Comparison",
+    "ComparisonResult",
+    "ComparisonRow",
+    "DefenceRow",
+    "DefenceStudyResult",
+    "by_patient",
+]
+
+Array = NDArray[np.float64]
+
+Interval = tuple[float, float]
+
+
+_Attacks = Callable[[int], Sequence[Attack | EverySignal]]
+
+
+class _Study(Protocol):
+    """What a comparison needs of a :class:`monai_mia.studies.Study`."""
+
+    output_dir: str
+    shadows: int
+    targets: int
+    maps: bool
+
+    def record(self) -> Any: ...
+    def command(self, run: Callable[[], Any]) -> Any: ...
+    def table(self, design: Design) -> SignalTable: ...
+    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> Maps | None: ...
+    def recorded_features(self, case_ids: Sequence[str]) -> Array: ...
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """How one attack fared with one number of shadows, by patient, over all targets.
+
+    Attributes:
+        name: the attack's name.
+        access: what the adversary needs.
+        n_shadow: how many shadows it had; 0 if it reads none.
+        auc: mean over targets, and its interval.
+        target_aucs: the AUC of each target.
+        tpr_at_fpr: for each FPR, the TPR and its interval, or None below the resolution; one threshold for all targets.
+        transferred: of an attack with a threshold of its own: TPR and FPR of its decision, else None.
+        seconds: to score all targets, with all that the attack fits; of the machine that ran it. What several attacks
+            share, such as a network that was trained before or voxelwise features, is counted with the first.
+    """
+
+    name: str
+    access: str
+    n_shadow: int
+    auc: tuple[float, Interval]
+    target_aucs: tuple[float, ...]
+    tpr_at_fpr: dict[float, tuple[float, Interval] | None]
+    transferred: tuple[float, float] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """All rows, and what one may conclude.
+
+    Attributes:
+        rows: by number of shadows, then by AUC, best first.
+        targets: how many targets.
+        patients: how many patients.
+        resolution: the smallest FPR that can be told from 0.
+        reference: the reference attack (with its number of shadows) that the gains are over.
+        member: whether a target trained on a patient, shape (T, P).
+        scores: by name and number of shadows, every target's scores of the patients, shape (T, P).
+        samples: by name and number of shadows, resampled AUCs and TPRs at :attr:`Comparison.headline_fpr`, (B,) each.
+        gains: by name and number of shadows, AUC minus the reference's and the ratio of the TPRs at
+            :attr:`Comparison.headline_fpr`, each with its paired interval.
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    targets: int
+    patients: int
+    resolution: float
+    reference: tuple[str, int] | None
+    member: NDArray[np.bool_]
+    scores: dict[tuple[str, int], Array]
+    samples: dict[tuple[str, int], tuple[Array, Array]]
+    gains: dict[tuple[str, int], dict[str, tuple[float, Interval]]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every attack against every target of a study, with several numbers of shadows.
+
+    Args:
+        study: the study; its ``targets`` should be at least 4.
+        attacks: a function from a number of shadows to the attacks that it allows, such as
+            :func:`~monai_mia.attacks.reference_attacks`, or several; None among them counts nothing.
+        budgets: numbers of shadows; the first so many of the study's are used.
+        references: names of attacks; gains are over the one of them with the highest TPR at ``headline_fpr`` with most
+            shadows.
+        fprs: FPRs at which the TPR is reported.
+        headline_fpr: the FPR of the gains.
+        confidence: coverage of the intervals.
+        n_resamples: bootstrap resamples.
+        seed: of resamples and folds.
+
+    Intervals are percentiles of a bootstrap that draws patients and targets, both with replacement; all attacks are
+    measured on the same resamples. Scores are pooled over targets, after each target's median and spread over its
+    patients (members or not) are removed, so that one threshold serves all and an FPR of 1% is told with 100
+    non-members in all.
+    """
+
+    study: _Study
+    attacks: _Attacks | Sequence[_Attacks | None]
+    budgets: Sequence[int] = (1, 4, 16)
+    references: Sequence[str] = ()
+    fprs: Sequence[float] = (0.1, 0.05, 0.01)
+    headline_fpr: float = 0.05
+    confidence: float = 0.95
+    n_resamples: int = 1000
+    seed: int = 0
+
+    def main(self) -> None:
+        """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
+
+        def run() -> ComparisonResult:
+            self.check()
+            self.study.record()
+            return self.score()
+
+        result = self.study.command(run)
+        tqdm.write(f"Comparison: {self._path('report/comparison.md')} ({len(result.rows)} rows)")
+
+    def record(self) -> None:
+        """Train and query what is not done yet; a command."""
+
+        def run() -> None:
+            self.check()
+            self.study.record()
+
+        self.study.command(run)
+
+    def rescore(self) -> None:
+        """Score what was recorded; a command that needs no image, no network and no training."""
+        result = self.study.command(self.score)
+        tqdm.write(f"Comparison: {self._path('report/comparison.md')} ({len(result.rows)} rows)")
+
+    def check(self) -> None:
+        """Refuse what cannot be compared, before anything is trained."""
+        if not self.budgets or min(self.budgets) < 1:
+            raise InputError(f"budgets must be numbers of shadows, at least 1, got {list(self.budgets)}.")
+        if max(self.budgets) > self.study.shadows:
+            raise InputError(
+                f"shadows must be at least {max(self.budgets)}, the largest of the budgets, got {self.study.shadows}. "
+                "Train more (--shadows), or drop that budget."
+            )
+        if self.references and self.headline_fpr not in self.fprs:
+            raise InputError(f"headline_fpr must be one of fprs {list(self.fprs)}, got {self.headline_fpr}.")
+        lists = {budget: self.listed(budget) for budget in self.budgets}
+        known = {item.name for item in lists[max(lists)] if not isinstance(item, EverySignal)}
+        unknown = [name for name in self.references if name not in known]
+        if unknown:
+            raise InputError(f"references must be names of attacks that are compared, got {unknown[0]!r}.")
+        for budget, listed in lists.items():
+            for item in listed:
+                if not isinstance(item, EverySignal) and item.min_shadows > budget:
+                    raise InputError(
+                        f"budgets must be at least {item.min_shadows} for attack {item.name!r}, got {budget}. List it "
+                        "for larger budgets only."
+                    )
+                if getattr(item, "needs_maps", False) and not self.study.maps:
+                    raise missing_maps(item.name)
+            names = Counter(attack.name for attack in listed)
+            twice = [name for name, count in names.items() if count > 1]
+            if twice:
+                raise InputError(f"attacks must have different names, got {twice[0]!r} more than once.")
+
+    def score(self) -> ComparisonResult:
+        """Score every attack against every target with every number of shadows, and write the table.
+
+        Raises:
+            InputError: nothing was recorded yet; or an attack cannot be carried out on what was.
+        """
+        self.check()
+        design = Design.read(self._path("private/design.csv"))
+        if max(self.budgets) > len(design.shadows):
+            raise InputError(
+                f"budgets must be at most {len(design.shadows)}, the recorded shadows, got {max(self.budgets)}. Record "
+                "more (--shadows), or drop that budget."
+            )
+        if any(files.read_json(self._path("private/design.json")).get("canaries", ())):
+            raise InputError("study must be without canaries to compare attacks, got some. Give another --output_dir.")
+        table = self.study.table(design)
+        features = self.study.recorded_features(table.case_ids)
+        tasks = self._tasks(table, design)
+        members = np.stack([table.members(target) for target in design.targets])
+        rows, samples, of_patients = [], {}, {}
+        weights = self.weights(members, table)
+        bar = tqdm(tasks, "scoring", disable=not tasks, mininterval=0.5 if sys.stderr.isatty() else 20.0)
+        for attack, budget in bar:
+            bar.set_postfix_str(attack.name, refresh=False)
+            scores, seconds, access = self._scores(attack, budget, table, design, features)
+            row, drawn = self._row(attack, budget, access, scores, members, table, weights, seconds)
+            rows.append(row)
+            samples[row.name, row.n_shadow] = drawn
+            of_patients[row.name, row.n_shadow] = by_patient(scores, table)
+        result = self._result(rows, of_patients, samples, members, table)
+        report.write_comparison(result, self, self._path("report"))
+        return result
+
+    def listed(self, budget: int) -> list[Attack | EverySignal]:
+        """The attacks that a number of shadows allows."""
+        lists = [self.attacks] if callable(self.attacks) else self.attacks
+        return [attack for attacks in lists if attacks is not None for attack in attacks(budget)]
+
+    def _path(self, name: str) -> Path:
+        return Path(self.study.output_dir) / name
+
+    def _tasks(self, table: SignalTable, design: Design) -> list[tuple[Attack, int]]:
+        tasks: list[tuple[Attack, int]] = []
+        for budget in sorted(self.budgets):
+            knowledge = table.knowledge(design.targets[0], design.shadows[:budget])
+            listed = self.listed(budget)
+            for item in listed:
+                expanded = item.attacks(knowledge, tuple(listed)) if isinstance(item, EverySignal) else (item,)
+                # An attack that reads no shadow is the same with any number.
+                tasks += [(attack, budget) for attack in expanded if attack.min_shadows or budget == min(self.budgets)]
+        return tasks
+
+    def _scores(
+        self, attack: Attack, budget: int, table: SignalTable, design: Design, features: Array
+    ) -> tuple[Array, float, str]:
+        """Scores of all targets, shape (T, N), from the file if they were computed before."""
+        shadows = design.shadows[:budget]
+        maps = {
+            target: self.study.recorded_maps(table, target, shadows) if getattr(attack, "needs_maps", False) else None
+            for target in design.targets
+        }
+        models = (*design.targets, *shadows)
+        signals = [files.read_json(self._path(f"private/signals/{model}.json")) for model in models]
+        key = files.digest(
+            [
+                __version__,
+                repr(attack),
+                shadows,
+                design.targets,
+                self.seed,
+                [about.get("sha256") for about in signals],
+                [getattr(item, "keys", None) for item in maps.values()],
+                np.nan_to_num(features).tolist(),
+            ]
+        )
+        path = self._path(f"private/comparison/{files.digest([attack.name, budget])[:16]}.csv")
+        first = table.knowledge(design.targets[0], shadows)
+        access = access_needed(attack, first)
+        if files.is_current(path, key):
+            with path.open(newline="", encoding="utf-8") as stream:
+                stored = [[float(cell) for cell in row] for row in list(csv.reader(stream))[1:]]
+            return np.array(stored).T, float(files.read_json(path.with_suffix(".json"))["seconds"]), access
+        start = time.perf_counter()
+        scores = []
+        for target in design.targets:
+            knowledge: Knowledge = replace(table.knowledge(target, shadows), features=features, maps=maps[target])
+            scores.append(score_cases(attack, knowledge, table.members(target), self.seed))
+        seconds = time.perf_counter() - start
+        stacked = np.stack(scores)
+        content = files.csv_text([design.targets, *([repr(float(value)) for value in column] for column in stacked.T)])
+        files.private_folder(path.parent)
+        files.write_artefact(path, content, key=key, attack=attack.name, n_shadow=budget, seconds=seconds)
+        return stacked, seconds, access
+
+    def weights(self, members: NDArray[np.bool_], table: SignalTable) -> Array:
+        """How often each (target, patient) occurs in each resample, shape (B, T, P)."""
+        n_targets, n_patients = len(members), len(set(table.patient_ids))
+        rng = np.random.default_rng([self.seed, 0, 0, 10])
+        drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=self.n_resamples)
+        targets = rng.multinomial(n_targets, np.full(n_targets, 1 / n_targets), size=self.n_resamples)
+        return np.asarray(targets[:, :, None] * drawn[:, None, :], dtype=np.float64)
+
+    def _row(
+        self,
+        attack: Attack,
+        budget: int,
+        access: str,
+        scores: Array,
+        members: NDArray[np.bool_],
+        table: SignalTable,
+        weights: Array,
+        seconds: float,
+    ) -> tuple[ComparisonRow, tuple[Array, Array]]:
+        pooled, inside = by_patient(scores, table), by_patient(members, table) > 0.5
+        aucs, auc_samples = statistics.mean_over_targets(lambda roc: roc.auc, pooled, inside, weights)
+        spread = np.stack([_standardised(row) for row in pooled]).ravel()
+        flat, flat_weights = inside.ravel(), weights.reshape(len(weights), -1)
+        curve = statistics.roc(spread, flat)
+        sampled = list(statistics.resampled_rocs(spread, flat, flat_weights))
+        rates: dict[float, tuple[float, Interval] | None] = {}
+        for fpr in self.fprs:
+            resolved = fpr >= statistics.resolution(flat)
+            drawn = np.concatenate([block.tpr_at(fpr) for block in sampled])
+            value = float(curve.tpr_at(fpr))
+            # Near 0 and 1 a bootstrap is too narrow; the same patients are members of several targets, so that the
+            # exact interval counts those of one.
+            n_member = int(inside.sum(axis=1).min())
+            exact = statistics.clopper_pearson(round(value * n_member), n_member, self.confidence)
+            low, high = self._quantiles(drawn)
+            rates[fpr] = (value, (min(low, exact[0]), max(high, exact[1]))) if resolved else None
+        headline = np.concatenate([block.tpr_at(self.headline_fpr) for block in sampled])
+        claimed = pooled >= 0
+        decided = getattr(attack, "decides", False)
+        row_ = ComparisonRow(
+            name=attack.name,
+            access=access,
+            n_shadow=budget if attack.min_shadows else 0,
+            auc=(float(aucs.mean()), self._quantiles(auc_samples)),
+            target_aucs=tuple(map(float, aucs)),
+            tpr_at_fpr=rates,
+            transferred=(float(claimed[inside].mean()), float(claimed[~inside].mean())) if decided else None,
+            seconds=seconds,
+        )
+        return row_, (auc_samples, headline)
+
+    def _result(
+        self,
+        rows: list[ComparisonRow],
+        scores: dict[tuple[str, int], Array],
+        samples: dict[tuple[str, int], tuple[Array, Array]],
+        members: NDArray[np.bool_],
+        table: SignalTable,
+    ) -> ComparisonResult:
+        rows = sorted(rows, key=lambda row: (row.n_shadow, -row.auc[0]))
+        most = max(self.budgets)
+        candidates = [row for row in rows if row.name in self.references and row.n_shadow == most]
+        reference = max(candidates, key=self._headline, default=None)
+        gains: dict[tuple[str, int], dict[str, tuple[float, Interval]]] = {}
+        if reference is not None and reference.tpr_at_fpr[self.headline_fpr] is not None:
+            floor = 1 / (len(members) * len(set(table.patient_ids)))
+            auc, tpr = samples[reference.name, reference.n_shadow]
+            for row in rows:
+                own_auc, own_tpr = samples[row.name, row.n_shadow]
+                ratio = own_tpr / np.maximum(tpr, floor)
+                value = self._headline(row) / max(self._headline(reference), floor)
+                gains[row.name, row.n_shadow] = {
+                    "auc": (row.auc[0] - reference.auc[0], self._quantiles(own_auc - auc)),
+                    "tpr_ratio": (value, self._quantiles(ratio)),
+                }
+        n_out = sum(len({p for p, m in zip(table.patient_ids, side, strict=True) if not m}) for side in members)
+        return ComparisonResult(
+            rows=tuple(rows),
+            targets=len(members),
+            patients=len(set(table.patient_ids)),
+            resolution=1 / n_out,
+            reference=(reference.name, reference.n_shadow) if gains and reference is not None else None,
+            member=by_patient(members, table) > 0.5,
+            scores=scores,
+            samples=samples,
+            gains=gains,
+        )
+
+    def _headline(self, row: ComparisonRow) -> float:
+        value = row.tpr_at_fpr.get(self.headline_fpr)
+        return 0.0 if value is None else value[0]
+
+    def _quantiles(self, values: Array) -> Interval:
+        return statistics.percentiles(values, self.confidence)
+
+
+def by_patient(values: Array | NDArray[np.bool_], table: SignalTable) -> Array:
+    """Means over each patient's cases, of every target: shape (T, N) to (T, P)."""
+    return statistics.means_by_group(values, table.patient_ids)
+
+
+def _standardised(scores: Array) -> Array:
+    """Less their median, over their median absolute deviation (or whatever spread they have)."""
+    centred = scores - np.median(scores)
+    spread = float(np.median(np.abs(centred))) or float(centred.std()) or 1.0
+    return np.asarray(centred / spread)
+
+
+Estimate = tuple[float, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """What the best of the attacks finds, by patient, over all targets.
+
+    Attributes:
+        attack: the one with the highest AUC.
+        auc: mean over targets, and its interval.
+        tpr: TPR at the headline FPR and its interval, or None below the resolution.
+        auc_change: AUC minus that of the best attack without the defence, and its paired interval.
+    """
+
+    attack: str
+    auc: Estimate
+    tpr: Estimate | None
+    auc_change: Estimate
+
+
+@dataclass(frozen=True)
+class DefenceRow:
+    """One defence.
+
+    Attributes:
+        name: its name.
+        release: what leaves the model.
+        adaptive: the adversary who knows it: shadows are trained and queried under it.
+        unaware: the one who does not: shadows have no defence.
+        utility: by metric, mean over patients who are non-members, over all targets, and its interval.
+        gap: the same of members minus non-members.
+        accounted_epsilon: (epsilon, delta) of the first target's training, if it has any; epsilon None: no bound.
+        audited_epsilon: what the adaptive adversary proves on the first target.
+        training_s: mean seconds of a training.
+        query_s: mean seconds of asking a model about the cohort.
+    """
+
+    name: str
+    release: str
+    adaptive: Adversary
+    unaware: Adversary
+    utility: dict[str, Estimate]
+    gap: dict[str, Estimate]
+    accounted_epsilon: tuple[float | None, float] | None
+    audited_epsilon: EpsilonBound
+    training_s: float
+    query_s: float
+
+
+@dataclass(frozen=True)
+class DefenceStudyResult:
+    """All rows, the undefended one first, and how they were measured."""
+
+    rows: tuple[DefenceRow, ...]
+    targets: int
+    shadows: int
+    patients: int
+    headline_fpr: float
+    confidence: float

@@ -1,0 +1,298 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Are the two sides alike, and is each side alike in itself? The unit is the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from monai_mia import statistics
+from monai_mia.audit.controls.placebo import StandIn
+from monai_mia.errors import InputError
+
+__all__ = [
+    "Controls",
+    "FeatureShift",
+    "HalfSplit",
+    "examine_sides",
+    "feature_shifts",
+    "half_band",
+    "half_splits",
+    "image_tail",
+]
+
+Array = NDArray[np.float64]
+
+Interval = tuple[float, float]
+
+#: Fewer patients than this in a half, and it is not compared.
+_FEWEST = 4
+
+ORDER = "order"
+
+
+@dataclass(frozen=True)
+class FeatureShift:
+    """How one image statistic differs between members and non-members.
+
+    Attributes:
+        feature: name of the statistic.
+        auc: how often a member's value exceeds a non-member's; 0.5 if they are alike, though spreads may differ.
+        auc_ci: interval of the AUC.
+        p_value: of the two-sample Kolmogorov-Smirnov test.
+        p_adjusted: the same, after Holm's correction for the number of statistics.
+    """
+
+    feature: str
+    auc: float
+    auc_ci: Interval
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class HalfSplit:
+    """Two halves of one side, told apart by an attack's scores.
+
+    Attributes:
+        side: ``members`` or ``nonmembers``.
+        by: ``order`` of the sorted ids (second half against first), or the image statistic of which the upper half is
+            compared with the lower.
+        n_low: patients in the first or lower half.
+        n_high: patients in the second or upper half.
+        auc: how often the second or upper half scores higher; 0.5 if the split does not matter.
+        auc_ci: interval of the AUC.
+        p_value: of the Mann-Whitney test, two-sided.
+        p_adjusted: the same, after Holm's correction for both sides' splits by order, or all splits by a statistic.
+    """
+
+    side: str
+    by: str
+    n_low: int
+    n_high: int
+    auc: float
+    auc_ci: Interval
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the controls found, beside the blind baseline.
+
+    Attributes:
+        stand_in: the attack on models in the target's stead, or None where there was none.
+        shifts: image statistics of members against non-members, the least likely by chance first.
+        halves: each side against itself, by the best attack: first by order, then by image statistics.
+        half_band: for each side, between which AUCs two random halves lie, at the audit's confidence; a side that is
+            too small is missing.
+        image_tail: probability under permuted membership that any image statistic, in either direction, singles out
+            members as surely as the least likely of these does, at any resolved FPR; None without statistics.
+    """
+
+    stand_in: StandIn | None = None
+    shifts: tuple[FeatureShift, ...] = ()
+    halves: tuple[HalfSplit, ...] = ()
+    half_band: tuple[tuple[str, Interval], ...] = ()
+    image_tail: float | None = None
+
+    def shifted(self, significance: float) -> tuple[FeatureShift, ...]:
+        """The image statistics that differ between the sides, after correction."""
+        return tuple(shift for shift in self.shifts if shift.p_adjusted < significance)
+
+    def drifting(self, significance: float) -> tuple[HalfSplit, ...]:
+        """The sides whose halves by order differ, after correction: cases change along the list."""
+        return tuple(half for half in self.halves if half.by == ORDER and half.p_adjusted < significance)
+
+
+def examine_sides(
+    scores: ArrayLike,
+    member: ArrayLike,
+    groups: Sequence[str],
+    features: Array | None,
+    names: Sequence[str] | None,
+    n_splits: int,
+    seed: int,
+    confidence: float = 0.95,
+    fprs: Sequence[float] = (),
+) -> Controls:
+    """Members against non-members by image statistics, and each side against itself by an attack's scores.
+
+    Args:
+        scores: the attack's scores, shape (N,).
+        member: shape (N,), bool, constant within a group.
+        groups: the patient of each case, length N.
+        features: image statistics, shape (N, F), or None.
+        names: names of the F statistics; by default their numbers.
+        n_splits: random splits of the band, and permutations of the tails.
+        seed: seed of the splits.
+        confidence: coverage of the intervals.
+        fprs: those at which tails are looked at.
+    """
+    shifts: tuple[FeatureShift, ...] = ()
+    if features is not None:
+        names = [f"statistic {f}" for f in range(features.shape[1])] if names is None else names
+        shifts = feature_shifts(features, names, member, groups, confidence)
+    halves = half_splits(scores, member, groups, features, names or (), confidence)
+    tail = None if features is None else image_tail(features, member, groups, fprs, n_splits, seed)
+    return Controls(None, shifts, halves, half_band(scores, member, groups, n_splits, seed, confidence), tail)
+
+
+def image_tail(
+    features: Array, member: ArrayLike, groups: Sequence[str], fprs: Sequence[float], n_permutations: int, seed: int
+) -> float:
+    """How seldom chance lets an image statistic single out a few members: a subgroup that no mean tells of.
+
+    Args:
+        features: shape (N, F); a missing value (NaN) counts as the median.
+        member: shape (N,), bool, constant within a group.
+        groups: the patient of each case, length N.
+        fprs: FPRs; those below the resolution are left out.
+        n_permutations: permutations of membership.
+        seed: their seed.
+
+    Returns:
+        The p-value of the least likely tail, over all statistics, both directions and all FPRs at once.
+    """
+    names, share = statistics.group_means(np.asarray(member, dtype=np.float64), groups)
+    inside = share > 0.5
+    resolved = statistics.resolved(fprs, inside)
+    known = np.where(np.isnan(features), np.nanmedian(features, axis=0), features)
+    values = statistics.means_by_group(known.T, groups)
+    both = np.concatenate([values, -values])
+    tails = statistics.permuted_tails(both, inside, [str(name) for name in names], resolved, n_permutations, seed)
+    return float(statistics.tail_p_values(*tails).min())
+
+
+def feature_shifts(
+    features: Array, names: Sequence[str], member: ArrayLike, groups: Sequence[str], confidence: float = 0.95
+) -> tuple[FeatureShift, ...]:
+    """Compare each image statistic of members and non-members: two-sample Kolmogorov-Smirnov tests by patient.
+
+    Args:
+        features: shape (N, F); missing values (NaN) are left out, as are statistics without variation.
+        names: names of the F statistics.
+        member: shape (N,), bool, constant within a group.
+        groups: the patient of each case, length N.
+        confidence: coverage of the intervals.
+
+    Returns:
+        The statistics that could be compared, the least likely by chance first.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2 or features.shape[1] != len(names):
+        raise InputError(f"feature_names must be one for each of the features, got {len(names)} of {features.shape}.")
+    inside = statistics.group_means(np.asarray(member, dtype=bool), groups)[1] > 0.5
+    found = []
+    for name, column in zip(names, features.T, strict=True):
+        values = statistics.group_means(column, groups)[1]
+        known = ~np.isnan(values)
+        values, side = values[known], inside[known]
+        if min(side.sum(), (~side).sum()) < _FEWEST or values.min() == values.max():
+            continue
+        auc, interval = _auc(values, side, confidence)
+        p_value = float(stats.ks_2samp(values[side], values[~side]).pvalue)
+        found.append((p_value, name, auc, interval))
+    adjusted = statistics.holm([p_value for p_value, *_ in found])
+    shifts = [
+        FeatureShift(name, auc, interval, p_value, float(p_adjusted))
+        for (p_value, name, auc, interval), p_adjusted in zip(found, adjusted, strict=True)
+    ]
+    return tuple(sorted(shifts, key=lambda shift: shift.p_value))
+
+
+def half_splits(
+    scores: ArrayLike,
+    member: ArrayLike,
+    groups: Sequence[str],
+    features: Array | None = None,
+    names: Sequence[str] = (),
+    confidence: float = 0.95,
+) -> tuple[HalfSplit, ...]:
+    """Split each side in two by what should not matter, and let an attack's scores tell the halves apart.
+
+    A split by order that matters means that cases change along the list: an attack may find that, where members and
+    non-members come from different parts of it. A split by an image statistic that matters means that the score goes
+    with it, which is dangerous where the sides differ in it.
+
+    Args:
+        scores: shape (N,).
+        member: shape (N,), bool, constant within a group.
+        groups: the patient of each case, length N; the order is that of the sorted names.
+        features: image statistics, shape (N, F), or None.
+        names: names of the F statistics.
+        confidence: coverage of the intervals.
+
+    Returns:
+        The splits by order, then those by image statistics. A split is left out if a half would have fewer than four
+        patients.
+    """
+    patients, pooled = statistics.group_means(np.asarray(scores, dtype=np.float64), groups)
+    inside = statistics.group_means(np.asarray(member, dtype=bool), groups)[1] > 0.5
+    ranks = np.arange(len(patients), dtype=np.float64)
+    splits: list[list[tuple[str, str, int, int, float, Interval, float]]] = [[], []]
+    columns = np.empty((0, 0)) if features is None else np.asarray(features, dtype=np.float64).T
+    covariates = [(ORDER, ranks)]
+    covariates += [
+        (name, statistics.group_means(values, groups)[1]) for name, values in zip(names, columns, strict=True)
+    ]
+    for by, values in covariates:
+        for side, chosen in (("members", inside), ("nonmembers", ~inside)):
+            kept = chosen & ~np.isnan(values)
+            if kept.sum() < 2 * _FEWEST:
+                continue
+            high = values[kept] > np.median(values[kept])
+            n_high = int(high.sum())
+            if min(n_high, len(high) - n_high) < _FEWEST:
+                continue
+            auc, interval = _auc(pooled[kept], high, confidence)
+            p_value = 1.0
+            if np.ptp(pooled[kept]) > 0:  # else all scores are tied
+                p_value = float(stats.mannwhitneyu(pooled[kept][high], pooled[kept][~high]).pvalue)
+            splits[by != ORDER].append((side, by, len(high) - n_high, n_high, auc, interval, p_value))
+    return tuple(
+        HalfSplit(*split, float(p_adjusted))
+        for family in splits
+        for split, p_adjusted in zip(family, statistics.holm([split[-1] for split in family]), strict=True)
+    )
+
+
+def half_band(
+    scores: ArrayLike,
+    member: ArrayLike,
+    groups: Sequence[str],
+    n_splits: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> tuple[tuple[str, Interval], ...]:
+    """Between which AUCs two random halves of each side lie: what no difference at all looks like.
+
+    Args:
+        scores: shape (N,).
+        member: shape (N,), bool, constant within a group.
+        groups: the patient of each case, length N.
+        n_splits: random splits.
+        seed: seed of the splits.
+        confidence: share of the splits within the band.
+    """
+    pooled = statistics.group_means(np.asarray(scores, dtype=np.float64), groups)[1]
+    inside = statistics.group_means(np.asarray(member, dtype=bool), groups)[1] > 0.5
+    bands = []
+    for side, chosen in (("members", inside), ("nonmembers", ~inside)):
+        n = int(chosen.sum())
+        if n < 2 * _FEWEST:
+            continue
+        halves = np.arange(n) >= n // 2
+        found = statistics.permuted_aucs(pooled[chosen], halves, [f"{k:06d}" for k in range(n)], n_splits, seed)
+        bands.append((side, statistics.percentiles(found, confidence)))
+    return tuple(bands)
+
+
+def _auc(values: Array, high: NDArray[np.bool_], confidence: float) -> tuple[float, Interval]:
+    auc = float(statistics.roc(values, high).auc)
+    return auc, statistics.auc_interval(auc, int(high.sum()), int((~high).sum()), confidence)

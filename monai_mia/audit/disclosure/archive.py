@@ -1,0 +1,191 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The archive of a report: what may leave, with the SHA-256 of each file, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.identifiers import Identifiers, Leak
+
+__all__ = [
+    "MANIFEST",
+    "check_archive",
+    "report_leaks",
+    "write_archive",
+]
+
+#: Name of the manifest within an archive.
+MANIFEST = "manifest.json"
+
+_SCHEMA = "1"
+# What a study writes; text in another kind of file could not be searched.
+_SUFFIXES = (".html", ".json", ".md", ".png")
+# The earliest time that ZIP knows: the same report gives the same bytes.
+_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def report_leaks(output_dir: str | os.PathLike[str], allowed: Iterable[str] = ()) -> list[Leak]:
+    """Search the report of a study for the ids, paths, UIDs and header values of its cohort.
+
+    The names of the bundle and of its config files, which the report gives, are allowed.
+
+    Args:
+        output_dir: folder of the study.
+        allowed: further words that may appear, such as a header value that names a scanner.
+
+    Raises:
+        InputError: the folder holds no finished study.
+    """
+    folder = _report(output_dir)
+    content = files.read_json(folder / "report.json")
+    named = {str(content.get("target", {}).get("bundle") or "")}
+    settings = content.get("settings", {})
+    named |= {str(name) for key, names in settings.items() if key.endswith("_files") for name in names}
+    return Identifiers.read(output_dir).leaks(folder, {*named - {""}, *allowed})
+
+
+def write_archive(
+    output_dir: str | os.PathLike[str], path: str | os.PathLike[str], allowed: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Write ``report/`` of a study and a manifest as ZIP; the same report gives the same bytes.
+
+    Args:
+        output_dir: folder of the study.
+        path: the ``.zip`` to write, outside ``report/``.
+        allowed: words that may appear although they are among the cohort's identifiers.
+
+    Returns:
+        The manifest: ``schema``, ``files`` (from name to SHA-256), and ``searched``: how many identifiers of each kind
+        were looked for, how many were too short to be, and how many were not because their words were allowed.
+
+    Raises:
+        InputError: the report names a patient, a path or a header value of the cohort: the files are named, and what
+            was found is in ``private/leaks.json``. Or the folder holds something that no study writes.
+    """
+    folder, path = _report(output_dir), Path(path)
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"archive must lie outside of report/, got {str(path)!r}. Choose another name.")
+    allowed = list(allowed)
+    names = _names(folder)
+    leaks = report_leaks(output_dir, allowed)
+    noted = Path(output_dir) / "private" / "leaks.json"
+    noted.unlink(missing_ok=True)
+    if leaks:
+        files.write_json(
+            noted, {"leaks": [{"file": leak.file, "kind": leak.kind, "value": leak.value} for leak in leaks]}
+        )
+        raise InputError(
+            f"report must hold no id, path or header value of the cohort, got {_told(leaks)}. What was found is in "
+            "private/leaks.json. Run the study again with another name for it, or allow a word that names nobody "
+            "(--allow WORD)."
+        )
+    known = Identifiers.read(output_dir)
+    wanted, too_short = known.sought(allowed)
+    skipped = len(known.sought()[0]) - len(wanted)
+    content = {name: (folder / name).read_bytes() for name in names}
+    manifest = {
+        "schema": _SCHEMA,
+        "files": {f"report/{name}": hashlib.sha256(data).hexdigest() for name, data in content.items()},
+        "searched": {"values": len(wanted), "too_short": too_short, "allowed": skipped},
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        _add(archive, MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        for name, data in content.items():
+            _add(archive, f"report/{name}", data)
+    files.write(path, buffer.getvalue(), private=False)
+    return manifest
+
+
+def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Whether an archive holds what its manifest lists, unchanged, and nothing else.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: it does not; the first files that differ are named.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = archive.namelist()
+            found = {name: archive.read(name) for name in listed}
+            comment = archive.comment or b"".join(one.comment + one.extra for one in archive.infolist())
+            offset = min((one.header_offset for one in archive.infolist()), default=0)
+        manifest = json.loads(found.pop(MANIFEST))
+        expected = {str(name): str(value) for name, value in manifest["files"].items()}
+    except (OSError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"archive must be one that monai_mia wrote, got {str(path)!r}, which is not ({type(error).__name__})."
+        ) from error
+    actual = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    strange = [name for name in found if not _is_of_report(name)]
+    if strange or comment or offset:
+        raise InputError(
+            f"archive must hold a manifest and the files of a report alone, got "
+            f"{', '.join(strange[:5]) or 'a comment, or bytes before the archive'}. Do not unpack it; ask for it again."
+        )
+    odd = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+    twice = sorted(name for name, count in Counter(listed).items() if count > 1)
+    if odd or twice:
+        raise InputError(
+            f"archive must hold the files of its manifest, unchanged, got {len(odd or twice)} that are changed, "
+            f"missing, additional or twice there ({', '.join((odd or twice)[:5])}). Ask for it again."
+        )
+    return dict(manifest)
+
+
+def _is_of_report(name: str) -> bool:
+    parts = name.split("/")
+    return parts[0] == "report" and not {"", ".", ".."} & {*parts} and name.endswith(_SUFFIXES) and "\\" not in name
+
+
+def _report(output_dir: str | os.PathLike[str]) -> Path:
+    folder = Path(output_dir) / "report"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise InputError(f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without.")
+    return folder
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a report, sorted."""
+    names, odd = [], []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or path.suffix in _SUFFIXES):
+            odd.append(name)
+        elif not path.is_dir():
+            names.append(name)
+    if odd:
+        raise InputError(
+            f"report must hold nothing but {', '.join(_SUFFIXES)} files that a study wrote, got {', '.join(odd[:5])}. "
+            "Take them out."
+        )
+    return names
+
+
+def _told(leaks: Sequence[Leak]) -> str:
+    """Which files, and which kinds; not what."""
+    kinds: dict[str, set[str]] = {}
+    for leak in leaks:
+        kinds.setdefault(leak.file, set()).add(leak.kind)
+    return "; ".join(f"a {' and a '.join(sorted(found))} in {file}" for file, found in list(kinds.items())[:5])
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    about = zipfile.ZipInfo(name, _TIME)
+    about.compress_type = zipfile.ZIP_DEFLATED
+    about.create_system = 3  # whatever the machine
+    about.external_attr = 0o644 << 16
+    archive.writestr(about, data, compresslevel=6)

@@ -1,0 +1,153 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The commands about what leaves: ``python -m monai_mia archive`` and ``card``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from monai_mia.audit.disclosure.archive import check_archive, report_leaks, write_archive
+from monai_mia.errors import InputError
+from monai_mia.records import files
+
+__all__ = [
+    "add_commands",
+    "write_card",
+]
+
+# Between these the section of a README is ours; what else it says is left alone.
+_BEGIN, _END = "<!-- monai_mia: privacy -->", "<!-- monai_mia: end of privacy -->"
+_CARD = ("privacy.json", "model_card.md")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser of ``python -m monai_mia``; each sets ``run``, which takes the options.
+
+    Args:
+        commands: what ``argparse.ArgumentParser.add_subparsers`` gave.
+    """
+    archive = commands.add_parser(
+        "archive",
+        help="pack the report of a study, after a search for everything that names a patient; or check such a pack",
+    )
+    what = archive.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", metavar="OUT", help="folder of the study")
+    what.add_argument("--check", metavar="FILE", help="an archive to check against its manifest")
+    archive.add_argument("--archive", metavar="FILE", help="the .zip to write; by default OUT/report.zip")
+    archive.add_argument(
+        "--allow", metavar="WORD", nargs="*", default=[], help="words that may appear though the cohort has them"
+    )
+    archive.set_defaults(run=_archive)
+    card = commands.add_parser("card", help="print the privacy section of a model card, or put it into a bundle")
+    card.add_argument("--output", metavar="OUT", required=True, help="folder of the study")
+    card.add_argument("--bundle", metavar="DIR", help="a bundle for configs/metadata.json and docs/README.md")
+    card.add_argument("--write", action="store_true", help="write into the bundle; without, nothing is changed")
+    card.set_defaults(run=_card)
+
+
+def write_card(output_dir: str | os.PathLike[str], bundle: str | os.PathLike[str], write: bool = True) -> list[Path]:
+    """Put the privacy section into a bundle: ``privacy`` in its metadata, and a section in its README.
+
+    An earlier section of ours is replaced; all else stays as it is.
+
+    Args:
+        output_dir: folder of a finished study.
+        bundle: folder of the bundle that is to be released.
+        write: whether to write; otherwise only what would be refused is.
+
+    Returns:
+        The files that are (or would be) written.
+
+    Raises:
+        InputError: there is no such study or bundle; the section names a patient; released weights were audited that
+            are not in the bundle; or its README has a section of that name that is not ours.
+    """
+    privacy, section = _read_card(output_dir)
+    root = Path(bundle)
+    metadata_path, readme_path = root / "configs" / "metadata.json", root / "docs" / "README.md"
+    metadata = files.read_json(metadata_path)
+    if not metadata:
+        raise InputError(f"bundle must have a configs/metadata.json, got {str(root)!r} without.")
+    audited = privacy["audited"]
+    weights = [path for path in sorted((root / "models").glob("*")) if path.is_file()]
+    if audited["design"] == "observational" and weights:
+        hashes = [files.sha256(path) for path in weights]
+        if audited["checkpoint_sha256"] not in hashes:
+            raise InputError(
+                f"bundle must hold the weights that were audited, got other files in {str(root / 'models')!r}. Audit "
+                "the weights that are to be released."
+            )
+    readme = (
+        readme_path.read_text(encoding="utf-8") if readme_path.is_file() else f"# {metadata.get('name', root.name)}\n"
+    )
+    ours = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}\n?", re.DOTALL)
+    others = ours.sub("", readme)
+    if re.search(r"^##\s+Privacy\s*$", others, re.MULTILINE):
+        raise InputError(
+            f"docs/README.md must have no section 'Privacy' of its own, got one in {str(readme_path)!r}. Rename or "
+            "remove it."
+        )
+    block = f"{_BEGIN}\n{section.rstrip()}\n{_END}\n"
+    readme = ours.sub(lambda _: block, readme, count=1) if ours.search(readme) else f"{readme.rstrip()}\n\n{block}"
+    if write:
+        text = json.dumps({**metadata, "privacy": privacy}, indent=4, ensure_ascii=False) + "\n"
+        files.write(metadata_path, text, private=False)
+        files.write(readme_path, readme, private=False)
+    return [metadata_path, readme_path]
+
+
+def _read_card(output_dir: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+    """The content of ``privacy.json`` and ``model_card.md``, if they name nobody."""
+    folder = Path(output_dir) / "report"
+    missing = [name for name in _CARD if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without {', '.join(missing)}. "
+            "Run the study again: what is trained and recorded is kept."
+        )
+    found = sorted({leak.file for leak in report_leaks(output_dir)} & set(_CARD))
+    if found:
+        raise InputError(f"report must hold no id, path or header value of the cohort, got one in {', '.join(found)}.")
+    return files.read_json(folder / _CARD[0]), (folder / _CARD[1]).read_text(encoding="utf-8")
+
+
+def _card(options: argparse.Namespace) -> None:
+    if options.write and options.bundle is None:
+        raise InputError("bundle must be given to write into it, got --write alone. Add --bundle DIR.")
+    privacy, section = _read_card(options.output)
+    if options.bundle is None:
+        print(json.dumps({"privacy": privacy}, indent=4, ensure_ascii=False))
+        print(f"\n{section}")
+        return
+    paths = write_card(options.output, options.bundle, options.write)
+    if options.write:
+        print("\n".join(f"Written: {path}" for path in paths))
+    else:
+        print("\n".join(f"Would be written, with --write: {path}" for path in paths))
+
+
+def _archive(options: argparse.Namespace) -> None:
+    if options.check is not None:
+        manifest = check_archive(options.check)
+        print(f"{options.check}: {len(manifest['files'])} files, as in its manifest")
+        _tell_allowed(manifest)
+        return
+    path = options.archive or f"{options.output}/report.zip"
+    manifest = write_archive(options.output, path, options.allow)
+    searched = manifest["searched"]
+    print(f"Searched for {searched['values']} ids, paths and header values: none is in the report.")
+    if searched["too_short"]:
+        print(f"{searched['too_short']} values are too short to be told from other text, and were not searched for.")
+    _tell_allowed(manifest)
+    print(f"Archive: {path}")
+
+
+def _tell_allowed(manifest: dict[str, Any]) -> None:
+    allowed = manifest.get("searched", {}).get("allowed", 0)
+    if allowed:
+        print(f"{allowed} values were not searched for, since whoever packed it allowed them (--allow).")

@@ -1,0 +1,340 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The report's pictures: PNGs that hold distributions and rates, and nothing by which a patient could be named.
+
+They are drawn on white with matplotlib's objects, not with pyplot, so that no global figure is made or left behind.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import floor, log10
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from monai_mia.audit.criteria import percent
+from monai_mia.audit.results import AttackResult, AuditResult
+from monai_mia.statistics.roc import resolution
+
+__all__ = [
+    "INDIVIDUALS",
+    "NAMES",
+    "Curve",
+    "Picture",
+    "distribution",
+    "exposure",
+    "exposure_bins",
+    "roc",
+    "signal_label",
+]
+
+Array = NDArray[np.float64]
+
+#: File names of all pictures that a report can hold, without their ending; and of those about individuals.
+NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "exposure")
+INDIVIDUALS = ("individuals", "leakage_profile", "leakage_map")
+
+_INK, _MUTED, _RULE, _GREY = "#1c2733", "#56616e", "#d9dee4", "#eceff2"
+_MEMBER, _OTHER = "#1f5f99", "#b8651b"
+_DPI = 180
+
+# One look for each curve: colour, dashes, width. Told apart by dashes, too, where colours are not.
+_LOOKS = {
+    "best": ("#1f5f99", "-", 2.2),
+    "no shadow": ("#0d7a6b", (0, (6, 2)), 1.8),
+    "global loss": ("#3c4650", (0, (2, 1.5)), 1.6),
+    "blind": ("#9a3f86", (0, (6, 2, 1, 2)), 1.6),
+}
+
+_LABELS = {
+    "log_likelihood": "Log-likelihood of the reference",
+    "log_odds": "Log-odds of the reference",
+    "dice": "Dice of the predicted mask",
+    "soft_dice": "Dice of the predicted probabilities",
+    "volume_ratio": "Agreement of volumes",
+    "negative_entropy": "Minus the entropy of the prediction",
+    "maximum_probability": "Probability of the predicted class",
+    "margin": "Margin of the predicted class",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is written.
+
+    Attributes:
+        name: one of :data:`NAMES` or :data:`INDIVIDUALS`.
+        title: what it shows.
+        alt: the same for who cannot see it, with the numbers that matter.
+        png: the file.
+    """
+
+    name: str
+    title: str
+    alt: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of the ROC.
+
+    Attributes:
+        role: ``best``, ``no shadow``, ``global loss`` or ``blind``; decides the look.
+        label: its words in the legend.
+        attack: what is drawn.
+        band: whether its interval is shaded.
+    """
+
+    role: str
+    label: str
+    attack: AttackResult
+    band: bool
+
+
+def signal_label(signal: str) -> str:
+    """Words for a signal: those of its family, and the region or class.
+
+    Example:
+        >>> signal_label("dice_class_2_boundary")
+        'Dice of the predicted mask, class 2 boundary'
+    """
+    for family in sorted(_LABELS, key=len, reverse=True):
+        if signal == family:
+            return _LABELS[family]
+        if signal.startswith(f"{family}_"):
+            return f"{_LABELS[family]}, {signal[len(family) + 1 :].replace('_', ' ')}"
+    return signal.replace("_", " ")
+
+
+def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
+    """TPR over FPR on logarithmic axes, from the resolution of the cohort upwards."""
+    finest = resolution(result.member)
+    bottom = min(finest, 1 / int(result.member.sum())) / 2
+    figure, axes = _figure(5.2, 5.3)
+    axes.set(xscale="log", yscale="log", xlim=(finest / 2, 1.0), ylim=(bottom, 1.18))
+    axes.axvspan(finest / 2, finest, color=_GREY, linewidth=0, zorder=0)
+    axes.axvline(finest, color=_MUTED, linewidth=1, zorder=1)
+    axes.text(
+        finest / np.sqrt(2), np.sqrt(bottom), f"below the resolution ({percent(finest)})",
+        rotation=90, ha="center", va="center", color=_MUTED, fontsize=9,
+    )  # fmt: skip
+    hidden = bottom / 100  # a TPR of 0 has no logarithm: it is drawn outside
+    diagonal = np.geomspace(finest, 1.0, 50)
+    axes.plot(
+        diagonal, diagonal, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="AUC 0.500 · chance", zorder=2
+    )
+    for order, curve in enumerate(curves):
+        colour, dashes, width = _LOOKS[curve.role]
+        drawn = curve.attack.roc
+        if curve.band:
+            low, high = (np.maximum(drawn[key], hidden) for key in ("band_low", "band_high"))
+            axes.fill_between(
+                drawn["band_fpr"], low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=3
+            )
+        fpr, tpr = _steps(drawn, finest)
+        axes.plot(
+            fpr, np.maximum(tpr, hidden), color=colour, linestyle=dashes, linewidth=width, drawstyle="steps-post",
+            label=textwrap.fill(f"AUC {curve.attack.auc:.3f} · {curve.label}", 54, subsequent_indent="    "),
+            zorder=10 - order,
+        )  # fmt: skip
+    for axis, low in ((axes.xaxis, finest / 2), (axes.yaxis, bottom)):
+        axis.set_major_locator(FixedLocator(_rate_ticks(low)))
+        axis.set_major_formatter(FuncFormatter(lambda rate, _: percent(rate)))
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(color=_RULE, linewidth=0.6)
+    axes.set_xlabel("non-members falsely called members (FPR)")
+    axes.set_ylabel("members found (TPR)")
+    handles, labels = axes.get_legend_handles_labels()
+    order_ = [*range(1, len(handles)), 0]  # chance last
+    figure.legend(
+        [handles[k] for k in order_], [labels[k] for k in order_],
+        loc="outside lower left", frameon=False, fontsize=9, handlelength=3, labelcolor=_INK,
+    )  # fmt: skip
+    found = "; ".join(f"{curve.label}: AUC {curve.attack.auc:.3f}" for curve in curves)
+    return Picture(
+        "roc",
+        "Members found, for each rate of false accusations",
+        f"ROC curves on logarithmic axes, from a false positive rate of {percent(finest)} to 100 %. {found}. "
+        "The diagonal is chance.",
+        png(figure),
+    )
+
+
+def _steps(drawn: Mapping[str, list[float]], finest: float) -> tuple[Array, Array]:
+    """The ROC as steps from the resolution to 1: the TPR at each FPR, nothing interpolated."""
+    fpr, tpr = np.asarray(drawn["fpr"]), np.asarray(drawn["tpr"])
+    at = np.unique(np.concatenate([[finest], fpr[fpr > finest], [1.0]]))
+    return at, tpr[np.searchsorted(fpr, at + 1e-12, side="right") - 1]
+
+
+def _rate_ticks(low: float) -> list[float]:
+    decades = range(floor(log10(low)), 1)
+    within = (1, 2, 5) if low > 2e-3 else (1,)
+    return [m * 10.0**d for d in decades for m in within if low <= m * 10.0**d <= 1.0]
+
+
+def distribution(name: str, title: str, label: str, values: Array, member: NDArray[np.bool_], unit: str) -> Picture:
+    """Members' values above the line, non-members' below: shares in bars, not single values."""
+    edges = _edges(values)
+    clipped = np.clip(values, edges[0], edges[-1])
+    centres, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    figure, axes = _figure(4.6, 3.3)
+    tallest = 0.0
+    medians = []
+    for side, sign, colour in ((member, 1, _MEMBER), (~member, -1, _OTHER)):
+        share = np.histogram(clipped[side], edges)[0] / side.sum()
+        tallest = max(tallest, float(share.max()))
+        medians.append(float(np.median(clipped[side])))
+        axes.bar(centres, sign * share, widths, color=colour, alpha=0.82, edgecolor="white", linewidth=0.8, zorder=2)
+    axes.set_ylim(-1.42 * tallest, 1.42 * tallest)
+    axes.set_xlim(edges[0] - 0.3 * widths[0], edges[-1] + 0.3 * widths[-1])
+    for median, words, sign, colour in zip(
+        medians, ("members", "non-members"), (1, -1), (_MEMBER, _OTHER), strict=True
+    ):
+        axes.plot([median, median], [0, sign * 1.12 * tallest], color=_INK, linewidth=1.2, zorder=3)
+        axes.text(
+            0.015, 0.5 + sign * 0.48, f"{words}, median {_number(median)}", transform=axes.transAxes,
+            va="top" if sign > 0 else "bottom", color=colour, fontsize=9, fontweight="bold", zorder=4,
+        )  # fmt: skip
+    axes.axhline(0, color=_INK, linewidth=0.8, zorder=3)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(abs(share))))
+    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.set_xlabel(textwrap.fill(label, 44))
+    axes.set_ylabel(f"share of {unit}s")
+    return Picture(
+        name,
+        title,
+        f"Histograms of {label} for {int(member.sum())} members, median {_number(medians[0])}, and "
+        f"{int((~member).sum())} non-members, median {_number(medians[1])}.",
+        png(figure),
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _edges(values: Array) -> Array:
+    """Bins over the bulk of the values; what lies far out is counted in the outermost ones."""
+    first, third = np.quantile(values, [0.25, 0.75])
+    reach = 2.5 * (third - first)
+    low, high = float(values.min()), float(values.max())
+    if reach > 0:
+        low, high = max(low, float(first - reach)), min(high, float(third + reach))
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):  # all alike
+        low, high = low - 0.5, low + 0.5
+    n = int(np.clip(2 * np.sqrt(len(values)), 6, 30))
+    return np.linspace(low, high, n + 1)
+
+
+@dataclass(frozen=True)
+class ExposureBin:
+    """Members in one range of exposure.
+
+    Attributes:
+        label: the range in words.
+        count: members in it.
+        expected: members that would be in it if scores said nothing.
+    """
+
+    label: str
+    count: int
+    expected: float
+
+
+def exposure_bins(result: AuditResult) -> list[ExposureBin]:
+    """Members by the smallest FPR at which the best attack finds them, from the resolution of the cohort upwards."""
+    n = int((~result.member).sum())
+    above = np.rint(result.exposure[result.member] * n).astype(int)  # non-members that score as high
+    bounds = [fpr for fpr, value in result.best.tpr_at_fpr.items() if value is not None]
+    bounds = sorted({*bounds, *(b for b in (0.25, 0.5) if b > max(bounds, default=0.0)), 1.0})
+    bins, reached = [], 0
+    chance = len(above) / (n + 1)  # each number of non-members above is as likely as any other
+    # Nobody above is an FPR below the resolution: it is told apart from nothing smaller than one non-member.
+    bins.append(ExposureBin(f"under {percent(1 / n)}, above all non-members", int((above == 0).sum()), chance))
+    lowest = 1 / n
+    for bound in bounds:
+        last = int(np.floor(bound * n + 1e-9))
+        if last > reached:
+            count = int(((above > reached) & (above <= last)).sum())
+            label = f"{percent(lowest)} to {percent(bound)}" if bound > lowest + 1e-12 else percent(bound)
+            bins.append(ExposureBin(label, count, chance * (last - reached)))
+            reached, lowest = last, bound
+    return bins
+
+
+def exposure(result: AuditResult) -> Picture:
+    """How many members stand out, and how far."""
+    bins = exposure_bins(result)
+    total = int(result.member.sum())
+    figure, axes = _figure(5.2, 0.4 * len(bins) + 1.2)
+    places = list(range(len(bins)))
+    counts = [b.count for b in bins]
+    bars = axes.barh(places, counts, 0.66, color=_MEMBER, alpha=0.88, zorder=2)
+    marks = axes.vlines(
+        [b.expected for b in bins], [k - 0.42 for k in places], [k + 0.42 for k in places],
+        color=_OTHER, linewidth=2, zorder=3,
+    )  # fmt: skip
+    room = max(*counts, *(b.expected for b in bins), 1.0)
+    for place, b in zip(places, bins, strict=True):
+        words = f"{b.count} ({percent(b.count / total)})"
+        axes.text(max(b.count, b.expected) + 0.015 * room, place, words, va="center", color=_INK, fontsize=9, zorder=4)
+    axes.set_yticks(places, [b.label.replace(", ", ",\n") for b in bins])
+    axes.set_ylim(len(bins) - 0.4, -0.6)
+    axes.set_xlim(0, 1.3 * room)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="x", color=_RULE, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"member {result.unit}s")
+    figure.legend(
+        [bars.patches[0], marks], ["found by the best attack", "expected by chance"],
+        loc="outside lower left", frameon=False, fontsize=9, ncols=2, labelcolor=_INK,
+    )  # fmt: skip
+    listed = "; ".join(f"{b.label}: {b.count}, by chance {b.expected:.1f}" for b in bins)
+    return Picture(
+        "exposure",
+        f"Member {result.unit}s by the smallest rate of false accusations at which they are found",
+        f"Bars: number of {total} member {result.unit}s for ranges of the smallest false positive rate at which the "
+        f"best attack finds them. {listed}.",
+        png(figure),
+    )
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure((width, height), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(facecolor="white")
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=_MUTED, labelcolor=_INK, labelsize=9, length=3)
+    axes.tick_params(which="minor", length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_MUTED)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=_INK, fontsize=10)
+    return figure, axes
+
+
+def png(figure: Figure) -> bytes:
+    """The bytes of a picture at its own resolution, the same on every machine; names are written as they are."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_fontfamily("DejaVu Sans")  # comes with matplotlib, whatever fonts a machine has
+        text.set_usetex(False)
+        text.set_parse_math(False)  # a name may hold a dollar sign
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,88 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a study of several models: notes, gaps, pictures and tables, self-contained."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+__all__ = [
+    "Table",
+    "as_html",
+    "as_markdown",
+    "as_written",
+    "plain",
+    "template",
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to read: what it shows, its heads, and its rows of text."""
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def as_html(
+    title: str,
+    notes: Sequence[str],
+    pictures: Sequence[tuple[str, bytes]],
+    tables: Sequence[Table],
+    gaps: Sequence[str] = (),
+) -> str:
+    """The page; pictures are pairs of a text for those who do not see them, and PNG bytes."""
+    return template("study.html").render(
+        title=title,
+        notes=notes,
+        pictures=[(alt, base64.b64encode(picture).decode()) for alt, picture in pictures],
+        tables=tables,
+        gaps=gaps,
+    )
+
+
+def as_markdown(title: str, notes: Sequence[str], tables: Sequence[Table], gaps: Sequence[str] = ()) -> str:
+    """The same without pictures."""
+    lines = [f"# {title}", "", *notes, ""]
+    if gaps:
+        lines += ["## What is missing", "", *(f"- {gap}" for gap in gaps), ""]
+    for table in tables:
+        lines += [f"## {table.caption}", "", f"| {' | '.join(table.heads)} |", f"|{'---|' * len(table.heads)}"]
+        lines += [*(f"| {' | '.join(row)} |" for row in table.rows), ""]
+    return "\n".join(lines)
+
+
+def as_written(signal: str, value: tuple[float, tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+    """A signal's value and interval as the field writes them: an error or a distance without its minus."""
+    if not signal.startswith("negative_"):
+        return value
+    return -value[0], (-value[1][1], -value[1][0])
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: keys are texts, and what is undefined is null."""
+    if isinstance(value, Mapping):
+        return {f"{key:g}" if isinstance(key, float) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def template(name: str, **filters: Callable[..., Any]) -> Template:
+    """A template of this package, with filters of its own."""
+    environment = Environment(
+        loader=PackageLoader("monai_mia.audit.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)

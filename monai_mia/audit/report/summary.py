@@ -1,0 +1,158 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a report comes to, in one page for whoever checks it, and in a section for a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_mia.audit.criteria import Conclusion, Statements, percent
+from monai_mia.audit.report.pages import template
+from monai_mia.records import files
+from monai_mia.statistics.epsilon import at_least, at_most
+
+__all__ = [
+    "PRIVACY_SCHEMA",
+    "write_summary",
+]
+
+#: Version of privacy.json.
+PRIVACY_SCHEMA = "1"
+
+_SECTIONS = (("validity", "Is the audit valid?"), ("power", "Would it have noticed?"), ("model", "What it found"))
+# A sentence or two; with more, the page would not be one.
+_N_REASONS, _LONGEST = 3, 330
+
+_AUDITED = {
+    "observational": "the released weights",
+    "randomised": "a model that the audit trained by the same recipe on a random half of the patients",
+}
+
+
+def write_summary(
+    content: Mapping[str, Any], folder: str | os.PathLike[str], statements: Statements | None = None
+) -> Conclusion:
+    """Write ``summary.html``, ``privacy.json`` and ``model_card.md`` beside a ``report.json`` that is there.
+
+    Args:
+        content: of ``report.json``.
+        folder: the report's folder.
+        statements: the thresholds; by default those documented.
+
+    Returns:
+        What the statements come to.
+    """
+    folder = Path(folder)
+    conclusion = (statements or Statements()).judge(content)
+    sha256 = hashlib.sha256((folder / "report.json").read_bytes()).hexdigest()
+    privacy = _privacy(content, conclusion, sha256)
+    files.write_json(folder / "privacy.json", privacy, private=False)
+    files.write(folder / "model_card.md", _card(privacy), private=False)
+    files.write(folder / "summary.html", _page(content, conclusion, sha256), private=False)
+    return conclusion
+
+
+def _privacy(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) -> dict[str, Any]:
+    """The section of a bundle's metadata; small, and without a cohort's counts below the side."""
+    best, design, target = content["attacks"][0], content.get("design", {}), content.get("target", {})
+    accounted = target.get("privacy") or {}
+    return {
+        "schema": PRIVACY_SCHEMA,
+        "tool": f"monai_mia {content.get('versions', {}).get('monai_mia', '')}".strip(),
+        "report_sha256": sha256,
+        "audited": {
+            "design": design.get("kind"),
+            "checkpoint_sha256": target.get("checkpoint_sha256"),
+            "bundle": target.get("bundle"),
+            "bundle_version": target.get("bundle_version"),
+            "release": content.get("settings", {}).get("release"),
+            "n_member": design.get("n_member"),
+            "n_nonmember": design.get("n_nonmember"),
+            "n_shadow": max(attack["n_shadow"] for attack in content["attacks"]),
+            "unit": content["unit"],
+        },
+        "verdict": content["verdict"]["level"],
+        **conclusion.as_json(),
+        "best_attack": {
+            "name": best["name"],
+            "access": best["access"],
+            "auc": best["auc"],
+            "auc_ci": best["auc_ci_simultaneous"],
+            "tpr_at_fpr": {fpr: rate for fpr, rate in best["tpr_at_fpr"].items() if rate is not None},
+        },
+        "audited_epsilon": best["epsilon_lower_bound"],
+        "accounted_epsilon": {key: accounted.get(key) for key in ("epsilon", "delta", "unit")} if accounted else None,
+        "confidence": content["confidence"],
+    }
+
+
+def _card(privacy: Mapping[str, Any]) -> str:
+    """The section of a model card."""
+    audited, best = privacy["audited"], privacy["best_attack"]
+    low, high = best["auc_ci"]
+    lines = [
+        "## Privacy",
+        "",
+        "Membership inference: can someone who queries the model tell whose scans it was trained on? Audited with "
+        f"{privacy['tool']}: {_AUDITED.get(audited['design'], 'a model')}"
+        + (
+            f", {audited['n_member']} member and {audited['n_nonmember']} non-member patients"
+            if audited["n_member"] is not None
+            else ""
+        )
+        + f", up to {audited['n_shadow']} shadow models per attack.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| verdict | **{privacy['verdict']}** |",
+        f"| evidence for a release | {privacy['recommendation']} |",
+        f"| best attack | {best['name']} (access: {best['access']}) |",
+        f"| its AUC (0.5: chance) | {best['auc']:.3f} [{low:.3f}, {high:.3f}] |",
+    ]
+    for fpr, rate in best["tpr_at_fpr"].items():
+        found = f"{rate['value']:.3f} [{rate['ci'][0]:.3f}, {rate['ci'][1]:.3f}]"
+        lines.append(f"| members found while {percent(float(fpr))} of others are accused | {found} |")
+    if privacy["audited_epsilon"] is not None:
+        lines.append(f"| audited epsilon | at least {at_least(privacy['audited_epsilon'])} |")
+    accounted = privacy["accounted_epsilon"]
+    if accounted is not None and accounted["epsilon"] is not None:
+        bound = f"at most {at_most(accounted['epsilon'])} at delta {accounted['delta']:g} ({accounted['unit']})"
+        lines.append(f"| accounted epsilon | {bound} |")
+    lines += [
+        "",
+        "| statement | measured | threshold | result |",
+        "|---|---|---|---|",
+        *(
+            f"| {one['text']} | {one['measured']} | {one['threshold']} | {one['outcome']} |"
+            for one in privacy["statements"]
+        ),
+        "",
+        f"Intervals: {percent(privacy['confidence'])}, by patient; that of the AUC holds for all attacks at once. A "
+        "verdict of low is no proof of privacy: other attacks, more shadow models or more patients could find more.",
+        "",
+        f"SHA-256 of the audited weights: `{audited['checkpoint_sha256']}`,",
+        f"of the report: `{privacy['report_sha256']}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _page(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) -> str:
+    reasons = content["verdict"]["reasons"][:_N_REASONS]
+    return template("summary.html").render(
+        target={"bundle": None, "bundle_version": None, "checkpoint_sha256": None, **content.get("target", {})},
+        design={"kind": None, **content.get("design", {})},
+        versions={"monai_mia": None, **content.get("versions", {})},
+        unit=content["unit"],
+        confidence=percent(content["confidence"]),
+        verdict=content["verdict"],
+        reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],
+        best=content["attacks"][0],
+        conclusion=conclusion,
+        sections=_SECTIONS,
+        sha256=sha256,
+    )

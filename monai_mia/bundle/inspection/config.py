@@ -1,0 +1,190 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's configs, merged and read as data: no expression is evaluated, nothing is built."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_mia.errors import InputError
+
+__all__ = [
+    "REFERENCE",
+    "Config",
+    "class_of",
+    "leaves",
+]
+
+#: What refers to another id, in a string or an expression.
+REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
+
+
+class Config:
+    """A merged config, macros replaced, read as data."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.parser = ConfigParser(config=content)
+
+    @classmethod
+    def read(cls, folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> Config:
+        """Read and merge a bundle's configs.
+
+        Raises:
+            InputError: a file is missing or is no config.
+        """
+        paths = [folder / name for name in names]
+        for path in paths:
+            if not path.is_file():
+                raise InputError(
+                    f"{path} must be a config file, got no such file. Give --bundle DIR, the folder above configs/."
+                )
+        try:
+            parser = ConfigParser()
+            parser.read_config([str(path) for path in paths])
+            metadata = folder / "configs" / "metadata.json"
+            if metadata.is_file():  # part of the config to MONAI, as "_meta_"
+                parser.read_meta(str(metadata))
+            _refuse_other_files(parser.get(), names)
+            for name, value in overrides.items():
+                _override(parser, name, value)
+            parser.resolve_macro_and_relative_ids()
+            _refuse_code(parser.get("_meta_", {}), metadata)
+        except InputError:
+            raise
+        except Exception as error:
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{', '.join(map(str, paths))} must be a bundle's configs, JSON or YAML, got {text}. Restore the file."
+            ) from error
+        return cls(parser.get())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.parser
+
+    def __getitem__(self, name: str) -> Any:
+        return self.parser[name]
+
+    def value(self, node: Any) -> Any:
+        """What a reference leads to; an expression stays as it is."""
+        for _ in range(10):
+            if not (isinstance(node, str) and node.startswith("@") and node[1:] in self):
+                break
+            node = self[node[1:]]
+        return node
+
+    def resolved(self, node: Any) -> Any:
+        """A copy in which references that are no part of an expression are replaced by what they lead to."""
+        if isinstance(node, dict):
+            return {name: self.resolved(one) for name, one in node.items()}
+        if isinstance(node, list):
+            return [self.resolved(one) for one in node]
+        found = self.value(node)
+        return found if found is node else self.resolved(found)
+
+    def component(self, node: Any) -> dict[str, Any]:
+        """The component that a node is or refers to, or an empty one."""
+        node = self.value(node)
+        return node if isinstance(node, dict) and "_target_" in node else {}
+
+    def transforms(self, node: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
+        """Every transform of a chain, in order, whether it is listed, referred to, or joined in an expression."""
+        if depth > 10:
+            return
+        if isinstance(node, str):
+            for name in REFERENCE.findall(node):
+                if name in self:
+                    yield from self.transforms(self[name], depth + 1)
+        elif isinstance(node, list):
+            for one in node:
+                yield from self.transforms(one, depth + 1)
+        elif isinstance(node, dict):
+            if "transforms" in node:
+                yield from self.transforms(node["transforms"], depth + 1)
+            elif "_target_" in node:
+                yield node
+
+    def keys(self, transform: Mapping[str, Any]) -> set[str]:
+        """The keys of a dictionary transform, as far as they are written."""
+        found: set[str] = set()
+        pending = [transform.get("keys")]
+        while pending:
+            node = self.value(pending.pop())
+            if isinstance(node, list):
+                pending += node
+            elif isinstance(node, str):
+                known = re.search(r"(?:CommonKeys|Keys)\.(\w+)$", node)
+                found.add(known.group(1).lower() if known else node)
+        return found
+
+    def engine(self, ending: str, preferred: Sequence[str]) -> str | None:
+        """Id of a component whose class ends so."""
+        for name in (*preferred, *self._ids(self.parser.get(), "", 2)):
+            if name in self and class_of(self[name]).endswith(ending):
+                return name
+        return None
+
+    def _ids(self, node: Any, prefix: str, depth: int) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            yield f"{prefix}{key}"
+            if depth > 1:
+                yield from self._ids(value, f"{prefix}{key}#", depth - 1)
+
+    def evaluator(self) -> dict[str, Any]:
+        """The evaluator, or an empty one."""
+        name = self.engine("Evaluator", ("evaluator", "validate#evaluator"))
+        return self.component(f"@{name}") if name else {}
+
+    def id_of(self, node: Any, fallback: str) -> str | None:
+        """The id that a node refers to, or ``fallback`` if the node is written in place."""
+        if isinstance(node, str) and node.startswith("@") and node[1:] in self:
+            return node[1:].replace("::", "#")  # as the parser writes it
+        return fallback if node is not None and fallback in self else None
+
+
+def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
+    """A macro may name a file, relative to wherever the audit is started; nothing would tell when it changes."""
+    for place, node in leaves(content, ""):
+        path = ConfigParser.split_path_id(node[1:])[0] if isinstance(node, str) and node.startswith("%") else ""
+        if path:
+            raise InputError(
+                f"{', '.join(names)} must be read whole, got the file {path!r} in {place!r} by a macro. Give the "
+                "configs one after the other (--config, --train_config), and refer to ids of the same config."
+            )
+
+
+def _refuse_code(metadata: Any, path: Path) -> None:
+    """Code in metadata would run where a config refers to it (``@_meta_#...``), and nobody would look for it there."""
+    for place, node in leaves(metadata, ""):
+        if (isinstance(node, str) and node.startswith("$")) or place.rpartition("#")[2] == "_target_":
+            raise InputError(f"{path} must hold no code, got some in {place!r}. Take it out.")
+
+
+def _override(parser: ConfigParser, name: str, value: Any) -> None:
+    try:
+        parser[name] = copy.deepcopy(value)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(f"override must be ID=VALUE of an id that there is, got {name!r}. Correct the id.") from error
+
+
+def class_of(node: Any) -> str:
+    """Class of a component, without its module; empty for anything else."""
+    target = node.get("_target_", "") if isinstance(node, dict) else ""
+    return str(target).rpartition(".")[2]
+
+
+def leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every value of a config with its id."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, f"{place}#{key}".lstrip("#").replace("::", "#").lstrip("+"))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from leaves(value, f"{place}#{number}")
+    else:
+        yield place, node

@@ -1,0 +1,23 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a study, read by both halves: tables, designs, maps, image statistics, identifiers, hashes. No torch."""
+
+from monai_mia.records.design import TARGET, Case, Design
+from monai_mia.records.identifiers import Identifiers
+from monai_mia.records.image_statistics import Examination
+from monai_mia.records.maps import MapStore, RecordedMaps
+from monai_mia.records.pseudonyms import Pseudonyms
+from monai_mia.records.table import SignalTable, write_signals
+
+__all__ = [
+    "TARGET",
+    "Case",
+    "Design",
+    "Examination",
+    "Identifiers",
+    "MapStore",
+    "Pseudonyms",
+    "RecordedMaps",
+    "SignalTable",
+    "write_signals",
+]

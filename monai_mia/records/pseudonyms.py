@@ -1,0 +1,92 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Names for individuals that only the owner of a study can resolve: keyed hashes, the key in ``private/``.
+
+A plain hash of an id is no pseudonym: whoever can list the ids of a hospital hashes them all and looks it up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from monai_mia.errors import InputError
+from monai_mia.records import files
+
+__all__ = [
+    "KEY_FILE",
+    "Pseudonyms",
+]
+
+#: Name of the key's file, in ``private/``.
+KEY_FILE = "pseudonym.key"
+
+_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Pseudonyms of patients: the beginning of HMAC-SHA256 of the id, with a key (RFC 2104).
+
+    Attributes:
+        key: 32 secret bytes; whoever has it can test whether a pseudonym is of an id.
+        n_digits: how many hexadecimal digits of the hash are shown. 10 are 40 bits: among 10,000 patients two share
+            one with a probability of 5e-5.
+
+    Example:
+        >>> names = Pseudonyms(bytes(32))
+        >>> names("patient_001")
+        'P-3e7c35c5b5'
+        >>> Pseudonyms(b"1" * 32)("patient_001") == names("patient_001")
+        False
+    """
+
+    key: bytes = field(repr=False)
+    n_digits: int = 10
+
+    def __call__(self, name: str) -> str:
+        """The pseudonym of an id."""
+        return f"P-{hmac.new(self.key, name.encode(), hashlib.sha256).hexdigest()[: self.n_digits]}"
+
+    def of(self, names: Iterable[str]) -> dict[str, str]:
+        """From each id to its pseudonym; no two share one.
+
+        Raises:
+            InputError: two do, by chance.
+        """
+        found = {name: self(name) for name in names}
+        if len(set(found.values())) < len(found):
+            raise InputError(f"n_digits must be larger to tell {len(found)} individuals apart, got {self.n_digits}.")
+        return found
+
+    @classmethod
+    def kept_in(cls, folder: str | os.PathLike[str], n_digits: int = 10) -> Pseudonyms:
+        """Those of a study, whose key is kept in its private folder (0600).
+
+        The key is drawn from the operating system the first time, and from no seed: a seed is in the report.
+
+        Args:
+            folder: ``private/`` of the study.
+            n_digits: see the class.
+
+        Raises:
+            InputError: the file is there and holds no key.
+        """
+        path = Path(folder) / KEY_FILE
+        if not path.exists():
+            files.write(path, secrets.token_hex(_BYTES) + "\n")
+        try:
+            key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        except ValueError:
+            key = b""
+        if len(key) != _BYTES:
+            raise InputError(
+                f"{KEY_FILE} must hold {2 * _BYTES} hexadecimal digits, got another content. Restore it from a copy; "
+                "if it is removed, a new key is drawn and earlier pseudonyms cannot be resolved any more."
+            )
+        return cls(key, n_digits)

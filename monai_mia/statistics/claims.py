@@ -1,0 +1,297 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Claims of membership whose expected share of false ones is bounded, from patients known to be non-members.
+
+A score says who is more likely a member; a claim says that someone is one. Known non-members, such as patients who
+were scanned after the training, say how high a non-member's score can be. The conformal p-value of a patient is the
+share of them, itself counted, that score as high. The procedure of Benjamini and Hochberg then claims as many patients
+as it can while the expected share of false claims, the false discovery rate, stays at most ``q`` times the share of
+non-members among the scored. Where many of the scored are members, ``adaptive`` spends what that leaves of ``q``.
+
+Assumption: known and unknown non-members are exchangeable. They come from the same population, and no score was fitted
+to who is known to be a non-member (an audit's attacks see other known non-members than those it scores). The scores
+may come from any attack.
+
+Source: `Bates, Candes, Lei, Romano and Sesia (Annals of Statistics 2023) <https://arxiv.org/abs/2104.08279>`_:
+conformal p-values that share their calibration depend positively on each other (PRDS), for which Benjamini and
+Hochberg (1995) is valid; `Marandon, Lei, Mary and Roquain (Annals of Statistics 2024)
+<https://arxiv.org/abs/2208.06685>`_ for the adaptive form, with the estimate of Storey. Access: scores only. Cost: no
+shadow model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from monai_mia.errors import InputError
+from monai_mia.statistics.resampling import group_means
+from monai_mia.statistics.roc import clopper_pearson
+
+__all__ = [
+    "Claims",
+    "ClaimsEvaluation",
+    "claimed_members",
+    "conformal_p_values",
+    "evaluate_claims",
+    "fewest_claims",
+    "min_nonmembers",
+]
+
+Array = NDArray[np.float64]
+
+#: Rounding of the products and quotients that a p-value at exactly its bound goes through.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Who is claimed to be a member.
+
+    Attributes:
+        claimed: shape (N,), bool.
+        p_values: of the hypothesis that a patient is a non-member, shape (N,).
+        q_values: smallest ``q`` at which a patient would be claimed, shape (N,), in (0, 1].
+        q: bound on the expected share of false claims.
+        nonmember_share: estimated share of non-members among the scored, or 1 if the claims do not rely on one.
+        n_nonmember: known non-members.
+        fewest: what the known non-members resolve: fewer patients than this cannot be claimed at ``q``, however high
+            they score.
+    """
+
+    claimed: NDArray[np.bool_]
+    p_values: Array
+    q_values: Array
+    q: float
+    nonmember_share: float
+    n_nonmember: int
+    fewest: int
+
+    @property
+    def n_claims(self) -> int:
+        """How many are claimed."""
+        return int(self.claimed.sum())
+
+
+@dataclass(frozen=True)
+class ClaimsEvaluation:
+    """What an attack's claims would have been worth, by patients whose membership is known.
+
+    Counts and their intervals are of one split of the non-members into those who calibrate and those who are scored
+    among the members. The means are over many splits, and depend less on chance.
+
+    Attributes:
+        q: bound on the expected share of false claims.
+        n_member: members that were scored.
+        n_nonmember: non-members that were scored.
+        n_calibration: non-members that were known.
+        fewest: fewer patients than this cannot be claimed.
+        n_claims: claims.
+        n_false: false claims.
+        false_share: false claims among the claims; 0 without claims.
+        false_share_ci: its Clopper-Pearson interval, (0, 1) without claims.
+        tpr: members that were claimed, as a share.
+        tpr_ci: its Clopper-Pearson interval.
+        mean_claims: mean number of claims.
+        mean_false_share: mean share of false claims, what ``q`` bounds.
+        mean_tpr: mean share of members that were claimed.
+    """
+
+    q: float
+    n_member: int
+    n_nonmember: int
+    n_calibration: int
+    fewest: int
+    n_claims: int
+    n_false: int
+    false_share: float
+    false_share_ci: tuple[float, float]
+    tpr: float
+    tpr_ci: tuple[float, float]
+    mean_claims: float
+    mean_false_share: float
+    mean_tpr: float
+
+
+def conformal_p_values(scores: ArrayLike, nonmember_scores: ArrayLike, seed: int | None = None) -> Array:
+    """Share of the known non-members, and of the patient itself, who score at least as high.
+
+    Args:
+        scores: shape (N,), finite, higher = more likely a member.
+        nonmember_scores: of the known non-members, shape (K,), on the same scale.
+        seed: where given, chance decides how many of those who tie count, itself included. P-values are then exactly
+            uniform for non-members; else they are too large where scores tie.
+
+    Returns:
+        P-values of being a non-member, shape (N,), in (0, 1].
+
+    Example:
+        >>> conformal_p_values([0.5, 9.0], [1.0, 0.2, 0.1]).tolist()
+        [0.5, 0.25]
+    """
+    scores, known = _finite(scores, "scores"), np.sort(_finite(nonmember_scores, "nonmember_scores"))
+    if not len(known):
+        raise InputError("nonmember_scores must hold at least one known non-member, got none.")
+    as_high = len(known) - np.searchsorted(known, scores, side="left")
+    if seed is None:
+        return np.asarray((1 + as_high) / (1 + len(known)))
+    higher = len(known) - np.searchsorted(known, scores, side="right")
+    share = 1 - np.random.default_rng([seed, 0, 0, 5]).random(len(scores))  # in (0, 1]
+    return np.asarray((higher + share * (1 + as_high - higher)) / (1 + len(known)))
+
+
+def fewest_claims(n_scored: float, n_nonmember: int, q: float = 0.1) -> int:
+    """How many patients have to be claimed at once for any to be: no p-value is below 1 / (known non-members + 1).
+
+    Example:
+        >>> fewest_claims(n_scored=100, n_nonmember=99, q=0.1)
+        10
+    """
+    _check(q)
+    return max(1, ceil(n_scored / (q * (n_nonmember + 1)) - _ROUNDING))
+
+
+def min_nonmembers(n_scored: float, q: float = 0.1, n_claims: int = 1) -> int:
+    """How many known non-members it takes to claim as few as ``n_claims`` of ``n_scored`` patients.
+
+    Example:
+        >>> min_nonmembers(n_scored=100, q=0.1)
+        999
+    """
+    _check(q)
+    return max(1, ceil(n_scored / (q * n_claims) - _ROUNDING) - 1)
+
+
+def claimed_members(
+    scores: ArrayLike,
+    nonmember_scores: ArrayLike,
+    q: float = 0.1,
+    adaptive: bool = False,
+    seed: int | None = None,
+) -> Claims:
+    """The patients who can be claimed to be members while the expected share of false claims stays at most ``q``.
+
+    Args:
+        scores: of those whose membership is unknown, shape (N,), higher = more likely a member. One for each patient:
+            the mean of a patient's cases (:func:`monai_mia.statistics.group_means`).
+        nonmember_scores: of the known non-members, shape (K,), one for each patient, on the same scale.
+        q: bound, in (0, 1).
+        adaptive: estimate the share of non-members among the scored (from the p-values above one half) and divide ``q``
+            by it: more claims where many are members, fewer where none is.
+        seed: seed of the order within ties, as in :func:`conformal_p_values`; by default ties count against a claim.
+
+    Raises:
+        InputError: where so few non-members are known that nobody could be claimed, whatever the scores.
+    """
+    p_values = conformal_p_values(scores, nonmember_scores, seed)
+    n, known = len(p_values), np.size(nonmember_scores)
+    if not n:
+        raise InputError("scores must hold at least one patient, got none.")
+    least = 2.0 if adaptive else float(n)  # non-members that cannot be ruled out among the scored
+    if fewest_claims(least, known, q) > n:
+        raise InputError(
+            f"nonmember_scores must be at least {min_nonmembers(least, q, n)} known non-members for any claim at "
+            f"q = {q:g}, got {known}. Add patients known to be non-members, or raise q."
+        )
+    half = ((known + 1) // 2) / (known + 1)  # a value that p-values take
+    share = float((1 + (p_values > half).sum()) / (n * (1 - half))) if adaptive else 1.0
+    q_values = np.minimum(1.0, share * _adjusted(p_values))
+    claimed = np.asarray(q_values <= q * (1 + _ROUNDING))
+    return Claims(claimed, p_values, q_values, q, share, known, fewest_claims(share * n, known, q))
+
+
+def evaluate_claims(
+    scores: ArrayLike,
+    member: ArrayLike,
+    groups: Sequence[str],
+    q: float = 0.1,
+    seed: int = 0,
+    adaptive: bool = False,
+    calibration: float = 0.5,
+    n_splits: int = 200,
+    confidence: float = 0.95,
+) -> ClaimsEvaluation:
+    """What the claims of an attack would be worth: some non-members are known, the others hide among the members.
+
+    Args:
+        scores: of the cases, shape (N,), higher = more likely a member.
+        member: whether the target trained on a case, shape (N,), bool.
+        groups: the patient of each case, length N. A patient's scores are averaged; nobody is split.
+        q: bound on the expected share of false claims, in (0, 1).
+        seed: seed of the splits; the first is the one that is counted.
+        adaptive: as in :func:`claimed_members`.
+        calibration: share of the non-members that are known, in (0, 1).
+        n_splits: splits that the means are taken over.
+        confidence: coverage of the intervals.
+
+    Raises:
+        InputError: where the known non-members are too few for any claim at ``q``, or none is left to be scored.
+    """
+    scores = _finite(scores, "scores")
+    pooled, sides = group_means(scores, groups)[1], group_means(np.asarray(member, dtype=bool), groups)[1]
+    if ((sides > 0) & (sides < 1)).any():
+        raise InputError("member must be the same for all cases of a patient, got patients with both.")
+    if not 0 < calibration < 1:
+        raise InputError(f"calibration must be in (0, 1), got {calibration}.")
+    if n_splits < 1:
+        raise InputError(f"n_splits must be at least 1, got {n_splits}.")
+    members, others = pooled[sides == 1], pooled[sides == 0]
+    n_known = min(floor(calibration * len(others) + 0.5), len(others) - 1)
+    if n_known < 1 or not len(members):
+        raise InputError(
+            "patients must be at least 1 member and 2 non-members to evaluate claims, got "
+            f"{len(members)} and {len(others)}."
+        )
+    rng = np.random.default_rng([seed, 0, 0, 6])
+    counts = []
+    for _ in range(n_splits):
+        dealt = rng.permutation(others)
+        claims = claimed_members(np.concatenate([members, dealt[n_known:]]), dealt[:n_known], q, adaptive)
+        counts.append((claims.n_claims, int(claims.claimed[len(members) :].sum()), claims.fewest))
+    made, false, _ = np.asarray(counts).T
+    n_claims, n_false, fewest = counts[0]
+    true = n_claims - n_false
+    return ClaimsEvaluation(
+        q=q,
+        n_member=len(members),
+        n_nonmember=len(others) - n_known,
+        n_calibration=n_known,
+        fewest=fewest,
+        n_claims=n_claims,
+        n_false=n_false,
+        false_share=n_false / max(1, n_claims),
+        false_share_ci=clopper_pearson(n_false, n_claims, confidence) if n_claims else (0.0, 1.0),
+        tpr=true / len(members),
+        tpr_ci=clopper_pearson(true, len(members), confidence),
+        mean_claims=float(made.mean()),
+        mean_false_share=float((false / np.maximum(1, made)).mean()),
+        mean_tpr=float((made - false).mean() / len(members)),
+    )
+
+
+def _adjusted(p_values: Array) -> Array:
+    """Smallest level at which Benjamini and Hochberg reject each; scipy's own takes five times as long."""
+    order = np.argsort(p_values)
+    ratios = p_values[order] * len(p_values) / np.arange(1, len(p_values) + 1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum.accumulate(ratios[::-1])[::-1]
+    return adjusted
+
+
+def _finite(values: ArrayLike, name: str) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise InputError(
+            f"{name} must be a row of finite numbers, got shape {array.shape} with "
+            f"{int((~np.isfinite(array)).sum())} that are not finite."
+        )
+    return array
+
+
+def _check(q: float) -> None:
+    if not 0 < q < 1:
+        raise InputError(f"q must be in (0, 1), got {q}.")

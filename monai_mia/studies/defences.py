@@ -1,0 +1,380 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A defence study: every defence against an adversary who knows it and one who does not, and what it costs.
+
+Each defence is a :class:`~monai_mia.studies.Study` of its own, with the same design. Trainings are shared: an output
+defence asks the models of the undefended study.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from monai_mia import statistics
+from monai_mia.attacks import Attack, strongest_attacks
+from monai_mia.audit import report
+from monai_mia.audit.comparison import (
+    Adversary,
+    Comparison,
+    ComparisonResult,
+    ComparisonRow,
+    DefenceRow,
+    DefenceStudyResult,
+    by_patient,
+)
+from monai_mia.bundle.config import BundleConfig
+from monai_mia.errors import InputError
+from monai_mia.records import files
+from monai_mia.records.design import Design
+from monai_mia.records.table import SignalTable
+from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.studies.study import Study
+
+__all__ = [
+    "Defence",
+    "DefenceStudy",
+]
+
+Array = NDArray[np.float64]
+
+Estimate = tuple[float, tuple[float, float]]
+
+#: Name of the row without a defence.
+UNDEFENDED = "none"
+
+
+@dataclass(frozen=True)
+class Defence:
+    """A defence: what it adds to the configs of a bundle, for target and shadows alike.
+
+    Attributes:
+        name: its name in the report.
+        train_files: overlays on the training config.
+        train_overrides: id-value pairs for the training config.
+        inference_files: overlays on the inference config.
+        inference_overrides: id-value pairs for the inference config.
+        transform_id: id of its transform in the inference config.
+        release: what leaves the model then; by default the study's.
+    """
+
+    name: str
+    train_files: Sequence[str] = ()
+    train_overrides: Mapping[str, Any] = field(default_factory=dict)
+    inference_files: Sequence[str] = ()
+    inference_overrides: Mapping[str, Any] = field(default_factory=dict)
+    transform_id: str | None = None
+    release: Literal["logits", "probabilities", "mask"] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return files.folder_name(self.name)
+
+
+@dataclass(frozen=True)
+class DefenceStudy:
+    """A list of defences, each against an adversary who knows it and one who does not.
+
+    Args:
+        study: the undefended study; its ``output_dir`` holds everything.
+        defences: the defences; the undefended row is always there.
+        attacks: from a number of shadows and a release to the attacks; the best of them counts, for each adversary.
+        utility: signals that tell of what use the model is.
+        headline_fpr: the FPR of the TPRs.
+        confidence: coverage of the intervals.
+        n_resamples: bootstrap resamples of patients and targets, the same for all rows.
+        delta: of the audited epsilon where no training accounts for one.
+        seed: of resamples and folds.
+
+    Files: ``private/<defence>/`` is a study each, ``private/models/`` their models, ``report/defences.*`` the result.
+    Run again to resume.
+    """
+
+    study: Study
+    defences: Sequence[Defence]
+    attacks: Callable[[int, str], Sequence[Attack]] = strongest_attacks
+    utility: Sequence[str] = (
+        "dice",
+        "surface_dice",
+        "negative_hd95",
+        "negative_calibration_error",
+        "negative_overconfidence",
+    )
+    headline_fpr: float = 0.05
+    confidence: float = 0.95
+    n_resamples: int = 1000
+    delta: float = 1e-5
+    seed: int = 0
+
+    def main(self) -> None:
+        """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
+        result = self.study.command(self.run)
+        tqdm.write(f"Defences: {self._path('report/defences.html')} ({len(result.rows)} rows)")
+
+    def record(self) -> None:
+        """Train and query what is not done yet; a command."""
+        self.study.command(self.train_and_query)
+
+    def rescore(self) -> None:
+        """Score what was recorded; defences that were not are left out, and named."""
+        result = self.study.command(lambda: self.score(partial=True))
+        tqdm.write(f"Defences: {self._path('report/defences.html')} ({len(result.rows)} rows)")
+
+    def run(self) -> DefenceStudyResult:
+        """Do all that is not done yet.
+
+        Raises:
+            InputError: as :meth:`monai_mia.studies.Study.run`.
+        """
+        self.train_and_query()
+        return self.score()
+
+    def check(self) -> None:
+        """Refuse what cannot be compared, before anything is trained."""
+        folders = Counter(defence.folder for defence in self._all)
+        twice = [defence.name for defence in self._all if folders[defence.folder] > 1]
+        if twice:
+            raise InputError(
+                f"defences must have different names, other than {UNDEFENDED!r}, got {', '.join(map(repr, twice))}."
+            )
+        if "models" in folders:
+            raise InputError("defences must not be named 'models', which is a folder of the study. Rename it.")
+        if self.study.checkpoint is not None:
+            raise InputError("checkpoint must be left out of a defence study, which trains its targets, got one.")
+        if self.study.shadows < 1:
+            raise InputError(f"shadows must be at least 1 for a defence study, got {self.study.shadows}.")
+
+    def studies(self) -> dict[str, Study]:
+        """The study of each defence by its name, the undefended one first."""
+        return {defence.name: self._study_of(defence) for defence in self._all}
+
+    def train_and_query(self) -> None:
+        """Train and query what is not done yet, and no more.
+
+        Raises:
+            InputError: as :meth:`monai_mia.studies.Study.record`.
+        """
+        self.check()
+        files.private_folder(self._path("private"))
+        for number, defence in enumerate(self._all, start=1):
+            tqdm.write(f"defence {number} of {len(self._all)}: {defence.name}")
+            study = self._study_of(defence)
+            known = self._path(f"private/{UNDEFENDED}/private/examination.csv")
+            own = Path(study.output_dir) / "private/examination.csv"
+            if known.is_file() and not own.is_file() and (Path(study.output_dir) / "study.json").is_file():
+                shutil.copyfile(known, own)
+            study.record()
+
+    def score(self, partial: bool = False) -> DefenceStudyResult:
+        """Score every defence against both adversaries, and write the report.
+
+        Args:
+            partial: whether defences that are not recorded yet are left out instead of refused.
+
+        Raises:
+            InputError: nothing was recorded yet; or an attack cannot be carried out.
+        """
+        self.check()
+        recorded = [defence for defence in self._all if self._is_recorded(defence)]
+        missing = [defence.name for defence in self._all if defence not in recorded]
+        if missing and not (partial and recorded and recorded[0].name == UNDEFENDED):
+            raise InputError(f"defences must be recorded first, got none of {', '.join(missing)}. Run record.")
+        if missing:
+            tqdm.write(f"not recorded yet, left out: {', '.join(missing)}")
+        rows = []
+        undefended = self._comparison(self._study_of(recorded[0])).score()
+        for defence in tqdm(recorded, "scoring defences"):
+            rows.append(self._row(defence, undefended))
+        result = DefenceStudyResult(
+            rows=tuple(rows),
+            targets=undefended.targets,
+            shadows=self.study.shadows,
+            patients=undefended.patients,
+            headline_fpr=self.headline_fpr,
+            confidence=self.confidence,
+        )
+        report.write_defences(result, self._path("report"))
+        return result
+
+    @cached_property
+    def _all(self) -> list[Defence]:
+        return [Defence(UNDEFENDED), *self.defences]
+
+    def _path(self, name: str) -> Path:
+        return Path(self.study.output_dir) / name
+
+    def _study_of(self, defence: Defence) -> Study:
+        """The study of one defence; those that train alike share their models."""
+        base = self.study
+        names = [*base.train_files, *defence.train_files]
+        overrides = _merged(base.train_overrides, defence.train_overrides)
+        release = defence.release or base.release
+        target_inference = base.target_inference_files and [*base.target_inference_files, *defence.inference_files]
+        training = BundleConfig(str(base.bundle_root), tuple(names), overrides).fingerprint()
+        return replace(
+            base,
+            output_dir=str(self._path(f"private/{defence.folder}")),
+            models_dir=str(self._path(f"private/models/{training[:16]}")),
+            train_files=names,
+            train_overrides=overrides,
+            inference_files=[*base.inference_files, *defence.inference_files],
+            target_inference_files=target_inference,
+            inference_overrides=_merged(base.inference_overrides, defence.inference_overrides),
+            transform_id=defence.transform_id or base.transform_id,
+            release=release,
+            audit=replace(base.audit, attacks=list(self.attacks(base.shadows, release))),
+        )
+
+    def _is_recorded(self, defence: Defence) -> bool:
+        folder = Path(self._study_of(defence).output_dir) / "private"
+        if not (folder / "design.csv").is_file():
+            return False
+        models = Design.read(folder / "design.csv").model_ids
+        return all((folder / f"signals/{model}.json").is_file() for model in models)
+
+    def _comparison(self, study: Any) -> Comparison:
+        return Comparison(
+            study,
+            lambda budget: self.attacks(budget, study.release),
+            budgets=(self.study.shadows,),
+            fprs=(self.headline_fpr,),
+            headline_fpr=self.headline_fpr,
+            confidence=self.confidence,
+            n_resamples=self.n_resamples,
+            seed=self.seed,
+        )
+
+    def _row(self, defence: Defence, undefended: ComparisonResult) -> DefenceRow:
+        study = self._study_of(defence)
+        comparison = self._comparison(study)
+        aware = comparison.score()
+        unaware = aware
+        if defence.name != UNDEFENDED:
+            unaware = self._comparison(_Unaware.of(study, self._study_of(Defence(UNDEFENDED)))).score()
+        design = Design.read(Path(study.output_dir) / "private/design.csv")
+        table = study.table(design)
+        best = _best(aware)
+        privacy = study.trained(design.targets[0]).get("privacy")
+        accounted = None if privacy is None else (privacy["epsilon"], float(privacy["delta"]))
+        delta = self.delta if accounted is None else accounted[1]
+        scores = aware.scores[best.name, best.n_shadow][0]
+        utility, gap = self._utility(table, design, comparison)
+        return DefenceRow(
+            name=defence.name,
+            release=study.release,
+            adaptive=self._adversary(aware, undefended),
+            unaware=self._adversary(unaware, undefended),
+            utility=utility,
+            gap=gap,
+            accounted_epsilon=accounted,
+            audited_epsilon=epsilon_lower_bound(
+                scores, aware.member[0], "split", delta, self.confidence, seed=self.seed
+            ),
+            training_s=_mean([study.trained(model).get("seconds") for model in design.model_ids]),
+            query_s=_mean([study.queried(model).get("seconds") for model in design.model_ids]),
+        )
+
+    def _adversary(self, found: ComparisonResult, undefended: ComparisonResult) -> Adversary:
+        best, plain = _best(found), _best(undefended)
+        drawn = found.samples[best.name, best.n_shadow][0] - undefended.samples[plain.name, plain.n_shadow][0]
+        return Adversary(
+            attack=best.name,
+            auc=best.auc,
+            tpr=best.tpr_at_fpr[self.headline_fpr],
+            auc_change=(best.auc[0] - plain.auc[0], self._quantiles(drawn)),
+        )
+
+    def _utility(
+        self, table: SignalTable, design: Design, comparison: Comparison
+    ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+        members = np.stack([table.members(target) for target in design.targets])
+        weights = comparison.weights(members, table)
+        inside = by_patient(members, table) > 0.5
+        utility, gap = {}, {}
+        for name in self.utility:
+            if name not in table.signals:
+                continue
+            values = by_patient(np.stack([table.signal(name, target) for target in design.targets]), table)
+            once = np.ones((1, *values.shape))
+            (out,), (into,) = (statistics.resampled_means(values, side, once) for side in (~inside, inside))
+            drawn_out, drawn_in = (statistics.resampled_means(values, side, weights) for side in (~inside, inside))
+            utility[name] = (float(out), self._quantiles(drawn_out))
+            gap[name] = (float(into - out), self._quantiles(drawn_in - drawn_out))
+        return utility, gap
+
+    def _quantiles(self, values: Array) -> tuple[float, float]:
+        return statistics.percentiles(values, self.confidence)
+
+
+def _merged(*overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Later ones win, whichever of MONAI's two separators an id has."""
+    return {name.replace("::", "#"): value for mapping in overrides for name, value in mapping.items()}
+
+
+def _best(result: ComparisonResult) -> ComparisonRow:
+    return max(result.rows, key=lambda row: row.auc[0])
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+@dataclass(frozen=True)
+class _Unaware:
+    """A defended target before an adversary whose shadows have no defence, as a comparison takes it."""
+
+    output_dir: str
+    defended: Study
+    plain: Study
+    shadows: int
+    targets: int
+    release: str
+    maps: bool = False
+
+    @classmethod
+    def of(cls, defended: Study, plain: Study) -> _Unaware:
+        """Lay out what the comparison reads: the design, and the marks of the signals it combines."""
+        folder = Path(f"{defended.output_dir}_unaware")
+        signals = files.private_folder(folder / "private/signals")
+        files.private_folder(folder / "private")
+        for name in ("design.csv", "design.json"):
+            shutil.copyfile(Path(defended.output_dir) / "private" / name, folder / "private" / name)
+        design = Design.read(folder / "private/design.csv")
+        for model in design.model_ids:
+            origin = plain if model in design.shadows else defended
+            shutil.copyfile(Path(origin.output_dir) / f"private/signals/{model}.json", signals / f"{model}.json")
+        return cls(str(folder), defended, plain, defended.shadows, defended.targets, defended.release)
+
+    def record(self) -> None:
+        """Both studies are recorded."""
+
+    def command(self, run: Callable[[], Any]) -> Any:
+        """Run a step."""
+        return run()
+
+    def table(self, design: Design) -> SignalTable:
+        """The targets as defended, the shadows as not; signals that both have."""
+        one, two = self.defended.table(design), self.plain.table(design)
+        names = tuple(name for name in one.signals if name in two.signals)
+        blocks = [table.values[:, :, [table.signals.index(name) for name in names]] for table in (one, two)]
+        shadow = np.array([model in design.shadows for model in one.model_ids])
+        values = np.where(shadow[:, None, None], blocks[1], blocks[0])
+        return replace(one, signals=names, values=values, access={name: one.access[name] for name in names})
+
+    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> None:
+        """None: a defence study records none."""
+
+    def recorded_features(self, case_ids: Sequence[str]) -> Array:
+        """As the defended study's."""
+        return self.defended.recorded_features(case_ids)
