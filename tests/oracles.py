@@ -14,7 +14,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from scipy import stats
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.records.table import SignalTable
 
 Array = NDArray[np.float64]
@@ -151,9 +151,9 @@ class Game:
     sigma: Array
 
     @property
-    def knowledge(self) -> Knowledge:
+    def view(self) -> AdversaryView:
         """What the attacks see; image statistics that tell nothing, and half of the non-members as such."""
-        return granted(self.table.knowledge(), self.member)
+        return granted(AdversaryView.of(self.table), self.member)
 
     @property
     def member(self) -> Members:
@@ -167,11 +167,11 @@ class Game:
         return np.asarray((excess * self.delta - self.delta**2 / 2) / self.sigma**2)
 
 
-def granted(knowledge: Knowledge, member: Members, seed: int = 0) -> Knowledge:
+def granted(view: AdversaryView, member: Members, seed: int = 0) -> AdversaryView:
     """The same knowledge with random image statistics, shape (N, 4), and a random half of the non-members named."""
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((len(member), 4))
-    return replace(knowledge, features=features, nonmember=~member & (rng.random(len(member)) < 0.5))
+    return replace(view, features=features, nonmember=~member & (rng.random(len(member)) < 0.5))
 
 
 def game(

@@ -28,7 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 from monai_mia.attacks import TopScores, TransferredThreshold
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.data import phantom_cohort, read_cohort
 from monai_mia.defences import LaplaceFit, LaplaceNetwork, Temperature
 from monai_mia.signals.release import Release, entropy_map
@@ -151,10 +151,10 @@ def trained_pair(data: Images, defence: Defence, seed: int, epochs: int = 100) -
     return trained(data, mine, defence, seed, epochs), trained(data, its, defence, seed + 1000, epochs)
 
 
-def transferred(known: np.ndarray, inside: np.ndarray, asked: np.ndarray) -> Knowledge:
+def transferred(known: np.ndarray, inside: np.ndarray, asked: np.ndarray) -> AdversaryView:
     """What an adversary knows of the shadow's cases, shape (K, S), who asks a target about others, shape (N, S)."""
     foreign = np.arange(len(known) + len(asked)) >= len(known)
-    return Knowledge(
+    return AdversaryView(
         SIGNALS,
         target=np.concatenate([known, asked]),
         shadow=np.concatenate([known, asked])[None],

@@ -22,7 +22,7 @@ from monai.utils.module import instantiate
 
 from monai_mia import attacks, signals
 from monai_mia.attacks import Attack
-from monai_mia.attacks.adversary import ACCESS_LEVELS
+from monai_mia.records.table import ACCESS_LEVELS
 from monai_mia.signals.release import Release
 
 DOCS = ROOT / "docs"

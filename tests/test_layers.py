@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The house: every import runs down, no circle, no torch below the MONAI half; what is checked is what the folders hold."""
+"""The rooms: every import runs down, no circle, no torch in the light half; the folders are what is checked."""
 
 from __future__ import annotations
 

@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_mia.errors import InputError
+from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 
 __all__ = [
-    "ACCESS_LEVELS",
-    "Knowledge",
+    "AdversaryView",
     "Maps",
+    "highest_access",
 ]
-
-#: What the adversary gets, weakest first; each level includes the ones before it.
-ACCESS_LEVELS = ("mask", "mask+label", "probabilities", "probabilities+label", "white-box")
 
 
 class Maps(Protocol):
@@ -41,7 +39,7 @@ class Maps(Protocol):
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class AdversaryView:
     """All that an attack may see: every model's signals, and the membership of the shadows only.
 
     The target's membership is not a field, so that it cannot leak into a score.
@@ -71,6 +69,41 @@ class Knowledge:
     nonmember: NDArray[np.bool_] | None = None
     maps: Maps | None = None
     foreign: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(
+        cls, table: SignalTable, target: str = "target", shadows: Sequence[str] | None = None, **known: Any
+    ) -> AdversaryView:
+        """What an adversary against ``target`` sees of a table.
+
+        Args:
+            table: the signals of target and shadows.
+            target: id of the audited model.
+            shadows: ids of the shadows; by default all other models.
+            known: further fields, such as ``features`` or ``maps``.
+
+        Raises:
+            InputError: there is no such model, or the target is among the shadows.
+        """
+        for name in (target, *(shadows or ())):
+            if name not in table.model_ids:
+                raise InputError(f"model must be one of {', '.join(table.model_ids)}, got {name!r}.")
+        if shadows is None:
+            shadows = [model for model in table.model_ids if model != target]
+        if target in shadows:
+            raise InputError(
+                f"shadows must not hold the target, got {target!r} among them. Its membership is the secret."
+            )
+        index = [table.model_ids.index(model) for model in shadows]
+        return cls(
+            signals=table.signals,
+            target=table.values[table.model_ids.index(target)],
+            shadow=table.values[index],
+            shadow_member=table.member[index],
+            patient_ids=table.patient_ids,
+            access=table.access,
+            **known,
+        )
 
     @property
     def cohort(self) -> NDArray[np.bool_]:

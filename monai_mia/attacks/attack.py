@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 
 __all__ = ["Attack", "in_and_out", "require_shadows", "without_offsets"]
@@ -45,13 +45,13 @@ class Attack(Protocol):
     def min_shadows(self) -> int:
         """How many shadows it needs at least."""
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """One finite score per case, shape (N,), higher = more likely a member."""
 
 
-def require_shadows(attack: Attack, knowledge: Knowledge) -> None:
+def require_shadows(attack: Attack, view: AdversaryView) -> None:
     """Refuse an attack that has too few shadows."""
-    count = len(knowledge.shadow)
+    count = len(view.shadow)
     if count < attack.min_shadows:
         raise InputError(
             f"shadows must be at least {attack.min_shadows} for attack {attack.name!r}, got {count}. "
@@ -67,27 +67,27 @@ def missing_maps(name: str) -> InputError:
     )
 
 
-def granted_features(attack: Attack, knowledge: Knowledge) -> Array:
+def granted_features(attack: Attack, view: AdversaryView) -> Array:
     """Image statistics, shape (N, F), a missing value as its feature's median; refused by name if there are none."""
-    if knowledge.features is None:
+    if view.features is None:
         raise InputError(
             f"features must be given for attack {attack.name!r}, got none. "
             "Hand image statistics to the audit (features=...), or take the attack off the list."
         )
-    own = knowledge.features[knowledge.cohort]
+    own = view.features[view.cohort]
     some = ~np.isnan(own).all(axis=0)
-    known = knowledge.features[:, some]
+    known = view.features[:, some]
     return np.where(np.isnan(known), np.nanmedian(own[:, some], axis=0), known)
 
 
-def granted_nonmembers(attack: Attack, knowledge: Knowledge) -> NDArray[np.bool_]:
+def granted_nonmembers(attack: Attack, view: AdversaryView) -> NDArray[np.bool_]:
     """Cases known as non-members, shape (N,); refused by name if there are none."""
-    if knowledge.nonmember is None or not knowledge.nonmember.any():
+    if view.nonmember is None or not view.nonmember.any():
         raise InputError(
             f"nonmember must tell some known non-members for attack {attack.name!r}, got none. "
             "Let an audit run the attack, which grants them by cross-fitting, or take it off the list."
         )
-    return knowledge.nonmember
+    return view.nonmember
 
 
 def require_option(name: str, value: str, known: Sequence[str]) -> None:

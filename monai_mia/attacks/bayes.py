@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.attacks.lira import difference_variance, smallest_variance, squared_residuals
 
@@ -176,14 +176,14 @@ class BaVarIA:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats (online) or standard deviations (offline), shape (N,)."""
-        require_shadows(self, knowledge)
-        target, shadow = knowledge.signal(self.signal)
+        require_shadows(self, view)
+        target, shadow = view.signal(self.signal)
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, knowledge.cohort)
-        own = knowledge.cohort
-        member, online = knowledge.shadow_member, self.mode == "online"
+            target, shadow = without_offsets(target, shadow, view.cohort)
+        own = view.cohort
+        member, online = view.shadow_member, self.mode == "online"
         means = in_and_out(target, shadow, member, cohort=own)
         spread = difference_variance(target, (means[0] + means[1]) / 2, len(shadow), own)
         ins, outs = _Side.of(shadow, member, means[0], spread, own), _Side.of(shadow, ~member, means[1], spread, own)

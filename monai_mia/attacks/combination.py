@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, in_and_out, require_shadows, without_offsets
 from monai_mia.attacks.voxelwise import opponents, require_maps, voxel_features
 from monai_mia.errors import InputError
@@ -96,21 +96,21 @@ class LearnedCombination:
         """With maps ``probabilities+label``; else what the signals need."""
         return "probabilities+label" if self.maps else None
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats (log-odds of membership), shape (N,)."""
-        require_shadows(self, knowledge)
-        member = knowledge.shadow_member
-        features = self._features(knowledge)
+        require_shadows(self, view)
+        member = view.shadow_member
+        features = self._features(view)
         players, target = features[1:], features[0]
         n_models, n_cases, n_features = players.shape
-        own = np.flatnonzero(knowledge.cohort)
-        patients = np.unique(np.asarray(knowledge.patient_ids)[own], return_inverse=True)[1]
+        own = np.flatnonzero(view.cohort)
+        patients = np.unique(np.asarray(view.patient_ids)[own], return_inverse=True)[1]
         if patients.max() + 1 < self.folds:
             raise InputError(
                 f"patients must be at least {self.folds} for attack {self.name!r}, got {patients.max() + 1}. "
                 "Lower folds."
             )
-        scores, foreign = np.zeros(n_cases), ~knowledge.cohort
+        scores, foreign = np.zeros(n_cases), ~view.cohort
         for fit, held_out in GroupKFold(self.folds).split(own, groups=patients):
             x = players[:, own[fit]].reshape(-1, n_features)
             groups = np.tile(patients[fit], n_models)
@@ -123,14 +123,14 @@ class LearnedCombination:
                 scores[foreign] += model.decision_function(target[foreign]) / self.folds
         return scores
 
-    def _features(self, knowledge: Knowledge) -> Array:
+    def _features(self, view: AdversaryView) -> Array:
         """Of the target and of each shadow as a player, shape (1 + M, N, K)."""
-        member = knowledge.shadow_member
-        own = knowledge.cohort
-        read = (without_offsets(*knowledge.signal(name), own) for name in self.signals)
+        member = view.shadow_member
+        own = view.cohort
+        read = (without_offsets(*view.signal(name), own) for name in self.signals)
         blocks = [np.stack([_calibrated(target, shadow, member, own) for target, shadow in read], axis=2)]
         if self.maps:
-            maps = require_maps(self, knowledge)
+            maps = require_maps(self, view)
             voxels = np.stack([voxel_features(maps, member, player) for player in (None, *range(len(member)))])
             blocks.append(voxels - np.median(voxels[:, own], axis=1, keepdims=True))
         return np.concatenate(blocks, axis=2)

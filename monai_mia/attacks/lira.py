@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 
 __all__ = ["DifficultyCalibration", "LiRA", "offline_lira", "online_lira"]
@@ -162,14 +162,14 @@ class LiRA:
         """One; with a variance per case enough for a residual of every case on both sides."""
         return 1 if self.variance == "pooled" else 4
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats (online) or standard deviations (offline), shape (N,)."""
-        require_shadows(self, knowledge)
-        target, shadow = knowledge.signal(self.signal)
+        require_shadows(self, view)
+        target, shadow = view.signal(self.signal)
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, knowledge.cohort)
+            target, shadow = without_offsets(target, shadow, view.cohort)
         score = online_lira if self.mode == "online" else offline_lira
-        return score(target, shadow, knowledge.shadow_member, self.variance, knowledge.cohort)
+        return score(target, shadow, view.shadow_member, self.variance, view.cohort)
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,10 @@ class DifficultyCalibration:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in units of the signal, shape (N,)."""
-        require_shadows(self, knowledge)
-        target, shadow = knowledge.signal(self.signal)
+        require_shadows(self, view)
+        target, shadow = view.signal(self.signal)
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, knowledge.cohort)
-        return target - in_and_out(target, shadow, knowledge.shadow_member, cohort=knowledge.cohort)[1]
+            target, shadow = without_offsets(target, shadow, view.cohort)
+        return target - in_and_out(target, shadow, view.shadow_member, cohort=view.cohort)[1]

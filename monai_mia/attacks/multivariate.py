@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from sklearn.covariance import LedoitWolf
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.attacks.bayes import gap_prior
 from monai_mia.attacks.lira import difference_variance, smallest_variance
@@ -68,10 +68,10 @@ class MultivariateLiRA:
         kept = "" if self.remove_offsets else ", offsets kept"
         return f"multi-signal LiRA {self.mode}{options}: {' + '.join(self.signals)}{kept}"
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats (online) or standard deviations (offline), shape (N,)."""
-        require_shadows(self, knowledge)
-        parts = [self._standardised(name, knowledge) for name in self.signals]
+        require_shadows(self, view)
+        parts = [self._standardised(name, view) for name in self.signals]
         excess, gap = (np.stack([part[k] for part in parts], axis=-1) for k in (0, 1))
         covariance = LedoitWolf(assume_centered=True).fit(np.stack([part[2] for part in parts], axis=-1)).covariance_
         covariance += np.finfo(np.float64).eps * np.eye(len(covariance))  # no signal may vary at all
@@ -81,10 +81,10 @@ class MultivariateLiRA:
             scores /= np.sqrt(weights[0].sum())
         return np.asarray(scores)
 
-    def _standardised(self, name: str, knowledge: Knowledge) -> tuple[Array, Array, Array]:
+    def _standardised(self, name: str, view: AdversaryView) -> tuple[Array, Array, Array]:
         """One signal's excess (N,), gap (N,) and residuals (K,), in standard deviations of the residuals."""
-        target, shadow = knowledge.signal(name)
-        member, own = knowledge.shadow_member, knowledge.cohort
+        target, shadow = view.signal(name)
+        member, own = view.shadow_member, view.cohort
         if self.remove_offsets:
             target, shadow = without_offsets(target, shadow, own)
         n_in, n_out = member.sum(axis=0), (~member).sum(axis=0)

@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, granted_features, granted_nonmembers, sorted_rows
 from monai_mia.errors import InputError
 
@@ -62,10 +62,10 @@ class QuantileRegression:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in distances between the two quantiles, shape (N,)."""
-        features, known = granted_features(self, knowledge), granted_nonmembers(self, knowledge)
-        target = knowledge.signal(self.signal)[0]
+        features, known = granted_features(self, view), granted_nonmembers(self, view)
+        target = view.signal(self.signal)[0]
         rows, values = sorted_rows(features[known], target[known])
         lower, upper = (
             HistGradientBoostingRegressor(
@@ -81,7 +81,7 @@ class QuantileRegression:
             for quantile in self.quantiles
         )
         distance = upper - lower
-        own = knowledge.cohort
+        own = view.cohort
         largest = max(1.0, float(np.abs(target[own]).max()))
         floor = max(float(np.median(distance[own])) / 3, np.finfo(np.float64).eps * largest)
         return np.asarray((target - lower) / np.maximum(distance, floor))
@@ -118,10 +118,10 @@ class FeatureRegression:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in units of the signal, shape (N,)."""
-        features, target = granted_features(self, knowledge), knowledge.signal(self.signal)[0]
-        own = knowledge.cohort
+        features, target = granted_features(self, view), view.signal(self.signal)[0]
+        own = view.cohort
         ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13)))
         return np.asarray(target - ridge.fit(*sorted_rows(features[own], target[own])).predict(features))
 
@@ -159,6 +159,6 @@ class PredictabilityError:
         """The target's fit, and the predictability."""
         return (self.signal, self.predictability)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats, shape (N,)."""
-        return knowledge.signal(self.signal)[0] - self.alpha * knowledge.signal(self.predictability)[0]
+        return view.signal(self.signal)[0] - self.alpha * view.signal(self.predictability)[0]

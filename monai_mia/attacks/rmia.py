@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_expit, logsumexp
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.errors import InputError
 
@@ -130,10 +130,10 @@ class BASE:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats, shape (N,)."""
-        require_shadows(self, knowledge)
-        target, log_in, log_out = _log_probabilities(knowledge, self.signal, self.remove_offsets)
+        require_shadows(self, view)
+        target, log_in, log_out = _log_probabilities(view, self.signal, self.remove_offsets)
         if self.mode == "offline":
             return target - self.a * log_out
         return np.asarray(target - (np.logaddexp(log_in, log_out) - np.log(2)))
@@ -195,21 +195,21 @@ class RMIA:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in [0, 1], shape (N,)."""
-        require_shadows(self, knowledge)
-        target, log_in, log_out = _log_probabilities(knowledge, self.signal, self.remove_offsets)
+        require_shadows(self, view)
+        target, log_in, log_out = _log_probabilities(view, self.signal, self.remove_offsets)
         first, second = (log_in, log_out) if self.mode == "online" else (np.log1p(self.a) + log_out, _log(1 - self.a))
-        return relative_likelihood_score(target - np.logaddexp(first, second), self.gamma, knowledge.cohort)
+        return relative_likelihood_score(target - np.logaddexp(first, second), self.gamma, view.cohort)
 
 
 def _log(value: float) -> float:
     return float(np.log(value)) if value > 0 else -np.inf
 
 
-def _log_probabilities(knowledge: Knowledge, signal: str, remove_offsets: bool) -> tuple[Array, Array, Array]:
+def _log_probabilities(view: AdversaryView, signal: str, remove_offsets: bool) -> tuple[Array, Array, Array]:
     """Log-probabilities of the target, and of the mean shadow with and without each case, shape (N,) each."""
-    target, shadow = (log_probability(signal, values) for values in knowledge.signal(signal))
+    target, shadow = (log_probability(signal, values) for values in view.signal(signal))
     if remove_offsets:
-        target, shadow = without_offsets(target, shadow, knowledge.cohort)
-    return target, *in_and_out(target, shadow, knowledge.shadow_member, log_average, knowledge.cohort)
+        target, shadow = without_offsets(target, shadow, view.cohort)
+    return target, *in_and_out(target, shadow, view.shadow_member, log_average, view.cohort)

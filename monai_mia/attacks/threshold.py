@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array
 
 __all__ = ["EverySignal", "GlobalLoss", "Threshold"]
@@ -36,9 +36,9 @@ class Threshold:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """The target's signal, shape (N,)."""
-        return knowledge.signal(self.signal)[0].copy()
+        return view.signal(self.signal)[0].copy()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class EverySignal:
 
     name = "every signal"
 
-    def attacks(self, knowledge: Knowledge, others: tuple[object, ...]) -> tuple[Threshold, ...]:
+    def attacks(self, view: AdversaryView, others: tuple[object, ...]) -> tuple[Threshold, ...]:
         """The thresholds it stands for."""
         covered = {other.signal for other in others if isinstance(other, Threshold)}
-        return tuple(Threshold(signal) for signal in knowledge.signals if signal not in covered)
+        return tuple(Threshold(signal) for signal in view.signals if signal not in covered)

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_curve
 from sklearn.neural_network import MLPClassifier
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, require_option, require_shadows, sorted_rows, without_offsets
 from monai_mia.errors import InputError
 
@@ -101,15 +101,15 @@ class TransferredThreshold:
         """The one signal."""
         return (self.signal,)
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores in units of the signal, shape (N,); at or above 0 a case is called a member."""
-        require_shadows(self, knowledge)
-        target, shadow = knowledge.signal(self.signal)
+        require_shadows(self, view)
+        target, shadow = view.signal(self.signal)
         shadows = slice(None) if self.pooled else slice(1)
-        shadow, member = shadow[shadows], knowledge.shadow_member[shadows]
+        shadow, member = shadow[shadows], view.shadow_member[shadows]
         if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, knowledge.cohort)
-        own = knowledge.cohort
+            target, shadow = without_offsets(target, shadow, view.cohort)
+        own = view.cohort
         return target - fitted_threshold(shadow[:, own].ravel(), member[:, own].ravel(), self.rule)
 
 
@@ -153,16 +153,16 @@ class TopScores:
         """``top scores: <signals>``."""
         return f"top scores: {' + '.join(self.signals)}" + ("" if self.pooled else ", one shadow")
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Log-odds in nats, shape (N,); at or above 0 a case is called a member."""
-        require_shadows(self, knowledge)
-        pairs = [knowledge.signal(name) for name in self.signals]
+        require_shadows(self, view)
+        pairs = [view.signal(name) for name in self.signals]
         target, shadow = (np.stack(side, axis=-1) for side in zip(*pairs, strict=True))
         shadows = slice(None) if self.pooled else slice(1)
-        shadow, member = shadow[shadows], knowledge.shadow_member[shadows]
+        shadow, member = shadow[shadows], view.shadow_member[shadows]
         if self.pooled:
-            target, shadow = (_standardised(values, knowledge.cohort) for values in (target, shadow))
-        shadow, member = shadow[:, knowledge.cohort], member[:, knowledge.cohort]
+            target, shadow = (_standardised(values, view.cohort) for values in (target, shadow))
+        shadow, member = shadow[:, view.cohort], member[:, view.cohort]
         rows, inside = sorted_rows(shadow.reshape(-1, shadow.shape[-1]), member.ravel())
         if inside.all() or not inside.any():
             return np.zeros(len(target))

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from monai_mia.attacks.adversary import Knowledge, Maps
+from monai_mia.attacks.adversary import AdversaryView, Maps
 from monai_mia.attacks.attack import Array, missing_maps, require_shadows
 from monai_mia.errors import InputError
 
@@ -62,16 +62,16 @@ _Key = tuple[object, ...]
 _computed: OrderedDict[_Key, Array] = OrderedDict()
 
 
-def require_maps(attack: object, knowledge: Knowledge) -> Maps:
+def require_maps(attack: object, view: AdversaryView) -> Maps:
     """The recorded maps, or an error that names the attack."""
-    if knowledge.maps is None:
+    if view.maps is None:
         raise missing_maps(getattr(attack, "name", str(attack)))
-    if getattr(knowledge.maps, "release", "logits") == "mask":
+    if getattr(view.maps, "release", "logits") == "mask":
         raise InputError(
             f"maps must be of logits or probabilities for attack {getattr(attack, 'name', attack)!r}, got masks. Take "
             "the attack off the list."
         )
-    return knowledge.maps
+    return view.maps
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class VoxelCalibration:
         """``voxelwise: <feature>``, and the level."""
         return f"voxelwise: {self.feature}" + (", from the middle" if self.level == "middle" else "")
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """Scores, shape (N,); a share, nats, or probability, as the feature is."""
-        require_shadows(self, knowledge)
-        features = voxel_features(require_maps(self, knowledge), knowledge.shadow_member, level=self.level)
+        require_shadows(self, view)
+        features = voxel_features(require_maps(self, view), view.shadow_member, level=self.level)
         return features[:, FEATURES.index(self.feature)].copy()
 
 

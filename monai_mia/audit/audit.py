@@ -17,14 +17,14 @@ from scipy.stats import norm
 
 from monai_mia import statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
-from monai_mia.attacks.adversary import ACCESS_LEVELS, Knowledge, Maps, highest_access
+from monai_mia.attacks.adversary import AdversaryView, Maps, highest_access
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit.controls import BlindScores, blind_baseline, examine_sides, stand_in, stand_in_scores
 from monai_mia.audit.results import AttackResult, AuditResult, Interval, Verdict
 from monai_mia.audit.scoring import access_needed, granted, needed, score_cases
 from monai_mia.audit.verdict import VerdictRules, judge
 from monai_mia.errors import InputError
-from monai_mia.records.table import SignalTable
+from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 from monai_mia.statistics import epsilon
 from monai_mia.statistics.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 
@@ -181,9 +181,9 @@ class Audit:
             blind_scores: out-of-fold scores of a blind network, in the order of ``table.case_ids``.
         """
         start = time.perf_counter()
-        knowledge = replace(table.knowledge(target, shadows), features=features, maps=maps)
-        self.check(len(knowledge.shadow))
-        attacks = self._expanded(knowledge)
+        view = replace(AdversaryView.of(table, target, shadows), features=features, maps=maps)
+        self.check(len(view.shadow))
+        attacks = self._expanded(view)
         everything, real = table, np.ones(len(table.case_ids), dtype=bool)
         if canary is not None:
             if len(canary) != len(real):
@@ -198,10 +198,10 @@ class Audit:
         names, access, scores, raw, seconds = [], [], [], [], []
         for attack in attacks:
             began = time.perf_counter()
-            values = score_cases(attack, knowledge, everything.members(target) | ~real, self.seed)
+            values = score_cases(attack, view, everything.members(target) | ~real, self.seed)
             seconds.append(time.perf_counter() - began)
             names.append(attack.name)
-            access.append(access_needed(attack, knowledge))
+            access.append(access_needed(attack, view))
             raw.append(values)
             scores.append(self._pool(values[real], table))
         stacked = np.stack(scores)
@@ -214,7 +214,7 @@ class Audit:
             baseline = float(statistics.roc(loss, member).auc), self._resampled_aucs(loss, units)
         found = [
             self._result(
-                attack.name, access[k], attack.signals, len(knowledge.shadow) if attack.min_shadows else 0,
+                attack.name, access[k], attack.signals, len(view.shadow) if attack.min_shadows else 0,
                 stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
             )
             for k, attack in enumerate(attacks)
@@ -250,7 +250,7 @@ class Audit:
         )  # fmt: skip
         others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
         stand_ins = stand_in_scores(
-            attacks, everything, target, others, knowledge.features, real, lambda values: self._pool(values, table),
+            attacks, everything, target, others, view.features, real, lambda values: self._pool(values, table),
             self.stand_ins, self.seed,
         )  # fmt: skip
         if stand_ins is not None:
@@ -308,20 +308,20 @@ class Audit:
         sides = np.stack([self._pool(row.astype(np.float64), table) > 0.5 for row in every])
         return pooled[0], statistics.aucs(pooled, sides)[1:]
 
-    def _expanded(self, knowledge: Knowledge) -> list[Attack]:
-        listed = self._listed(len(knowledge.shadow))
+    def _expanded(self, view: AdversaryView) -> list[Attack]:
+        listed = self._listed(len(view.shadow))
         attacks: list[Attack] = []
         for attack in listed:
             if isinstance(attack, EverySignal):
                 attacks += [
                     threshold
-                    for threshold in attack.attacks(knowledge, tuple(listed))
-                    if granted(knowledge.access_of(threshold.signals), self.access)
+                    for threshold in attack.attacks(view, tuple(listed))
+                    if granted(view.access_of(threshold.signals), self.access)
                 ]
                 continue
             for signal in attack.signals:
-                knowledge.signal(signal)  # names the signal that is missing
-            self._require(attack, knowledge.access_of(attack.signals))
+                view.signal(signal)  # names the signal that is missing
+            self._require(attack, view.access_of(attack.signals))
             attacks.append(attack)
         if not attacks:
             raise InputError(f"attacks must be at least one with access {self.access!r}, got no signal that it grants.")

@@ -14,8 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +21,13 @@ from tqdm import tqdm
 
 from monai_mia import __version__, statistics
 from monai_mia.attacks import Attack, EverySignal
-from monai_mia.attacks.adversary import Knowledge, Maps
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import missing_maps
-from monai_mia.audit import report
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
+from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics.epsilon import EpsilonBound
 
@@ -49,21 +47,6 @@ Interval = tuple[float, float]
 
 
 _Attacks = Callable[[int], Sequence[Attack | EverySignal]]
-
-
-class _Study(Protocol):
-    """What a comparison needs of a :class:`monai_mia.studies.Study`."""
-
-    output_dir: str
-    shadows: int
-    targets: int
-    maps: bool
-
-    def record(self) -> Any: ...
-    def command(self, run: Callable[[], Any]) -> Any: ...
-    def table(self, design: Design) -> SignalTable: ...
-    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> Maps | None: ...
-    def recorded_features(self, case_ids: Sequence[str]) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +108,6 @@ class Comparison:
     """Every attack against every target of a study, with several numbers of shadows.
 
     Args:
-        study: the study; its ``targets`` should be at least 4.
         attacks: a function from a number of shadows to the attacks that it allows, such as
             :func:`~monai_mia.attacks.reference_attacks`, or several; None among them counts nothing.
         budgets: numbers of shadows; the first so many of the study's are used.
@@ -143,7 +125,6 @@ class Comparison:
     non-members in all.
     """
 
-    study: _Study
     attacks: _Attacks | Sequence[_Attacks | None]
     budgets: Sequence[int] = (1, 4, 16)
     references: Sequence[str] = ()
@@ -153,38 +134,18 @@ class Comparison:
     n_resamples: int = 1000
     seed: int = 0
 
-    def main(self) -> None:
-        """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
+    def check(self, n_shadow: int, maps: bool) -> None:
+        """Refuse what cannot be compared, before anything is trained.
 
-        def run() -> ComparisonResult:
-            self.check()
-            self.study.record()
-            return self.score()
-
-        result = self.study.command(run)
-        tqdm.write(f"Comparison: {self._path('report/comparison.md')} ({len(result.rows)} rows)")
-
-    def record(self) -> None:
-        """Train and query what is not done yet; a command."""
-
-        def run() -> None:
-            self.check()
-            self.study.record()
-
-        self.study.command(run)
-
-    def rescore(self) -> None:
-        """Score what was recorded; a command that needs no image, no network and no training."""
-        result = self.study.command(self.score)
-        tqdm.write(f"Comparison: {self._path('report/comparison.md')} ({len(result.rows)} rows)")
-
-    def check(self) -> None:
-        """Refuse what cannot be compared, before anything is trained."""
+        Args:
+            n_shadow: shadows that there are, or will be.
+            maps: whether predictions are, or will be, recorded.
+        """
         if not self.budgets or min(self.budgets) < 1:
             raise InputError(f"budgets must be numbers of shadows, at least 1, got {list(self.budgets)}.")
-        if max(self.budgets) > self.study.shadows:
+        if max(self.budgets) > n_shadow:
             raise InputError(
-                f"shadows must be at least {max(self.budgets)}, the largest of the budgets, got {self.study.shadows}. "
+                f"shadows must be at least {max(self.budgets)}, the largest of the budgets, got {n_shadow}. "
                 "Train more (--shadows), or drop that budget."
             )
         if self.references and self.headline_fpr not in self.fprs:
@@ -201,76 +162,63 @@ class Comparison:
                         f"budgets must be at least {item.min_shadows} for attack {item.name!r}, got {budget}. List it "
                         "for larger budgets only."
                     )
-                if getattr(item, "needs_maps", False) and not self.study.maps:
+                if getattr(item, "needs_maps", False) and not maps:
                     raise missing_maps(item.name)
             names = Counter(attack.name for attack in listed)
             twice = [name for name, count in names.items() if count > 1]
             if twice:
                 raise InputError(f"attacks must have different names, got {twice[0]!r} more than once.")
 
-    def score(self) -> ComparisonResult:
-        """Score every attack against every target with every number of shadows, and write the table.
+    def score(self, recorded: Recorded) -> ComparisonResult:
+        """Score every attack against every target with every number of shadows.
+
+        Scores are kept beside the study's signals, so that only what is new is computed again.
+
+        Args:
+            recorded: what the study recorded; its targets should be at least 4.
 
         Raises:
-            InputError: nothing was recorded yet; or an attack cannot be carried out on what was.
+            InputError: an attack cannot be carried out on what was recorded.
         """
-        self.check()
-        design = Design.read(self._path("private/design.csv"))
-        if max(self.budgets) > len(design.shadows):
-            raise InputError(
-                f"budgets must be at most {len(design.shadows)}, the recorded shadows, got {max(self.budgets)}. Record "
-                "more (--shadows), or drop that budget."
-            )
-        if any(files.read_json(self._path("private/design.json")).get("canaries", ())):
-            raise InputError("study must be without canaries to compare attacks, got some. Give another --output_dir.")
-        table = self.study.table(design)
-        features = self.study.recorded_features(table.case_ids)
-        tasks = self._tasks(table, design)
+        design, table = recorded.design, recorded.table
+        self.check(len(design.shadows), recorded.maps is not None)
         members = np.stack([table.members(target) for target in design.targets])
         rows, samples, of_patients = [], {}, {}
         weights = self.weights(members, table)
+        tasks = self._tasks(table, design)
         bar = tqdm(tasks, "scoring", disable=not tasks, mininterval=0.5 if sys.stderr.isatty() else 20.0)
         for attack, budget in bar:
             bar.set_postfix_str(attack.name, refresh=False)
-            scores, seconds, access = self._scores(attack, budget, table, design, features)
+            scores, seconds, access = self._scores(attack, budget, recorded)
             row, drawn = self._row(attack, budget, access, scores, members, table, weights, seconds)
             rows.append(row)
             samples[row.name, row.n_shadow] = drawn
             of_patients[row.name, row.n_shadow] = by_patient(scores, table)
-        result = self._result(rows, of_patients, samples, members, table)
-        report.write_comparison(result, self, self._path("report"))
-        return result
+        return self._result(rows, of_patients, samples, members, table)
 
     def listed(self, budget: int) -> list[Attack | EverySignal]:
         """The attacks that a number of shadows allows."""
         lists = [self.attacks] if callable(self.attacks) else self.attacks
         return [attack for attacks in lists if attacks is not None for attack in attacks(budget)]
 
-    def _path(self, name: str) -> Path:
-        return Path(self.study.output_dir) / name
-
     def _tasks(self, table: SignalTable, design: Design) -> list[tuple[Attack, int]]:
         tasks: list[tuple[Attack, int]] = []
         for budget in sorted(self.budgets):
-            knowledge = table.knowledge(design.targets[0], design.shadows[:budget])
+            view = AdversaryView.of(table, design.targets[0], design.shadows[:budget])
             listed = self.listed(budget)
             for item in listed:
-                expanded = item.attacks(knowledge, tuple(listed)) if isinstance(item, EverySignal) else (item,)
+                expanded = item.attacks(view, tuple(listed)) if isinstance(item, EverySignal) else (item,)
                 # An attack that reads no shadow is the same with any number.
                 tasks += [(attack, budget) for attack in expanded if attack.min_shadows or budget == min(self.budgets)]
         return tasks
 
-    def _scores(
-        self, attack: Attack, budget: int, table: SignalTable, design: Design, features: Array
-    ) -> tuple[Array, float, str]:
+    def _scores(self, attack: Attack, budget: int, recorded: Recorded) -> tuple[Array, float, str]:
         """Scores of all targets, shape (T, N), from the file if they were computed before."""
+        table, design, features = recorded.table, recorded.design, recorded.features
         shadows = design.shadows[:budget]
-        maps = {
-            target: self.study.recorded_maps(table, target, shadows) if getattr(attack, "needs_maps", False) else None
-            for target in design.targets
-        }
+        reads = recorded.maps if getattr(attack, "needs_maps", False) else None
+        maps = {target: None if reads is None else reads(target, shadows) for target in design.targets}
         models = (*design.targets, *shadows)
-        signals = [files.read_json(self._path(f"private/signals/{model}.json")) for model in models]
         key = files.digest(
             [
                 __version__,
@@ -278,13 +226,13 @@ class Comparison:
                 shadows,
                 design.targets,
                 self.seed,
-                [about.get("sha256") for about in signals],
+                [recorded.hashes[model] for model in models],
                 [getattr(item, "keys", None) for item in maps.values()],
                 np.nan_to_num(features).tolist(),
             ]
         )
-        path = self._path(f"private/comparison/{files.digest([attack.name, budget])[:16]}.csv")
-        first = table.knowledge(design.targets[0], shadows)
+        path = recorded.scores / f"{files.digest([attack.name, budget])[:16]}.csv"
+        first = AdversaryView.of(table, design.targets[0], shadows)
         access = access_needed(attack, first)
         if files.is_current(path, key):
             with path.open(newline="", encoding="utf-8") as stream:
@@ -293,8 +241,10 @@ class Comparison:
         start = time.perf_counter()
         scores = []
         for target in design.targets:
-            knowledge: Knowledge = replace(table.knowledge(target, shadows), features=features, maps=maps[target])
-            scores.append(score_cases(attack, knowledge, table.members(target), self.seed))
+            view: AdversaryView = replace(
+                AdversaryView.of(table, target, shadows), features=features, maps=maps[target]
+            )
+            scores.append(score_cases(attack, view, table.members(target), self.seed))
         seconds = time.perf_counter() - start
         stacked = np.stack(scores)
         content = files.csv_text([design.targets, *([repr(float(value)) for value in column] for column in stacked.T)])

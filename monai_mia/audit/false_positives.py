@@ -19,7 +19,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler
 
 from monai_mia import statistics
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Attack
 from monai_mia.attacks.transfer import fitted_threshold
 from monai_mia.attacks.voxelwise import opponents
@@ -80,7 +80,7 @@ def precision(tpr: ArrayLike, fpr: ArrayLike, base_rate: float) -> Array:
         return np.asarray(right / (right + wrong))
 
 
-def transferred_threshold(attack: Attack, knowledge: Knowledge, seed: int = 0) -> float:
+def transferred_threshold(attack: Attack, view: AdversaryView, seed: int = 0) -> float:
     """The threshold of an attack, learned where membership is known: the shadows play the target in turn.
 
     Each shadow is attacked with the others, less the one that is its complement; the threshold has the largest
@@ -88,7 +88,7 @@ def transferred_threshold(attack: Attack, knowledge: Knowledge, seed: int = 0) -
 
     Args:
         attack: the attack.
-        knowledge: what the adversary knows; the target's signals are not looked at, nor are foreign cases.
+        view: what the adversary knows; the target's signals are not looked at, nor are foreign cases.
         seed: of folds, if the attack is cross-fitted.
 
     Raises:
@@ -96,10 +96,10 @@ def transferred_threshold(attack: Attack, knowledge: Knowledge, seed: int = 0) -
     """
     if getattr(attack, "decides", False):
         return 0.0
-    own = knowledge.cohort
-    member, shadow = knowledge.shadow_member[:, own], knowledge.shadow[:, own]
-    patients = tuple(np.asarray(knowledge.patient_ids)[own])
-    features = None if knowledge.features is None else knowledge.features[own]
+    own = view.cohort
+    member, shadow = view.shadow_member[:, own], view.shadow[:, own]
+    patients = tuple(np.asarray(view.patient_ids)[own])
+    features = None if view.features is None else view.features[own]
     scores, sides = [], []
     for player in range(len(member)):
         rivals = [m for m in opponents(member, player) if m != player]
@@ -109,7 +109,7 @@ def transferred_threshold(attack: Attack, knowledge: Knowledge, seed: int = 0) -
                 f"others, got {len(member)}. Train more (--shadows)."
             )
         played = replace(
-            knowledge,
+            view,
             target=shadow[player],
             shadow=shadow[rivals],
             shadow_member=member[rivals],
@@ -282,18 +282,15 @@ class Evidence:
             try:
                 if getattr(attack, "needs_maps", False):
                     raise InputError(f"maps of foreign scans must be recorded for attack {attack.name!r}, got none.")
-                threshold = transferred_threshold(attack, joined.knowledge[targets[0]], self.seed)
+                threshold = transferred_threshold(attack, joined.view[targets[0]], self.seed)
                 # Nobody of another source may be granted as a known non-member.
                 scores = np.stack(
-                    [
-                        score_cases(attack, joined.knowledge[target], joined.member[target], self.seed)
-                        for target in targets
-                    ]
+                    [score_cases(attack, joined.view[target], joined.member[target], self.seed) for target in targets]
                 )
             except InputError as error:
                 gaps.append(f"{attack.name}: {error}")
                 continue
-            access = access_needed(attack, joined.knowledge[targets[0]])
+            access = access_needed(attack, joined.view[targets[0]])
             found.append(self._attack(attack.name, access, scores, threshold, tables, asked, inside, base_rates))
         return EvidenceResult(tuple(sorted(found, key=lambda item: -item.auc[0])), tuple(gaps))
 
@@ -467,7 +464,7 @@ class Evidence:
 class _Joined:
     """The cohort and all foreign cases as one, for each target."""
 
-    knowledge: Mapping[str, Knowledge]
+    view: Mapping[str, AdversaryView]
     member: Mapping[str, Mask]
     cases: Mapping[str, slice]
 
@@ -491,10 +488,10 @@ class _Joined:
         foreign = np.ones(start, dtype=bool)
         foreign[cases[COHORT]] = False
         known = np.concatenate([features(table.case_ids) for table in tables.values()])
-        knowledge, member = {}, {}
+        view, member = {}, {}
         for target in targets:
-            parts = [table.knowledge(target, shadows) for table in tables.values()]
-            knowledge[target] = Knowledge(
+            parts = [AdversaryView.of(table, target, shadows) for table in tables.values()]
+            view[target] = AdversaryView(
                 signals=own.signals,
                 target=np.concatenate([part.target for part in parts]),
                 shadow=np.concatenate([part.shadow for part in parts], axis=1),
@@ -506,7 +503,7 @@ class _Joined:
             )
             member[target] = foreign.copy()
             member[target][cases[COHORT]] = own.members(target)
-        return cls(knowledge, member, cases)
+        return cls(view, member, cases)
 
 
 def _wider(value: float, drawn: tuple[float, float], exact: tuple[float, float]) -> Estimate:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_mia import statistics
-from monai_mia.attacks.adversary import ACCESS_LEVELS, Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Attack
 from monai_mia.errors import InputError
+from monai_mia.records.table import ACCESS_LEVELS
 
 __all__ = [
     "access_needed",
@@ -24,9 +25,9 @@ __all__ = [
 Array = NDArray[np.float64]
 
 
-def access_needed(attack: Attack, knowledge: Knowledge) -> str:
+def access_needed(attack: Attack, view: AdversaryView) -> str:
     """The access level of an attack: the higher of what its signals need and, if it reads maps, what it declares."""
-    return needed(attack, knowledge.access_of(attack.signals))
+    return needed(attack, view.access_of(attack.signals))
 
 
 def needed(attack: Attack, read: str) -> str:
@@ -37,7 +38,7 @@ def needed(attack: Attack, read: str) -> str:
     return max(str(declared), read, key=ACCESS_LEVELS.index) if attack.signals else str(declared)
 
 
-def score_cases(attack: Attack, knowledge: Knowledge, member: NDArray[np.bool_], seed: int = 0) -> Array:
+def score_cases(attack: Attack, view: AdversaryView, member: NDArray[np.bool_], seed: int = 0) -> Array:
     """An attack's scores of all cases, shape (N,).
 
     An attack that ``needs_nonmembers`` is cross-fitted by patient: the patients are dealt into folds without regard to
@@ -47,18 +48,18 @@ def score_cases(attack: Attack, knowledge: Knowledge, member: NDArray[np.bool_],
 
     Args:
         attack: the attack.
-        knowledge: what the adversary knows, without known non-members.
+        view: what the adversary knows, without known non-members.
         member: whether the target trained on a case, shape (N,); also True for what must never be granted as a known
             non-member, such as a canary, whose coin another canary's score must not know.
         seed: seed of the folds.
     """
     if not getattr(attack, "needs_nonmembers", False):
-        values = np.asarray(attack(knowledge), dtype=np.float64)
+        values = np.asarray(attack(view), dtype=np.float64)
     else:
         values = np.full(len(member), np.nan)
-        for part in statistics.patient_folds(knowledge.patient_ids, seed):
+        for part in statistics.patient_folds(view.patient_ids, seed):
             granted = ~member & ~part
-            values[part] = attack(replace(knowledge, nonmember=granted))[part]
+            values[part] = attack(replace(view, nonmember=granted))[part]
     if values.shape != member.shape or not np.isfinite(values).all():
         raise InputError(
             f"scores of attack {attack.name!r} must be {len(member)} finite numbers, got shape "

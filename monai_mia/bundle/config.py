@@ -12,14 +12,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from monai_mia.bundle.query import Query
-from monai_mia.bundle.training import Training
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
@@ -192,8 +190,17 @@ def _cause(error: BaseException) -> str:
     return f"{type(cause).__name__}: {lines[0].rstrip('.')}{where}"
 
 
+class _Job(Protocol):
+    @property
+    def bundle(self) -> BundleConfig: ...
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def progress(self) -> str: ...
+
+
 @contextlib.contextmanager
-def told_in_one_line(job: Training | Query, doing: str) -> Iterator[None]:
+def told_in_one_line(job: _Job, doing: str) -> Iterator[None]:
     """Where a component of the bundle fails, the user is told in one line; the traceback is kept beside the model."""
     kept = Path(job.progress).with_name("traceback.txt")
     kept.unlink(missing_ok=True)

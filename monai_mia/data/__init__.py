@@ -1,9 +1,9 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Cohorts: reading them, examining them before anything is trained, sharing them between models, making them up."""
+"""Cohorts: reading them, checking them before anything is trained, sharing them between models, making them up."""
 
 from monai_mia.data.canaries import Lesion, Permuted, Plain, Shifted, Swapped, plant_canaries
-from monai_mia.data.checks import examine
+from monai_mia.data.checks import check_cohort
 from monai_mia.data.cohorts import read_cohort
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.dicom import dicom_cohort
@@ -13,12 +13,12 @@ from monai_mia.data.masks import recoded_masks
 from monai_mia.data.phantoms import phantom_cohort
 from monai_mia.data.poisoning import RandPoisonTrigger, RandPoisonTriggerD, RandPoisonTriggerd, RandPoisonTriggerDict
 from monai_mia.data.volumes import PixelReader
-from monai_mia.records.image_statistics import Examination
+from monai_mia.records.image_statistics import ImageStatistics
 
 __all__ = [
     "CaseSubset",
-    "Examination",
     "ForeignSource",
+    "ImageStatistics",
     "Lesion",
     "PermutePatchesd",
     "Permuted",
@@ -31,8 +31,8 @@ __all__ = [
     "RandPoisonTriggerd",
     "Shifted",
     "Swapped",
+    "check_cohort",
     "dicom_cohort",
-    "examine",
     "header_values",
     "phantom_cohort",
     "plant_canaries",

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Examining a cohort before anything is trained: every bad volume at once, and statistics for the blind baseline."""
+"""Check a cohort before anything is trained: every invalid case at once, and statistics for the blind baseline."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from tqdm import tqdm
 from monai_mia.data.volumes import LABEL_GRID, PIXELS, image_loader
 from monai_mia.errors import InputError
 from monai_mia.records import files
-from monai_mia.records.image_statistics import _ABOUT, Examination, statistics_rows, write_statistics
+from monai_mia.records.image_statistics import NOT_STATISTICS, ImageStatistics, statistics_rows, write_statistics
 
 __all__ = [
-    "examine",
+    "check_cohort",
+    "invalid_cases",
     "left_out",
-    "unsound",
-    "without_unsound",
+    "without_invalid_cases",
 ]
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _SHOWN = 20
 
 
-def examine(
+def check_cohort(
     cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str], distinct: bool = True
-) -> Examination:
+) -> ImageStatistics:
     """Read every case once; refuse the cohort with a list of all that is wrong with it.
 
     Args:
@@ -50,7 +50,7 @@ def examine(
         InputError: an image is missing, unreadable, not finite, constant, or also another patient's; a label is
             missing, unreadable, of another shape than its image or holds unknown values. All such cases are named.
     """
-    rows, problems = _examined(cases, n_labels, Path(path), distinct)
+    rows, problems = _checked(cases, n_labels, Path(path), distinct)
     if problems:
         listed = [f"{case}: {problem}" for case, problem in problems.items()]
         more = f"; and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
@@ -59,15 +59,15 @@ def examine(
             f"{'; '.join(listed[:_SHOWN])}{more}. Mend these files, take them off the cohort, or go on without them "
             "(skip_bad)."
         )
-    return Examination._from([rows[str(case["case_id"])] for case in cases])
+    return ImageStatistics._from([rows[str(case["case_id"])] for case in cases])
 
 
-def unsound(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str]) -> dict[str, str]:
-    """What :func:`examine` would refuse: for each such case, what is wrong with it. The others are kept in the file."""
-    return _examined(cases, n_labels, Path(path), distinct=True)[1]
+def invalid_cases(cases: Sequence[Mapping[str, Any]], n_labels: int, path: str | os.PathLike[str]) -> dict[str, str]:
+    """The cases that :func:`check_cohort` would refuse, each with what is wrong; the others are kept in the file."""
+    return _checked(cases, n_labels, Path(path), distinct=True)[1]
 
 
-def _examined(
+def _checked(
     cases: Sequence[Mapping[str, Any]], n_labels: int, path: Path, distinct: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The rows of the sound cases, as they are in the file, and what is wrong with the others."""
@@ -75,13 +75,13 @@ def _examined(
     stamps = [_stamp(case, n_labels) for case in cases]
     new = [n for n, case in enumerate(cases) if known.get(str(case["case_id"]), {}).get("stamp") != stamps[n]]
     found = Parallel(n_jobs=min(4, cpu_count()), prefer="threads", return_as="generator")(
-        delayed(_examine_case)(cases[n], n_labels) for n in new
+        delayed(_check_case)(cases[n], n_labels) for n in new
     )
     rows = {str(case["case_id"]): known.get(str(case["case_id"]), {}) for case in cases}
     problems: dict[str, str] = {}
     for n, (row, problem) in zip(
         new,
-        tqdm(found, "examining cases", len(new), disable=not new, mininterval=0.5 if sys.stderr.isatty() else 20.0),
+        tqdm(found, "checking the cohort", len(new), disable=not new, mininterval=0.5 if sys.stderr.isatty() else 20.0),
         strict=True,
     ):
         case = str(cases[n]["case_id"])
@@ -132,10 +132,10 @@ def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
             except OSError:
                 continue
             stats.append([path, stat.st_size, stat.st_mtime_ns])
-    return files.digest([_ABOUT, stats, n_labels])
+    return files.digest([NOT_STATISTICS, stats, n_labels])
 
 
-def _examine_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any], str]:
+def _check_case(case: Mapping[str, Any], n_labels: int) -> tuple[dict[str, Any], str]:
     """Statistics of a case, and what is wrong with it (empty if nothing is)."""
     volumes = {}
     for key in ("image", "label"):
@@ -215,7 +215,7 @@ def _first_line(error: Exception) -> str:
 logger = logging.getLogger(__name__)
 
 
-def without_unsound(
+def without_invalid_cases(
     cases: Sequence[Mapping[str, Any]],
     n_labels: int,
     folder: str | os.PathLike[str],
@@ -226,13 +226,13 @@ def without_unsound(
 
     Args:
         cases: the cohort.
-        n_labels: as :func:`~monai_mia.data.examine`.
-        folder: where ``examination.csv`` and ``left_out.csv`` are kept: who is left out, of which side, and why. Scans
-            that the conversion of a DICOM tree left out (``dicom/left_out.csv``) are among them.
+        n_labels: as :func:`~monai_mia.data.check_cohort`.
+        folder: where ``image_statistics.csv`` and ``left_out.csv`` are kept: who is left out, of which side, and why.
+            Scans that the conversion of a DICOM tree left out (``dicom/left_out.csv``) are among them.
         members: case or patient ids of members, if they are known already.
         nonmembers: those of non-members.
     """
-    problems = unsound(cases, n_labels, Path(folder) / "examination.csv")
+    problems = invalid_cases(cases, n_labels, Path(folder) / "image_statistics.csv")
     lost = _unconverted(Path(folder) / "dicom")
     n_cases = len(cases) + len(lost)
     lost += [

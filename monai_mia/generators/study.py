@@ -34,6 +34,7 @@ from monai_mia.generators.networks import JoinScand, ScanFormat, ScanGenerator
 from monai_mia.handlers.resuming import Checkpointer, EpochSeeder, ProgressFile
 from monai_mia.records import files
 from monai_mia.records.design import Case, auxiliary_patients
+from monai_mia.records.folder import StudyFolder
 from monai_mia.records.volumes import write_volume
 from monai_mia.studies.jobs import command
 
@@ -103,7 +104,7 @@ class GeneratorStudy:
             tqdm.write("The generator collapsed: its scans are near-identical. Do not use them.")
         tqdm.write(f"{int(result.novelty.copy.sum())} of {result.scans} drawn scans are copies of training scans.")
         tqdm.write(f"Scans: {self._path('scans')}")
-        tqdm.write(f"Report: {self._path('report/generator.html')}")
+        tqdm.write(f"Report: {self._folder.report / 'generator.html'}")
 
     def run(self) -> GeneratorResult:
         """Train, draw, check, and write.
@@ -112,7 +113,7 @@ class GeneratorStudy:
             InputError: an option or the cohort is wrong; the training did not stay finite.
         """
         self.check()
-        files.private_folder(self._path("private"))
+        files.private_folder(self._folder.private)
         chosen, others = self.sides()
         key, engine = self._train(chosen)
         drawn = self._drawn(chosen, key, engine.state.epoch)
@@ -121,7 +122,7 @@ class GeneratorStudy:
         novelty = check_generator(_features(drawn), _features(real), owners, _features(unseen) if unseen else None)
         closest = np.argsort(novelty.distance)[:8]
         pairs = [[drawn[n] for n in closest], [real[novelty.index[n]] for n in closest]]
-        files.write(self._path("private/nearest.png"), report.scan_grid(pairs, self.scan_format.n_labels))
+        files.write(self._folder.private / "nearest.png", report.scan_grid(pairs, self.scan_format.n_labels))
         result = GeneratorResult(
             kind=self.generator.kind,
             spatial_dims=self.scan_format.spatial_dims,
@@ -134,7 +135,7 @@ class GeneratorStudy:
             drawn_volumes=self._volumes(drawn),
             real_volumes=self._volumes(real),
         )
-        report.write_generator(result, drawn, self._path("report"))
+        report.write_generator(result, drawn, self._folder.report)
         return result
 
     def check(self) -> None:
@@ -178,6 +179,10 @@ class GeneratorStudy:
             sides[str(case["patient_id"]) not in chosen].append(case)
         return sides
 
+    @property
+    def _folder(self) -> StudyFolder:
+        return StudyFolder(self.output_dir)
+
     def _path(self, name: str) -> Path:
         return Path(self.output_dir) / name
 
@@ -206,7 +211,7 @@ class GeneratorStudy:
         )
         engine.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan(output_transform=self.generator.loss))
         checkpointer = Checkpointer(
-            self._path("private/checkpoint.pt"), self.generator.state(), key, self.checkpoint_interval
+            self._folder.private / "checkpoint.pt", self.generator.state(), key, self.checkpoint_interval
         )
         engine.add_event_handler(  # the last epoch, whatever the interval
             Events.COMPLETED, lambda: checkpointer.save(engine) if np.isfinite(losses).all() else None
@@ -214,7 +219,7 @@ class GeneratorStudy:
         for handler in (
             checkpointer,
             EpochSeeder(self.seed, dataset),
-            ProgressFile(self._path("private/progress.json"), "epochs"),
+            ProgressFile(str(self._folder.private / "progress.json"), "epochs"),
         ):
             handler.attach(engine)
         with tqdm(desc="generator", unit="epoch") as bar:

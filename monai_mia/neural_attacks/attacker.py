@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from monai_mia import __version__
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Array, missing_maps, require_option, require_shadows
 from monai_mia.errors import InputError
 from monai_mia.handlers.resuming import tensor_bytes
@@ -27,8 +27,8 @@ from monai_mia.neural_attacks.inputs import INPUTS, MapInputs
 from monai_mia.neural_attacks.networks import BestEpoch, PooledNetwork, fit
 from monai_mia.records import files
 from monai_mia.records.design import TARGET
-from monai_mia.records.maps import MapStore, RecordedMaps
-from monai_mia.records.table import SignalTable
+from monai_mia.records.folder import StudyFolder
+from monai_mia.records.maps import RecordedMaps
 
 __all__ = [
     "MapAttacker",
@@ -148,17 +148,17 @@ class MapAttacker:
             return 4
         return 0 if self.fitted_on is not None else 1
 
-    def __call__(self, knowledge: Knowledge) -> Array:
+    def __call__(self, view: AdversaryView) -> Array:
         """One logit per case, shape (N,); above 0: more likely a member, as the network sees it.
 
         Raises:
             InputError: no maps were recorded, or too few shadows.
         """
-        require_shadows(self, knowledge)
-        if not isinstance(knowledge.maps, RecordedMaps):
+        require_shadows(self, view)
+        if not isinstance(view.maps, RecordedMaps):
             raise missing_maps(self.name)
-        asked = MapInputs(self, knowledge)
-        learnt = asked if self.fitted_on is None else self._elsewhere(Path(self.fitted_on), asked)
+        asked = MapInputs(self, view)
+        learnt = asked if self.fitted_on is None else self._elsewhere(StudyFolder(self.fitted_on), asked)
         folds = self._folds(learnt.patient_ids)
         scores = np.zeros(asked.n_cases)
         for fold in range(self.folds):
@@ -177,15 +177,15 @@ class MapAttacker:
         drawn = np.random.default_rng([self.seed, 1]).permutation(len(names)) % self.folds
         return np.asarray(drawn[index])
 
-    def _elsewhere(self, folder: Path, asked: MapInputs) -> MapInputs:
+    def _elsewhere(self, folder: StudyFolder, asked: MapInputs) -> MapInputs:
         """The shadows of another study."""
-        table = SignalTable.read(folder / "private" / "signals")
+        table = folder.table()
         shadows = [model for model in table.model_ids if not model.startswith(TARGET)]
-        maps = MapStore(folder / "private" / "maps").of(table, TARGET, shadows)
-        cohort = MapInputs(self, replace(table.knowledge(TARGET, shadows), maps=maps))
+        maps = folder.map_store().of(table, TARGET, shadows)
+        cohort = MapInputs(self, replace(AdversaryView.of(table, TARGET, shadows), maps=maps))
         if cohort.n_channels != asked.n_channels:
             raise InputError(
-                f"maps of {folder} must have as many channels as this study's, {asked.n_channels}, got "
+                f"maps of {folder.root} must have as many channels as this study's, {asked.n_channels}, got "
                 f"{cohort.n_channels}. Map its labels to this study's first."
             )
         return cohort

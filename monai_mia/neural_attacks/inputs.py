@@ -7,20 +7,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
 
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 from monai_mia.records.maps import RecordedMaps
 from monai_mia.signals.release import boundary_distance
-
-if TYPE_CHECKING:
-    from monai_mia.neural_attacks.attacker import MapAttacker
 
 __all__ = [
     "INPUTS",
@@ -47,27 +44,48 @@ _N_VIEWS = 4
 _MEMORY = 6 << 30
 
 
+class InputOptions(Protocol):
+    """The options of :class:`~monai_mia.neural_attacks.MapAttacker` that decide what its network reads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> str: ...
+    @property
+    def mask(self) -> bool: ...
+    @property
+    def spatial_dims(self) -> int: ...
+    @property
+    def patch_size(self) -> Sequence[int] | None: ...
+    @property
+    def foreground(self) -> bool: ...
+    @property
+    def downsample(self) -> int: ...
+    @property
+    def n_shadows(self) -> int | None: ...
+
+
 class MapInputs:
     """What the network reads of each (model, case) pair.
 
     Model 1 + m is shadow m. Model 0 is the target, and so are -1, -2, ...: calibrated without another pair of shadows.
     """
 
-    def __init__(self, attacker: MapAttacker, knowledge: Knowledge) -> None:
-        maps = knowledge.maps
+    def __init__(self, options: InputOptions, view: AdversaryView) -> None:
+        maps = view.maps
         assert isinstance(maps, RecordedMaps)
-        member = knowledge.shadow_member
+        member = view.shadow_member
         if maps.n_shadows != len(member) or len(maps.case_ids) != member.shape[1]:
             raise InputError(
                 f"maps must be of the table's {len(member)} shadows and {member.shape[1]} cases, got "
                 f"{maps.n_shadows} and {len(maps.case_ids)}. Take them with MapStore.of and the same shadows."
             )
-        self.attacker = attacker
+        self.options = options
         self.maps = maps
-        self.member = member[: attacker.n_shadows]
-        self.patient_ids = knowledge.patient_ids
+        self.member = member[: options.n_shadows]
+        self.patient_ids = view.patient_ids
         self.n_cases = member.shape[1]
-        self.labelled = attacker.inputs != "prediction"
+        self.labelled = options.inputs != "prediction"
         self._sums: dict[int, tuple[Volume, Volume]] = {}
         self._offsets: dict[int, Volume] = {}
         self._region_means: dict[int, Array] = {}
@@ -86,7 +104,7 @@ class MapInputs:
     def views(self, cases: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The (target, case) pairs, once for each way to calibrate the target."""
         count = 1
-        if self.attacker.inputs == "calibrated":
+        if self.options.inputs == "calibrated":
             count = min(_N_VIEWS, len({self._left_out(1 + m) for m in range(len(self.member))}))
         for view in range(count):
             yield np.stack([np.full(len(cases), -view), cases], axis=1)
@@ -94,7 +112,7 @@ class MapInputs:
     @cached_property
     def dims(self) -> int:
         """Spatial dimensions of what the network reads."""
-        return min(self.attacker.spatial_dims, len(self.largest))
+        return min(self.options.spatial_dims, len(self.largest))
 
     @cached_property
     def n_channels(self) -> int:
@@ -104,13 +122,13 @@ class MapInputs:
     @cached_property
     def largest(self) -> tuple[int, ...]:
         """Largest extent of the input maps along each axis."""
-        factor = self.attacker.downsample
+        factor = self.options.downsample
         shapes = self.maps.shapes
         return tuple(-(-max(shape[axis] for shape in shapes) // factor) for axis in range(1, len(shapes[0])))
 
     def __call__(self, model: int, case: int) -> Volume:
         """Shape (channels, *spatial)."""
-        if self.attacker.inputs == "calibrated":
+        if self.options.inputs == "calibrated":
             return self._calibrated(model, case)
         return self._kept(model, case).astype(np.float32)
 
@@ -118,16 +136,16 @@ class MapInputs:
         """Where the reference, or without it the prediction, has a label; the background's channel is the first."""
         hot = self._one_hot(self.maps.label(case)) if self.labelled else self._hard(self._released(model, case))
         found = np.asarray(hot if self.maps.activation == "sigmoid" else hot[1:]).max(axis=0, keepdims=True)
-        return np.asarray(_averaged(np.asarray(found, dtype=np.float32), self.attacker.downsample)[0] > 0)
+        return np.asarray(_averaged(np.asarray(found, dtype=np.float32), self.options.downsample)[0] > 0)
 
     def patches(self, model: int, case: int, count: int, rng: np.random.Generator) -> Volume:
         """Patches or slices of a case, shape (count, channels, *patch); zeros beyond the map's edge."""
         values = self(model, case)
-        dims, edges = self.dims, self.attacker.patch_size
+        dims, edges = self.dims, self.options.patch_size
         sliced = values.ndim - 1 > dims
         size = tuple(self.largest if edges is None else edges)[:dims] + ((1,) if sliced else ())
         shape = values.shape[1:]
-        if self.attacker.foreground:
+        if self.options.foreground:
             inside = np.argwhere(self.foreground(model, case))
             inside = inside if len(inside) else np.array([shape]) // 2
             centres = inside[rng.integers(len(inside), size=count)]
@@ -142,12 +160,12 @@ class MapInputs:
 
     def _kept(self, model: int, case: int) -> NDArray[np.float16]:
         """The input map of one model alone, in half precision; read once, as long as memory lasts."""
-        options = (self.attacker.inputs, self.attacker.mask, self.attacker.downsample)
-        key = (self.maps.keys[max(0, model)], self.maps.case_ids[case], *options)
+        kept = (self.options.inputs, self.options.mask, self.options.downsample)
+        key = (self.maps.keys[max(0, model)], self.maps.case_ids[case], *kept)
         return _memory.get(key, lambda: self._input(max(0, model), case))
 
     def _input(self, model: int, case: int) -> NDArray[np.float16]:
-        values, inputs = self._released(model, case), self.attacker.inputs
+        values, inputs = self._released(model, case), self.options.inputs
         if inputs == "calibrated":
             read = self._log_odds(values, self.maps.label(case)) * _regions(self.maps.label(case))
         elif inputs == "loss":
@@ -156,15 +174,15 @@ class MapInputs:
             read = self._probabilities(values) if inputs == "concatenation" else values
             if self.labelled:
                 read = np.concatenate([read, self._one_hot(self.maps.label(case))])
-        return _half(_averaged(read, self.attacker.downsample))
+        return _half(_averaged(read, self.options.downsample))
 
     @property
     def _is_hard(self) -> bool:
-        return self.attacker.mask or self.maps.release == "mask"
+        return self.options.mask or self.maps.release == "mask"
 
     def _released(self, model: int, case: int) -> Volume:
         values = self.maps.target(case) if model <= 0 else self.maps.shadow(model - 1, case)
-        return self._hard(values).astype(np.float32) if self.attacker.mask else values
+        return self._hard(values).astype(np.float32) if self.options.mask else values
 
     def _hard(self, values: Volume) -> NDArray[np.bool_]:
         """The mask that the released map implies, one-hot."""
@@ -221,7 +239,7 @@ class MapInputs:
         n_out = len(self.member) - len(left_out) - n_in
         if not n_in or not n_out:
             raise InputError(
-                f"every case must be in and out of the training of other shadows for attack {self.attacker.name!r}, "
+                f"every case must be in and out of the training of other shadows for attack {self.options.name!r}, "
                 f"got {n_in} in and {n_out} out for case {self.maps.case_ids[case]!r}. Train shadows in pairs."
             )
         out = outs / n_out
@@ -279,8 +297,8 @@ class MapInputs:
 
     def _regions(self, case: int) -> Volume:
         """How much of each voxel of the input lies in each region."""
-        key = ("regions", self.maps.keys[0], self.maps.case_ids[case], self.attacker.downsample)
-        share = _memory.get(key, lambda: _half(_averaged(_regions(self.maps.label(case)), self.attacker.downsample)))
+        key = ("regions", self.maps.keys[0], self.maps.case_ids[case], self.options.downsample)
+        share = _memory.get(key, lambda: _half(_averaged(_regions(self.maps.label(case)), self.options.downsample)))
         return share.astype(np.float32)
 
 

@@ -3,8 +3,9 @@
 """The files of a study, read by both halves: tables, designs, maps, image statistics, identifiers, hashes. No torch."""
 
 from monai_mia.records.design import TARGET, Case, Design
+from monai_mia.records.folder import Recorded, StudyFolder
 from monai_mia.records.identifiers import Identifiers
-from monai_mia.records.image_statistics import Examination
+from monai_mia.records.image_statistics import ImageStatistics
 from monai_mia.records.maps import MapStore, RecordedMaps
 from monai_mia.records.pseudonyms import Pseudonyms
 from monai_mia.records.table import SignalTable, write_signals
@@ -13,11 +14,13 @@ __all__ = [
     "TARGET",
     "Case",
     "Design",
-    "Examination",
     "Identifiers",
+    "ImageStatistics",
     "MapStore",
     "Pseudonyms",
+    "Recorded",
     "RecordedMaps",
     "SignalTable",
+    "StudyFolder",
     "write_signals",
 ]

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ __all__ = [
     "paths_of",
     "private_folder",
     "read_json",
+    "remove_abandoned",
     "sha256",
+    "temporary_beside",
     "walk",
     "withdraw",
     "write",
@@ -49,7 +52,7 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = temporary_beside(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -64,6 +67,33 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def temporary_beside(path: Path) -> tuple[int, str]:
+    """Open a temporary file in a file's folder, named after this process; gives its handle and its path."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".{_host()}-{os.getpid()}.tmp")
+
+
+def remove_abandoned(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files below a folder whose process is gone; those of other machines may be in use."""
+    for path in Path(folder).rglob(".*.tmp"):
+        host, _, process = path.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")
+        if host == _host() and process.isdigit() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"\W", "", socket.gethostname())[:32]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any], private: bool = True) -> Path:

@@ -24,16 +24,20 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import unquote
 
-from monai_mia.audit.disclosure.cells import MIN_CELL
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
 __all__ = [
     "IDENTIFIERS",
     "KINDS",
+    "MIN_CELL",
     "Identifiers",
     "Leak",
 ]
+
+#: Of fewer patients than this nothing is shown, unless told otherwise; the usual threshold of statistics offices and of
+#: trusted research environments.
+MIN_CELL = 10
 
 #: Name of the file of a study, in ``private/``.
 IDENTIFIERS = "identifiers.json"
@@ -124,20 +128,20 @@ class Identifiers:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Identifiers:
-        """Those of a study and of the studies within it: every file of that name below its folder.
+        """Those of a study and of the studies within it: every file of that name below its private folder.
 
         Raises:
             InputError: there is none.
         """
-        found = sorted((Path(folder) / "private").rglob(IDENTIFIERS))
+        found = sorted(Path(folder).rglob(IDENTIFIERS))
         values: dict[str, frozenset[str]] = {}
         for path in found:
             for kind, listed in files.read_json(path).get("values", {}).items():
                 values[kind] = values.get(kind, frozenset()) | frozenset(map(str, listed))
         if not values:
             raise InputError(
-                f"output_dir must hold private/{IDENTIFIERS} of a finished study, got {str(folder)!r} without. Run the "
-                "study again with the same output_dir: what is trained and recorded is kept."
+                f"output_dir must hold {IDENTIFIERS} of a finished study, got {str(folder)!r} without. Run the study "
+                "again with the same output_dir: what is trained and recorded is kept."
             )
         return cls(values)
 

@@ -18,16 +18,16 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 
 __all__ = [
-    "Examination",
+    "ImageStatistics",
 ]
 
 #: Columns of the file that are no statistics.
-_ABOUT = ("case_id", "stamp", "fingerprint", "voxels")
+NOT_STATISTICS = ("case_id", "stamp", "fingerprint", "voxels")
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What a look at every image and reference of a cohort found.
+class ImageStatistics:
+    """Statistics of every image and reference of a cohort.
 
     Attributes:
         case_ids: names of the N cases.
@@ -43,20 +43,20 @@ class Examination:
     features: NDArray[np.float64]
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Examination:
-        """What :func:`examine` kept in its file; no image is opened.
+    def read(cls, path: str | os.PathLike[str]) -> ImageStatistics:
+        """What :func:`check_cohort` kept in its file; no image is opened.
 
         Raises:
             InputError: there is no such file.
         """
         rows = statistics_rows(Path(path))
         if not rows:
-            raise InputError(f"examination must be in {path}, got no such file. Examine the cohort first.")
+            raise InputError(f"image statistics must be in {path}, got no such file. Run the study first.")
         return cls._from(list(rows.values()))
 
     @classmethod
-    def _from(cls, rows: Sequence[Mapping[str, Any]]) -> Examination:
-        names = tuple(name for name in rows[0] if name not in _ABOUT)
+    def _from(cls, rows: Sequence[Mapping[str, Any]]) -> ImageStatistics:
+        names = tuple(name for name in rows[0] if name not in NOT_STATISTICS)
         features = np.array([[float(row[name]) for name in names] for row in rows])
         ids, prints = (tuple(str(row[key]) for row in rows) for key in ("case_id", "fingerprint"))
         return cls(ids, prints, names, features)

@@ -9,7 +9,6 @@ references once in ``labels.npz``; nothing here needs torch.
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -63,7 +62,7 @@ class MapWriter:
         self.path = Path(path)
         self.shapes: dict[str, list[int]] = {}
         files.private_folder(self.path.parent)
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
+        handle, temporary = files.temporary_beside(self.path)
         self._temporary = Path(temporary)
         self._stream = os.fdopen(handle, "wb")
         # Level 1: float16 logits are nearly noise, and a higher one costs minutes for a few percent.

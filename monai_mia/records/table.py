@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_mia.attacks.adversary import ACCESS_LEVELS, Knowledge
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
@@ -26,6 +25,9 @@ __all__ = [
     "SignalTable",
     "write_signals",
 ]
+
+#: What the adversary gets, weakest first; each level includes the ones before it.
+ACCESS_LEVELS = ("mask", "mask+label", "probabilities", "probabilities+label", "white-box")
 
 _COLUMNS = ("model_id", "case_id", "patient_id", "member")
 
@@ -117,27 +119,6 @@ class SignalTable:
         access = files.read_json(folder / f"{models[0]}.json").get("access", {})
         patients = tuple(first.patient[case] for case in case_ids)
         return cls(tuple(models), case_ids, patients, first.signals, member.astype(bool), values, access)
-
-    def knowledge(self, target: str = "target", shadows: Sequence[str] | None = None) -> Knowledge:
-        """What an adversary against ``target`` sees; all other models are the shadows unless some are named."""
-        for name in (target, *(shadows or ())):
-            if name not in self.model_ids:
-                raise InputError(f"model must be one of {', '.join(self.model_ids)}, got {name!r}.")
-        if shadows is None:
-            shadows = [model for model in self.model_ids if model != target]
-        if target in shadows:
-            raise InputError(
-                f"shadows must not hold the target, got {target!r} among them. Its membership is the secret."
-            )
-        index = [self.model_ids.index(model) for model in shadows]
-        return Knowledge(
-            signals=self.signals,
-            target=self.values[self.model_ids.index(target)],
-            shadow=self.values[index],
-            shadow_member=self.member[index],
-            patient_ids=self.patient_ids,
-            access=self.access,
-        )
 
     def only(self, cases: NDArray[np.bool_]) -> SignalTable:
         """The same models on some of the cases; ``cases`` of shape (N,), bool."""

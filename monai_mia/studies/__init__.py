@@ -3,8 +3,9 @@
 """Studies: the steps in order, from a cohort to a report; each resumes where it was stopped."""
 
 from monai_mia.studies.bundle import bundle_study
+from monai_mia.studies.comparison import ComparisonStudy
 from monai_mia.studies.defences import Defence, DefenceStudy
 from monai_mia.studies.false_positives import EvidenceStudy
 from monai_mia.studies.study import Study
 
-__all__ = ["Defence", "DefenceStudy", "EvidenceStudy", "Study", "bundle_study"]
+__all__ = ["ComparisonStudy", "Defence", "DefenceStudy", "EvidenceStudy", "Study", "bundle_study"]

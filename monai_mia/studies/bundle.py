@@ -19,6 +19,7 @@ from monai_mia.bundle.inspection import Inspection, inspect_bundle
 from monai_mia.data import read_cohort
 from monai_mia.errors import InputError
 from monai_mia.records.design import Case
+from monai_mia.records.folder import StudyFolder
 from monai_mia.studies.study import Study
 
 __all__ = [
@@ -115,7 +116,7 @@ def bundle_study(
     if labels is not None:
         if not isinstance(cohort, str):
             raise InputError("labels must be left out for a cohort that is no path, got both. Drop one of them.")
-        converted, skip_bad = Path(output_dir) / "private/dicom", options.get("skip_bad", False)
+        converted, skip_bad = StudyFolder(output_dir).dicom, options.get("skip_bad", False)
         cohort = partial(read_cohort, cohort, converted=converted, labels=labels, skip_bad=skip_bad)
     asking, training = dict(found.inference_overrides), dict(found.train_overrides)
     if prediction is not None:

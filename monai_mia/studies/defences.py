@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +35,7 @@ from monai_mia.bundle.config import BundleConfig
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
+from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics.epsilon import epsilon_lower_bound
 from monai_mia.studies.study import Study
@@ -96,8 +96,8 @@ class DefenceStudy:
         delta: of the audited epsilon where no training accounts for one.
         seed: of resamples and folds.
 
-    Files: ``private/<defence>/`` is a study each, ``private/models/`` their models, ``report/defences.*`` the result.
-    Run again to resume.
+    Within the study's folder each defence is a study of its own (:meth:`monai_mia.records.StudyFolder.within`); the
+    result is ``defences.*`` in the report. Run again to resume.
     """
 
     study: Study
@@ -119,7 +119,7 @@ class DefenceStudy:
     def main(self) -> None:
         """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
         result = self.study.command(self.run)
-        tqdm.write(f"Defences: {self._path('report/defences.html')} ({len(result.rows)} rows)")
+        tqdm.write(f"Defences: {self.study.folder.report / 'defences.html'} ({len(result.rows)} rows)")
 
     def record(self) -> None:
         """Train and query what is not done yet; a command."""
@@ -128,7 +128,7 @@ class DefenceStudy:
     def rescore(self) -> None:
         """Score what was recorded; defences that were not are left out, and named."""
         result = self.study.command(lambda: self.score(partial=True))
-        tqdm.write(f"Defences: {self._path('report/defences.html')} ({len(result.rows)} rows)")
+        tqdm.write(f"Defences: {self.study.folder.report / 'defences.html'} ({len(result.rows)} rows)")
 
     def run(self) -> DefenceStudyResult:
         """Do all that is not done yet.
@@ -165,14 +165,18 @@ class DefenceStudy:
             InputError: as :meth:`monai_mia.studies.Study.record`.
         """
         self.check()
-        files.private_folder(self._path("private"))
+        with self.study.folder.lock(self.study.wait):
+            self._record()
+
+    def _record(self) -> None:
         for number, defence in enumerate(self._all, start=1):
             tqdm.write(f"defence {number} of {len(self._all)}: {defence.name}")
             study = self._study_of(defence)
-            known = self._path(f"private/{UNDEFENDED}/private/examination.csv")
-            own = Path(study.output_dir) / "private/examination.csv"
-            if known.is_file() and not own.is_file() and (Path(study.output_dir) / "study.json").is_file():
-                shutil.copyfile(known, own)
+            known = self._study_of(self._all[0]).folder.image_statistics_file
+            own = study.folder.image_statistics_file
+            if known.is_file() and not own.is_file():
+                with study.folder.lock(study.wait):
+                    shutil.copyfile(known, own)
             study.record()
 
     def score(self, partial: bool = False) -> DefenceStudyResult:
@@ -185,16 +189,17 @@ class DefenceStudy:
             InputError: nothing was recorded yet; or an attack cannot be carried out.
         """
         self.check()
-        recorded = [defence for defence in self._all if self._is_recorded(defence)]
+        recorded = [defence for defence in self._all if self._study_of(defence).folder.is_recorded()]
         missing = [defence.name for defence in self._all if defence not in recorded]
         if missing and not (partial and recorded and recorded[0].name == UNDEFENDED):
             raise InputError(f"defences must be recorded first, got none of {', '.join(missing)}. Run record.")
         if missing:
             tqdm.write(f"not recorded yet, left out: {', '.join(missing)}")
         rows = []
-        undefended = self._comparison(self._study_of(recorded[0])).score()
+        plain = self._study_of(recorded[0]).folder.recorded()
+        undefended = self._comparison(self.study.release).score(plain)
         for defence in tqdm(recorded, "scoring defences"):
-            rows.append(self._row(defence, undefended))
+            rows.append(self._row(defence, plain, undefended))
         result = DefenceStudyResult(
             rows=tuple(rows),
             targets=undefended.targets,
@@ -203,15 +208,12 @@ class DefenceStudy:
             headline_fpr=self.headline_fpr,
             confidence=self.confidence,
         )
-        report.write_defences(result, self._path("report"))
+        report.write_defences(result, self.study.folder.report)
         return result
 
     @cached_property
     def _all(self) -> list[Defence]:
         return [Defence(UNDEFENDED), *self.defences]
-
-    def _path(self, name: str) -> Path:
-        return Path(self.study.output_dir) / name
 
     def _study_of(self, defence: Defence) -> Study:
         """The study of one defence; those that train alike share their models."""
@@ -221,10 +223,11 @@ class DefenceStudy:
         release = defence.release or base.release
         target_inference = base.target_inference_files and [*base.target_inference_files, *defence.inference_files]
         training = BundleConfig(str(base.bundle_root), tuple(names), overrides).fingerprint()
+        within = base.folder.within(defence.folder, training)
         return replace(
             base,
-            output_dir=str(self._path(f"private/{defence.folder}")),
-            models_dir=str(self._path(f"private/models/{training[:16]}")),
+            output_dir=str(within.root),
+            models_dir=str(within.models_dir),
             train_files=names,
             train_overrides=overrides,
             inference_files=[*base.inference_files, *defence.inference_files],
@@ -235,17 +238,9 @@ class DefenceStudy:
             audit=replace(base.audit, attacks=list(self.attacks(base.shadows, release))),
         )
 
-    def _is_recorded(self, defence: Defence) -> bool:
-        folder = Path(self._study_of(defence).output_dir) / "private"
-        if not (folder / "design.csv").is_file():
-            return False
-        models = Design.read(folder / "design.csv").model_ids
-        return all((folder / f"signals/{model}.json").is_file() for model in models)
-
-    def _comparison(self, study: Any) -> Comparison:
+    def _comparison(self, release: str) -> Comparison:
         return Comparison(
-            study,
-            lambda budget: self.attacks(budget, study.release),
+            lambda budget: self.attacks(budget, release),
             budgets=(self.study.shadows,),
             fprs=(self.headline_fpr,),
             headline_fpr=self.headline_fpr,
@@ -254,17 +249,17 @@ class DefenceStudy:
             seed=self.seed,
         )
 
-    def _row(self, defence: Defence, undefended: ComparisonResult) -> DefenceRow:
+    def _row(self, defence: Defence, plain: Recorded, undefended: ComparisonResult) -> DefenceRow:
         study = self._study_of(defence)
-        comparison = self._comparison(study)
-        aware = comparison.score()
+        folder, comparison = study.folder, self._comparison(study.release)
+        recorded = folder.recorded()
+        design, table = recorded.design, recorded.table
+        aware = comparison.score(recorded)
         unaware = aware
         if defence.name != UNDEFENDED:
-            unaware = self._comparison(_Unaware.of(study, self._study_of(Defence(UNDEFENDED)))).score()
-        design = Design.read(Path(study.output_dir) / "private/design.csv")
-        table = study.table(design)
+            unaware = comparison.score(recorded.with_shadows_of(plain, folder.attack_scores / "non_adaptive"))
         best = _best(aware)
-        privacy = study.trained(design.targets[0]).get("privacy")
+        privacy = folder.trained(design.targets[0]).get("privacy")
         accounted = None if privacy is None else (privacy["epsilon"], float(privacy["delta"]))
         delta = self.delta if accounted is None else accounted[1]
         scores = aware.scores[best.name, best.n_shadow][0]
@@ -280,8 +275,8 @@ class DefenceStudy:
             audited_epsilon=epsilon_lower_bound(
                 scores, aware.member[0], "split", delta, self.confidence, seed=self.seed
             ),
-            training_s=_mean([study.trained(model).get("seconds") for model in design.model_ids]),
-            query_s=_mean([study.queried(model).get("seconds") for model in design.model_ids]),
+            training_s=_mean([folder.trained(model).get("seconds") for model in design.model_ids]),
+            query_s=_mean([folder.queried(model).get("seconds") for model in design.model_ids]),
         )
 
     def _adversary(self, found: ComparisonResult, undefended: ComparisonResult) -> Adversary:
@@ -328,53 +323,3 @@ def _best(result: ComparisonResult) -> ComparisonRow:
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else float("nan")
-
-
-@dataclass(frozen=True)
-class _Unaware:
-    """A defended target before an adversary whose shadows have no defence, as a comparison takes it."""
-
-    output_dir: str
-    defended: Study
-    plain: Study
-    shadows: int
-    targets: int
-    release: str
-    maps: bool = False
-
-    @classmethod
-    def of(cls, defended: Study, plain: Study) -> _Unaware:
-        """Lay out what the comparison reads: the design, and the marks of the signals it combines."""
-        folder = Path(f"{defended.output_dir}_unaware")
-        signals = files.private_folder(folder / "private/signals")
-        files.private_folder(folder / "private")
-        for name in ("design.csv", "design.json"):
-            shutil.copyfile(Path(defended.output_dir) / "private" / name, folder / "private" / name)
-        design = Design.read(folder / "private/design.csv")
-        for model in design.model_ids:
-            origin = plain if model in design.shadows else defended
-            shutil.copyfile(Path(origin.output_dir) / f"private/signals/{model}.json", signals / f"{model}.json")
-        return cls(str(folder), defended, plain, defended.shadows, defended.targets, defended.release)
-
-    def record(self) -> None:
-        """Both studies are recorded."""
-
-    def command(self, run: Callable[[], Any]) -> Any:
-        """Run a step."""
-        return run()
-
-    def table(self, design: Design) -> SignalTable:
-        """The targets as defended, the shadows as not; signals that both have."""
-        one, two = self.defended.table(design), self.plain.table(design)
-        names = tuple(name for name in one.signals if name in two.signals)
-        blocks = [table.values[:, :, [table.signals.index(name) for name in names]] for table in (one, two)]
-        shadow = np.array([model in design.shadows for model in one.model_ids])
-        values = np.where(shadow[:, None, None], blocks[1], blocks[0])
-        return replace(one, signals=names, values=values, access={name: one.access[name] for name in names})
-
-    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> None:
-        """None: a defence study records none."""
-
-    def recorded_features(self, case_ids: Sequence[str]) -> Array:
-        """As the defended study's."""
-        return self.defended.recorded_features(case_ids)

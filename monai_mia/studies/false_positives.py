@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from monai.transforms import LoadImage
@@ -23,11 +22,12 @@ from monai_mia.audit import report
 from monai_mia.audit.comparison import by_patient
 from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceStudyResult, MitigationEvidence
 from monai_mia.audit.novelty import check_variety, scan_features
-from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
+from monai_mia.data import ForeignSource, ImageStatistics, check_cohort, write_identifiers
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Case, Design
-from monai_mia.records.identifiers import IDENTIFIERS, Identifiers
+from monai_mia.records.folder import StudyFolder
+from monai_mia.records.identifiers import IDENTIFIERS
 from monai_mia.records.table import SignalTable
 from monai_mia.studies.defences import DefenceStudy
 from monai_mia.studies.study import Study
@@ -39,7 +39,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 Estimate = tuple[float, tuple[float, float]]
-_Prepared = list[tuple[ForeignSource, Sequence[Case], Examination]]
+_Prepared = list[tuple[ForeignSource, Sequence[Case], ImageStatistics]]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class EvidenceStudy:
         utility: signals that are reported of members and of non-members.
         scans: at most so many scans of each source, the first by name.
 
-    Files: ``private/foreign/<source>/`` the changed scans, ``private/<defence>/private/foreign/<source>/signals/`` the
-    answers, ``report/evidence.*`` the result. Run again to resume. What a source, an attack or an option lacks is told
-    in the report, and the rest is made; so is a cohort from elsewhere whose scans are near-identical, as those of a
-    generator that collapsed.
+    Files: the changed scans are in the study's folder, the models' signals about them in those of the mitigations
+    (:meth:`monai_mia.records.StudyFolder.foreign`), the result is ``evidence.*`` in the report. Run again to resume.
+    What a source, an attack or an option lacks is told in the report, and the rest is made; so is a cohort from
+    elsewhere whose scans are near-identical, as those of a generator that collapsed.
     """
 
     defences: DefenceStudy
@@ -89,7 +89,7 @@ class EvidenceStudy:
     def _tell(self, result: EvidenceStudyResult) -> None:
         for gap in result.gaps:
             tqdm.write(f"missing: {gap}")
-        tqdm.write(f"Evidence: {self._path('report/evidence.html')} ({len(result.sources)} foreign sources)")
+        tqdm.write(f"Evidence: {self._folder.report / 'evidence.html'} ({len(result.sources)} foreign sources)")
 
     def run(self) -> EvidenceStudyResult:
         """Train, ask about the cohort and about foreign scans, and weigh the claims.
@@ -98,20 +98,21 @@ class EvidenceStudy:
             InputError: as :meth:`monai_mia.studies.Study.run`; nothing that concerns one source or attack alone.
         """
         self.check()
-        self.defences.train_and_query()
-        prepared, gaps = self._prepared()
-        for name, study in self.defences.studies().items():
-            design = _design(study)
-            for item in list(prepared):
-                source, cases, found = item
-                tqdm.write(f"mitigation {name}: {source.name}")
-                try:
-                    study.ask_about(design, source, cases, found, _answers(study, source))
-                except InputError as error:
-                    gaps.append(f"{source.name}: {error}")
-                    prepared.remove(item)
-        self._write_gaps(gaps)
-        return self.score()
+        with self._folder.lock(self.defences.study.wait):
+            self.defences.train_and_query()
+            prepared, gaps = self._prepared()
+            for name, study in self.defences.studies().items():
+                design = study.folder.design()
+                for item in list(prepared):
+                    source, cases, found = item
+                    tqdm.write(f"mitigation {name}: {source.name}")
+                    try:
+                        study.ask_about(design, source, cases, found, study.folder.foreign_signals(source.folder))
+                    except InputError as error:
+                        gaps.append(f"{source.name}: {error}")
+                        prepared.remove(item)
+            self._write_gaps(gaps)
+            return self.score()
 
     def check(self) -> None:
         """Refuse what cannot be done, before anything is trained."""
@@ -130,13 +131,13 @@ class EvidenceStudy:
             InputError: nothing was recorded yet.
         """
         studies = self.defences.studies()
-        design = _design(next(iter(studies.values())))  # that of all mitigations
-        gaps = list(files.read_json(self._path("private/foreign/gaps.json")).get("gaps", ()))
+        design = next(iter(studies.values())).folder.design()  # that of all mitigations
+        gaps = list(files.read_json(self._folder.foreign_gaps_file).get("gaps", ()))
         recorded = [
             source
             for source in self.sources
             if all(
-                (_answers(study, source) / f"{model}.json").is_file()
+                (study.folder.foreign_signals(source.folder) / f"{model}.json").is_file()
                 for study in studies.values()
                 for model in design.model_ids
             )
@@ -157,20 +158,21 @@ class EvidenceStudy:
             headline_fpr=self.evidence.headline_fpr,
             confidence=self.evidence.confidence,
         )
-        report.write_evidence(self._shareable(result), self._path("report"))
+        report.write_evidence(self._shareable(result), self._folder.report)
         return result
 
     def _shareable(self, result: EvidenceStudyResult) -> EvidenceStudyResult:
         """The result, less what its gaps tell of single cases; ``gaps.json`` and the terminal tell it all."""
-        withheld = Identifiers.read(self.defences.study.output_dir).withheld
+        withheld = self._folder.identifiers().withheld
         rows = [
             replace(row, result=replace(row.result, gaps=tuple(map(withheld, row.result.gaps))))
             for row in result.mitigations
         ]
         return replace(result, mitigations=tuple(rows), gaps=tuple(map(withheld, result.gaps)))
 
-    def _path(self, name: str) -> Path:
-        return Path(self.defences.study.output_dir) / name
+    @property
+    def _folder(self) -> StudyFolder:
+        return self.defences.study.folder
 
     def _prepared(self) -> tuple[_Prepared, list[str]]:
         """The sources that can be used, with their cases, examined; and what is wrong with the others."""
@@ -180,12 +182,12 @@ class EvidenceStudy:
         prepared: _Prepared = []
         gaps: list[str] = []
         for source in tqdm(self.sources, "foreign scans"):
-            folder = files.private_folder(self._path(f"private/foreign/{source.folder}"))
+            folder = files.private_folder(self._folder.foreign(source.folder))
             try:
                 cases = source.cases(held_out, folder, study.seed)
                 write_identifiers(folder / IDENTIFIERS, cases, source.description)
                 cases = sorted(cases, key=lambda case: str(case["case_id"]))[: self.scans]
-                found = examine(cases, study.labels(), folder / "examination.csv", distinct=False)
+                found = check_cohort(cases, study.labels(), folder / "image_statistics.csv", distinct=False)
                 self._require_foreground(source, cases, found)
                 if source.cohort is not None and len(cases) > 1:
                     if not known:
@@ -199,7 +201,7 @@ class EvidenceStudy:
         return prepared, gaps
 
     @staticmethod
-    def _require_foreground(source: ForeignSource, cases: Sequence[Case], found: Examination) -> None:
+    def _require_foreground(source: ForeignSource, cases: Sequence[Case], found: ImageStatistics) -> None:
         volumes = [n for n, name in enumerate(found.names) if name.startswith("label_")]
         empty = int((found.of([str(case["case_id"]) for case in cases])[:, volumes].sum(axis=1) == 0).sum())
         if empty:
@@ -208,16 +210,15 @@ class EvidenceStudy:
             )
 
     def _write_gaps(self, gaps: Sequence[str]) -> None:
-        files.private_folder(self._path("private/foreign"))
-        files.write_json(self._path("private/foreign/gaps.json"), {"gaps": list(gaps)})
+        files.private_folder(self._folder.foreign_gaps_file.parent)
+        files.write_json(self._folder.foreign_gaps_file, {"gaps": list(gaps)})
 
     def _image_statistics(self, study: Study, sources: Sequence[ForeignSource]) -> dict[str, tuple[Array, float]]:
         """For each case of the cohort and of the sources, its image statistics and its number of voxels."""
-        folders = [Path(study.output_dir) / "private"]
-        folders += [self._path(f"private/foreign/{source.folder}") for source in sources]
+        folders = [study.folder.private, *(self._folder.foreign(source.folder) for source in sources)]
         rows = {}
         for folder in folders:
-            found = Examination.read(folder / "examination.csv")
+            found = ImageStatistics.read(folder / "image_statistics.csv")
             sizes = [n for n, name in enumerate(found.names) if name.startswith("size_")]
             for case, row in zip(found.case_ids, found.features, strict=True):
                 rows[case] = row, float(np.nanprod(row[sizes]))
@@ -231,13 +232,16 @@ class EvidenceStudy:
         sources: Sequence[ForeignSource],
         statistics: Mapping[str, tuple[Array, float]],
     ) -> MitigationEvidence:
-        table = study.table(design)
+        table = study.folder.table(design.model_ids)
         result = self.evidence.run(
             list(self.attacks(len(design.shadows), study.release)),
             table,
             design.targets,
             design.shadows,
-            {source.name: SignalTable.read(_answers(study, source), design.model_ids) for source in sources},
+            {
+                source.name: SignalTable.read(study.folder.foreign_signals(source.folder), design.model_ids)
+                for source in sources
+            },
             lambda case_ids: np.stack([statistics[case][0] for case in case_ids]),
             lambda case_ids: np.array([statistics[case][1] for case in case_ids]),
         )
@@ -256,10 +260,6 @@ class EvidenceStudy:
                     for side, chosen in (("members", inside), ("nonmembers", ~inside))
                 }
         return found
-
-
-def _design(study: Study) -> Design:
-    return Design.read(Path(study.output_dir) / "private/design.csv")
 
 
 def _features(cases: Sequence[Case]) -> tuple[NDArray[np.float64], list[str]]:
@@ -283,8 +283,3 @@ def _require_variety(
             f"{variety.diversity:.2f} of what real scans do, and from the most similar one by {variety.nearest:.2f}. A "
             "generator that collapsed must be trained anew."
         )
-
-
-def _answers(study: Study, source: ForeignSource) -> Path:
-    """Where the signals of a study's models about a source are."""
-    return Path(study.output_dir) / f"private/foreign/{source.folder}/signals"

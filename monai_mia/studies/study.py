@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import __version__
@@ -24,22 +23,21 @@ from monai_mia.audit.audit import Audit
 from monai_mia.audit.controls import BlindScores
 from monai_mia.audit.disclosure.archive import write_archive
 from monai_mia.audit.individuals.vulnerability import Exposure
-from monai_mia.audit.report.rescoring import examine_individuals, write_cases, write_scores
+from monai_mia.audit.report.rescoring import attack_recorded, examine_individuals
 from monai_mia.audit.results import AuditResult
 from monai_mia.bundle.config import AUXILIARY, TRAINING_IDS, BundleConfig
 from monai_mia.bundle.query import Query, check_inference
 from monai_mia.bundle.training import Training
-from monai_mia.data import Examination, ForeignSource, examine, write_identifiers
-from monai_mia.data.checks import left_out, without_unsound
+from monai_mia.data import ForeignSource, ImageStatistics, check_cohort, write_identifiers
+from monai_mia.data.checks import left_out, without_invalid_cases
 from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.errors import InputError
 from monai_mia.handlers.signals import Signal
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.records import files
 from monai_mia.records.design import TARGET, Case, Design, auxiliary_patients, require_canaries
-from monai_mia.records.identifiers import IDENTIFIERS
-from monai_mia.records.maps import LABELS, MapStore, RecordedMaps
-from monai_mia.records.table import SignalTable
+from monai_mia.records.folder import StudyFolder
+from monai_mia.records.maps import LABELS
 from monai_mia.signals.release import BAND
 from monai_mia.signals.segmentation import access_of, segmentation_signals
 from monai_mia.studies.jobs import command, run_jobs
@@ -51,9 +49,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-#: Version of study.json.
-SCHEMA = "1"
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class Study:
         signals: what is recorded of each query beside :func:`~monai_mia.signals.segmentation_signals`: dataclasses that
             :class:`~monai_mia.handlers.SignalRecorder` can call, such as
             :class:`~monai_mia.signals.QueryVariants` or :class:`~monai_mia.signals.WhiteBox`.
-        maps: whether the predictions themselves are recorded too (``private/maps``), for attacks that read them.
+        maps: whether the predictions themselves are recorded too , for attacks that read them.
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.neural_attacks.BlindNetwork`.
@@ -102,13 +97,14 @@ class Study:
         statements: thresholds of the summary for whoever decides on a release.
         archive: a ``.zip`` for the report and its manifest; refused if the report holds an identifier of the cohort.
         n_jobs: processes; by default one a core, or one where there is a GPU.
-        models_dir: where models are trained and kept; by default ``private/models`` of the output folder. Studies with
+        models_dir: where models are trained and kept; by default ``models`` in its private folder. Studies with
             the same cohort, design and training can share one, and train once.
         threads: CPU threads of each process; results are the same bit for bit for the same number.
         checkpoint_interval: epochs between checkpoints of a training.
         cache_rate: share of the cohort that is kept in memory for queries.
         slabs: whether sliding-window predictions are made and read in slabs, so that large volumes need little memory;
             None: those above 1 GiB, where all that is recorded can be read so. The numbers differ by rounding.
+        wait: whether to wait for another run in the same folder, instead of ending with a line that names it.
         skip_bad: whether to go on without cases that cannot be used; ``private/left_out.csv`` says what is wrong with
             them, the report how many there were on each side. By default they are refused.
     """
@@ -150,14 +146,15 @@ class Study:
     checkpoint_interval: int = 1
     cache_rate: float = 1.0
     slabs: bool | None = None
+    wait: bool = False
     skip_bad: bool = False
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
         result = self.command(self.run)
-        target = files.read_json(self._path("study.json")).get("target", {})
+        target = self.folder.about().get("target", {})
         tqdm.write(report.summary(result, accounted=target.get("privacy")))
-        tqdm.write(f"Report: {self._path('report/index.html')}")
+        tqdm.write(f"Report: {self.folder.report / 'index.html'}")
 
     def command(self, run: Callable[[], _T]) -> _T:
         """Run a step of this study; what the user must mend ends the process with one line."""
@@ -171,110 +168,68 @@ class Study:
             OSError: the output folder cannot be written.
         """
         start = time.perf_counter()
-        design, examination = self.record()
-        result, table = self.attack(design, examination)
-        individuals = None
-        if self.individuals is not None or self.leakage_map:
-            individuals = examine_individuals(self.output_dir, design, self.individuals, self.leakage_map)
-        about = self._about(design, time.perf_counter() - start)
-        report.write_report(result, table, self._path("report"), about, individuals, self.statements)
-        files.write_json(self._path("study.json"), {**files.read_json(self._path("study.json")), **about})
-        if self.archive is not None:
-            write_archive(self.output_dir, self.archive)
+        with self.folder.lock(self.wait):
+            design, image_statistics = self.record()
+            blind = self._blind_scores(design, image_statistics)
+            result, table = attack_recorded(self.folder, self.audit, design, image_statistics, blind)
+            individuals = None
+            if self.individuals is not None or self.leakage_map:
+                individuals = examine_individuals(self.folder, design, self.individuals, self.leakage_map)
+            about = self._about(design, time.perf_counter() - start)
+            report.write_report(result, table, self.folder.report, about, individuals, self.statements)
+            self.folder.note(**about)
+            if self.archive is not None:
+                write_archive(self.output_dir, self.archive)
         return result
 
-    def attack(self, design: Design, examination: Examination) -> tuple[AuditResult, SignalTable]:
-        """Attack what is recorded and keep the scores; gives the result, and the signals of the patients."""
-        table = self.table(design)
-        features = examination.of(table.case_ids)
-        blind = self._blind_scores(design, table, _cohort_key(design.cases, examination))
-        kinds = {str(case["case_id"]): str(case.get("canary") or "") for case in design.cases}
-        canary = [kinds[case] for case in table.case_ids] if any(kinds.values()) else None
-        result = self.audit.run(
-            table,
-            TARGET,
-            design.shadows,
-            features,
-            randomised=design.kind == "randomised",
-            maps=self.recorded_maps(table, TARGET, design.shadows),
-            canary=canary,
-            feature_names=examination.names,
-            blind_scores=blind,
-        )
-        if canary is not None:  # the rest is about patients
-            table = table.only(np.array([not kind for kind in canary]))
-        write_scores(result, self._path("private/scores.csv"))
-        write_cases(table, examination, self._path("private/cases.csv"))
-        return result, table
+    @property
+    def folder(self) -> StudyFolder:
+        """Its folder."""
+        return StudyFolder(self.output_dir, self.models_dir)
 
-    def record(self) -> tuple[Design, Examination]:
-        """Train and query what is not done yet: all that attacks need is then in ``private/``.
+    def record(self) -> tuple[Design, ImageStatistics]:
+        """Train and query what is not done yet: all that attacks need is then recorded.
 
         Raises:
             InputError: as :meth:`run`.
             OSError: as :meth:`run`.
         """
         self._check()
-        self._open()
-        self._identify(
-            seed=self.seed,
-            design="randomised" if self.checkpoint is None else "observational",
-            target=None if self.checkpoint is None else files.sha256(self.checkpoint),
-            training=self._train_config().fingerprint(),
-            **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
-            target_training=self._train_config(TARGET).fingerprint(),
-        )
-        cases, auxiliary = self._set_apart(self.cases())
-        design = self._design(cases)
-        require_canaries(design)
-        examined = [*design.cases, *auxiliary]
-        examination = examine(examined, self.labels(), self._path("private/examination.csv"))
-        self._identify(cohort=_cohort_key(design.cases, examination))
-        design.write(self._path("private/design.csv"))
-        paths = (self.output_dir, self.bundle_root, self.checkpoint, self.models_dir)
-        write_identifiers(self._path(f"private/{IDENTIFIERS}"), examined, _cohort_key(design.cases, examination), paths)
-        keys = self._train(design, examination, auxiliary)
-        self._query(design, examination, keys)
-        return design, examination
+        folder = self.folder
+        with folder.lock(self.wait):
+            folder.identify(
+                seed=self.seed,
+                design="randomised" if self.checkpoint is None else "observational",
+                target=None if self.checkpoint is None else files.sha256(self.checkpoint),
+                training=self._train_config().fingerprint(),
+                **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
+                target_training=self._train_config(TARGET).fingerprint(),
+            )
+            cases, auxiliary = self._set_apart(self.cases())
+            design = self._design(cases)
+            require_canaries(design)
+            checked = [*design.cases, *auxiliary]
+            image_statistics = check_cohort(checked, self.labels(), folder.image_statistics_file)
+            cohort_key = _cohort_key(design.cases, image_statistics)
+            folder.identify(cohort=cohort_key)
+            design.write(folder.design_file)
+            paths = (self.output_dir, self.bundle_root, self.checkpoint, self.models_dir)
+            write_identifiers(folder.identifiers_file, checked, cohort_key, paths)
+            keys = self._train(design, image_statistics, auxiliary)
+            self._query(design, image_statistics, keys)
+        return design, image_statistics
 
     def auxiliary_cases(self) -> list[Case]:
         """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
         return self._set_apart(self.cases())[1]
 
-    def table(self, design: Design) -> SignalTable:
-        """The recorded signals of the design's models."""
-        return SignalTable.read(self._path("private/signals"), design.model_ids)
-
-    def trained(self, model: str) -> dict[str, Any]:
-        """What was written beside a model's weights: seconds, epochs, the account of its privacy."""
-        return files.read_json(self._model(model) / "model.json")
-
-    def queried(self, model: str) -> dict[str, Any]:
-        """What was written beside a model's signals."""
-        return files.read_json(self._path(f"private/signals/{model}.json"))
-
-    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> RecordedMaps | None:
-        """The recorded maps of a target and shadows, or None if the study records none."""
-        return MapStore(self._path("private/maps")).of(table, target, shadows) if self.maps else None
-
-    def recorded_features(self, case_ids: Sequence[str]) -> NDArray[np.float64]:
-        """The image statistics of these cases, shape (N, F), as they were examined."""
-        return Examination.read(self._path("private/examination.csv")).of(case_ids)
-
     def cases(self) -> list[Case]:
         """The cases of the cohort, without those that are left out."""
-        cohort = cases_of(self.cohort, converted=self._path("private/dicom"), skip_bad=self.skip_bad)
+        cohort = cases_of(self.cohort, converted=self.folder.dicom, skip_bad=self.skip_bad)
         if not self.skip_bad:
             return cohort
         sides = [read_ids(side or ()) for side in (self.members, self.nonmembers)]
-        return without_unsound(cohort, self.labels(), self._path("private"), *sides)
-
-    def _path(self, name: str) -> Path:
-        return Path(self.output_dir) / name
-
-    def _model(self, model: str) -> Path:
-        """The folder of a model."""
-        return (self._path("private/models") if self.models_dir is None else Path(self.models_dir)) / model
+        return without_invalid_cases(cohort, self.labels(), self.folder.private, *sides)
 
     def _train_config(self, model: str = "") -> BundleConfig:
         """The training config of a model; the shadows', if none is named."""
@@ -354,18 +309,6 @@ class Study:
             )
         return access
 
-    def _open(self) -> None:
-        folder = self._path("")
-        if folder.is_dir() and any(folder.iterdir()) and not self._path("study.json").is_file():
-            raise InputError(
-                f"output_dir must be empty or hold this study, got {str(folder)!r} with other files. Choose another "
-                "--output_dir."
-            )
-        if not self._path("study.json").is_file():
-            files.write_json(self._path("study.json"), {"schema": SCHEMA, "identity": {}})
-        for left in files.private_folder(self._path("private")).rglob(".*.tmp"):  # by a kill in the middle of a write
-            left.unlink(missing_ok=True)
-
     def _set_apart(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         """The cases to audit, and those of auxiliary patients, drawn by the study's seed."""
         drawn = auxiliary_patients(cases, self.auxiliary, self.seed)
@@ -401,25 +344,14 @@ class Study:
         return Design.observational(cases, sides[0], sides[1], self.shadows, self.seed)
 
     def _left_out(self) -> list[dict[str, str]]:
-        return left_out(self._path("private")) if self.skip_bad else []
+        return left_out(self.folder.private) if self.skip_bad else []
 
-    def _identify(self, **identity: Any) -> None:
-        """Refuse to mix two studies in one folder."""
-        path = self._path("study.json")
-        study = files.read_json(path)
-        known = study.get("identity", {})
-        other = [name for name, value in identity.items() if known.get(name, value) != value]
-        if other:
-            raise InputError(
-                f"output_dir must be empty or hold this study, got {str(self.output_dir)!r} of a study with another "
-                f"{', another '.join(other)}. Choose another --output_dir."
-            )
-        files.write_json(path, {**study, "identity": {**known, **identity}})
-
-    def _train(self, design: Design, examination: Examination, auxiliary: Sequence[Case] = ()) -> dict[str, str]:
+    def _train(
+        self, design: Design, image_statistics: ImageStatistics, auxiliary: Sequence[Case] = ()
+    ) -> dict[str, str]:
         """Train what is not trained; give each model's key."""
-        prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
-        cohort_key = _cohort_key(design.cases, examination)
+        prints = dict(zip(image_statistics.case_ids, image_statistics.fingerprints, strict=True))
+        cohort_key = _cohort_key(design.cases, image_statistics)
         cohort = [_bare(case) for case in design.cases]
         keys, jobs = {}, []
         for model in design.model_ids:
@@ -435,7 +367,7 @@ class Study:
             keys[model] = files.digest(
                 [__version__, bundle.fingerprint(), trained_on, seed, self.threads, *([beside] if beside else [])]
             )
-            folder = self._model(model)
+            folder = self.folder.model(model)
             job = Training(
                 bundle=bundle,
                 cohort=cohort,
@@ -465,21 +397,28 @@ class Study:
     def _checkpoint(self, model: str) -> str:
         if model == TARGET and self.checkpoint is not None:
             return self.checkpoint
-        return str(self._model(model) / "model.pt")
+        return str(self.folder.weights(model))
 
-    def _query(self, design: Design, examination: Examination, keys: Mapping[str, str]) -> None:
-        asking, jobs = self._asking(design.cases, examination), []
+    def _query(self, design: Design, image_statistics: ImageStatistics, keys: Mapping[str, str]) -> None:
+        asking, jobs = self._asking(design.cases, image_statistics), []
         for model in design.model_ids:
             job = asking(model, keys[model], design.queries(model))
-            path, maps = self._path(f"private/signals/{model}.csv"), self._path(f"private/maps/{model}.npz")
+            path, maps = self.folder.signals(model), self.folder.maps(model)
             todo = not files.is_current(path, job.key)
-            todo_maps = self.maps and not (files.is_current(maps, job.maps_key) and MapStore(maps.parent).about(LABELS))
+            todo_maps = self.maps and not (
+                files.is_current(maps, job.maps_key) and self.folder.map_store().about(LABELS)
+            )
             if todo or todo_maps:
                 jobs.append(replace(job, path=str(path) if todo else None, maps=str(maps) if todo_maps else None))
         run_jobs(jobs, "querying", self.n_jobs)
 
     def ask_about(
-        self, design: Design, source: ForeignSource, cases: Sequence[Case], examination: Examination, folder: Path
+        self,
+        design: Design,
+        source: ForeignSource,
+        cases: Sequence[Case],
+        image_statistics: ImageStatistics,
+        folder: Path,
     ) -> None:
         """Ask every model about the cases of a foreign source; no model trained on them.
 
@@ -487,15 +426,15 @@ class Study:
             design: the study's, which is recorded.
             source: the source, which may change what a model is given.
             cases: its cases.
-            examination: what was found in them.
+            image_statistics: what was found in them.
             folder: where ``<model_id>.csv`` is written.
         """
-        asking, jobs = self._asking(cases, examination), []
+        asking, jobs = self._asking(cases, image_statistics), []
         outside = [{**case, "member": 0} for case in cases]
         files.private_folder(folder)
         for model in design.model_ids:
             released = self.checkpoint if model == TARGET else None
-            key = self._released_key(released) if released else str(self.trained(model)["key"])
+            key = self._released_key(released) if released else str(self.folder.trained(model)["key"])
             job = asking(model, key, outside)
             job = replace(
                 job,
@@ -510,11 +449,13 @@ class Study:
                 jobs.append(job)
         run_jobs(jobs, "querying", self.n_jobs)
 
-    def _asking(self, cases: Sequence[Case], examination: Examination) -> Callable[[str, str, Sequence[Case]], Query]:
+    def _asking(
+        self, cases: Sequence[Case], image_statistics: ImageStatistics
+    ) -> Callable[[str, str, Sequence[Case]], Query]:
         """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
         bundles = {role: self._inference_config(role) for role in ("", TARGET)}
         prints = {role: bundle.fingerprint() for role, bundle in bundles.items()}
-        cohort_key = _cohort_key(cases, examination)
+        cohort_key = _cohort_key(cases, image_statistics)
         recorder = {"release": self.release, "activation": self.activation, "n_classes": self.labels()}
         further = [[repr(signal) for signal in self.signals]] if self.signals else []
         further += [] if self.slabs is None else [["slabs", str(self.slabs)]]
@@ -523,14 +464,14 @@ class Study:
             cohort = [_bare(case) for case in queries]
             role = TARGET if model.startswith(TARGET) else ""
             asked = [[case["case_id"], case["member"]] for case in cohort]
-            common = [__version__, BAND, model_key, prints[role], asked, examination.fingerprints, recorder]
+            common = [__version__, BAND, model_key, prints[role], asked, image_statistics.fingerprints, recorder]
             return Query(
                 bundle=bundles[role],
                 cohort=cohort,
                 model_id=model,
                 checkpoint=self._checkpoint(model),
                 path=None,
-                progress=str(self._model(model) / "queried.json"),
+                progress=str(self.folder.model(model) / "queried.json"),
                 key=files.digest([*common, self.transform_id, *further]),
                 cohort_key=cohort_key,
                 transform_id=self.transform_id,
@@ -544,22 +485,23 @@ class Study:
 
         return job
 
-    def _blind_scores(self, design: Design, table: SignalTable, cohort_key: str) -> BlindScores | None:
+    def _blind_scores(self, design: Design, image_statistics: ImageStatistics) -> BlindScores | None:
         """What a network makes of the images alone, in the order of the table; canaries are not shown to it."""
         if self.blind_network is None:
             return None
+        table, cohort_key = self.folder.table(design.model_ids), _cohort_key(design.cases, image_statistics)
         cases = {str(case["case_id"]): case for case in design.cases}
         real = np.array([not cases[case].get("canary") for case in table.case_ids])
         shown = [cases[case] for case in table.only(real).case_ids]
         member = table.members(TARGET)[real]
-        return self.blind_network(shown, member, self._path("private/blind_network.npz"), cohort_key).among(real)
+        return self.blind_network(shown, member, self.folder.blind_network_file, cohort_key).among(real)
 
     def _about(self, design: Design, seconds: float) -> dict[str, Any]:
         """What was run, for study.json, which is private, and for the report, which leaves out what may be a path."""
         meta = files.read_json(Path(self.bundle_root) / "configs" / "metadata.json")
-        trained = self.trained(TARGET)
-        trainings = [self.trained(model).get("seconds") for model in design.model_ids]
-        queries = [self.queried(model).get("seconds") for model in design.model_ids]
+        trained = self.folder.trained(TARGET)
+        trainings = [self.folder.trained(model).get("seconds") for model in design.model_ids]
+        queries = [self.folder.queried(model).get("seconds") for model in design.model_ids]
         sides = [row["side"] for row in self._left_out()]
         return {
             "versions": report.versions(),
@@ -603,6 +545,6 @@ def _bare(case: Case) -> dict[str, Any]:
     return {key: case[key] for key in ("case_id", "patient_id", "image", "label", "member") if key in case}
 
 
-def _cohort_key(cases: Sequence[Case], examination: Examination) -> str:
-    prints = dict(zip(examination.case_ids, examination.fingerprints, strict=True))
+def _cohort_key(cases: Sequence[Case], image_statistics: ImageStatistics) -> str:
+    prints = dict(zip(image_statistics.case_ids, image_statistics.fingerprints, strict=True))
     return files.digest([[case["case_id"], case["patient_id"], prints[case["case_id"]]] for case in cases])

@@ -63,13 +63,13 @@ def test_a_function_is_no_attack():
 
 
 def test_threshold_is_the_signal():
-    knowledge = game(n=10).knowledge
-    np.testing.assert_array_equal(Threshold("dice")(knowledge), knowledge.target[:, 2])
+    view = game(n=10).view
+    np.testing.assert_array_equal(Threshold("dice")(view), view.target[:, 2])
 
 
 def test_global_loss_is_the_log_likelihood():
-    knowledge = game(n=10).knowledge
-    np.testing.assert_array_equal(GlobalLoss()(knowledge), Threshold("log_likelihood")(knowledge))
+    view = game(n=10).view
+    np.testing.assert_array_equal(GlobalLoss()(view), Threshold("log_likelihood")(view))
     assert GlobalLoss().name == "global loss"
 
 
@@ -81,14 +81,14 @@ def test_threshold_known_answer(seed):
     """
     played = game(n=20_000, shadows=0, delta=2.0, seed=seed, signals=[SIGNAL])
     expected = stats.norm.cdf(2 / np.sqrt(2 * (1 + 1.5**2)))
-    assert roc(Threshold(SIGNAL)(played.knowledge), played.member).auc == pytest.approx(expected, abs=0.01)
+    assert roc(Threshold(SIGNAL)(played.view), played.member).auc == pytest.approx(expected, abs=0.01)
 
 
 def test_every_signal_stands_for_the_thresholds_that_are_missing():
-    knowledge = game(n=10).knowledge
-    assert EverySignal().attacks(knowledge, ()) == tuple(Threshold(name) for name in oracles.SIGNALS)
+    view = game(n=10).view
+    assert EverySignal().attacks(view, ()) == tuple(Threshold(name) for name in oracles.SIGNALS)
     others = (GlobalLoss(), LiRA("dice"), EverySignal(), Threshold("log_odds_foreground"))
-    assert EverySignal().attacks(knowledge, others) == (Threshold("dice"),)
+    assert EverySignal().attacks(view, others) == (Threshold("dice"),)
 
 
 # Standard attacks
@@ -96,19 +96,19 @@ def test_every_signal_stands_for_the_thresholds_that_are_missing():
 
 @pytest.mark.parametrize("shadows", [0, 1, 2, 3, 4, 5, 8])
 def test_standard_attacks_can_be_carried_out_with_as_many_shadows(shadows):
-    knowledge = game(n=20, shadows=shadows).knowledge
+    view = game(n=20, shadows=shadows).view
     attacks = standard_attacks(shadows)
     names = [attack.name for attack in attacks]
     assert len(set(names)) == len(names)
     assert names[0] == "global loss"
     for attack in attacks:
         if isinstance(attack, EverySignal):
-            assert [threshold.signal for threshold in attack.attacks(knowledge, tuple(attacks))] == [
+            assert [threshold.signal for threshold in attack.attacks(view, tuple(attacks))] == [
                 "log_odds_foreground",
                 "dice",
             ]
         else:
-            assert np.isfinite(attack(knowledge)).all()
+            assert np.isfinite(attack(view)).all()
 
 
 def test_more_shadows_allow_more_standard_attacks():
@@ -130,11 +130,11 @@ def test_standard_attacks_refuse_what_is_no_number_of_shadows(shadows):
 
 def test_difficulty_calibration_equals_its_definition():
     played = game(n=25, shadows=5)
-    knowledge = played.knowledge
-    scores = DifficultyCalibration(SIGNAL, remove_offsets=False)(knowledge)
+    view = played.view
+    scores = DifficultyCalibration(SIGNAL, remove_offsets=False)(view)
     for case in range(25):
-        out = [knowledge.shadow[m, case, 1] for m in range(5) if not knowledge.shadow_member[m, case]]
-        assert scores[case] == pytest.approx(knowledge.target[case, 1] - np.mean(out), rel=1e-12)
+        out = [view.shadow[m, case, 1] for m in range(5) if not view.shadow_member[m, case]]
+        assert scores[case] == pytest.approx(view.target[case, 1] - np.mean(out), rel=1e-12)
 
 
 @pytest.mark.parametrize("shadows", [4, 64])
@@ -145,7 +145,7 @@ def test_difficulty_calibration_known_answer(shadows):
     """
     played = game(n=10_000, shadows=shadows, delta=1.5, signals=[SIGNAL])
     expected = stats.norm.cdf(1.5 / np.sqrt(2 * (1 + 2 / shadows)))
-    auc = roc(DifficultyCalibration(SIGNAL)(played.knowledge), played.member).auc
+    auc = roc(DifficultyCalibration(SIGNAL)(played.view), played.member).auc
     assert auc == pytest.approx(expected, abs=0.012)
 
 
@@ -156,8 +156,8 @@ def test_difficulty_calibration_known_answer(shadows):
 @pytest.mark.parametrize("seed", range(3))
 def test_lira_equals_the_loop_over_cases(variance, seed):
     played = game(n=20, shadows=7, seed=seed, heteroscedastic=True)
-    target, shadow = played.knowledge.signal(SIGNAL)
-    member = played.knowledge.shadow_member
+    target, shadow = played.view.signal(SIGNAL)
+    member = played.view.shadow_member
     enough = (np.minimum(member.sum(0), (~member).sum(0)) >= 2).all()
     assert enough
     for online, function in ((True, online_lira), (False, offline_lira)):
@@ -168,15 +168,13 @@ def test_lira_equals_the_loop_over_cases(variance, seed):
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("variance", ["pooled", "case"])
 def test_lira_class_is_the_function_on_its_signal(mode, variance):
-    knowledge = game(n=20, shadows=8).knowledge
+    view = game(n=20, shadows=8).view
     function = online_lira if mode == "online" else offline_lira
-    target, shadow = knowledge.signal("dice")
-    plain = LiRA("dice", mode, variance, remove_offsets=False)(knowledge)
-    np.testing.assert_array_equal(plain, function(target, shadow, knowledge.shadow_member, variance))
-    centred = LiRA("dice", mode, variance)(knowledge)
-    np.testing.assert_array_equal(
-        centred, function(*without_offsets(target, shadow), knowledge.shadow_member, variance)
-    )
+    target, shadow = view.signal("dice")
+    plain = LiRA("dice", mode, variance, remove_offsets=False)(view)
+    np.testing.assert_array_equal(plain, function(target, shadow, view.shadow_member, variance))
+    centred = LiRA("dice", mode, variance)(view)
+    np.testing.assert_array_equal(centred, function(*without_offsets(target, shadow), view.shadow_member, variance))
 
 
 def test_offline_lira_is_the_excess_in_standard_deviations():
@@ -190,8 +188,8 @@ def test_offline_lira_is_the_excess_in_standard_deviations():
 
 def test_offline_lira_with_a_pooled_variance_ranks_as_difficulty_calibration_does():
     """One standard deviation for all cases changes the unit of the scores, and no rank."""
-    knowledge = game(n=50, shadows=8, heteroscedastic=True).knowledge
-    ratio = LiRA(SIGNAL, "offline")(knowledge) / DifficultyCalibration(SIGNAL)(knowledge)
+    view = game(n=50, shadows=8, heteroscedastic=True).view
+    ratio = LiRA(SIGNAL, "offline")(view) / DifficultyCalibration(SIGNAL)(view)
     np.testing.assert_allclose(ratio, ratio[0])
 
 
@@ -220,7 +218,7 @@ def test_lira_reaches_the_closed_form(mode):
     reach .9207 / .3628 (SACRO-ML, fixed variance) and .9196 / .3511 (TF-Privacy).
     """
     played = game(n=20_000, shadows=64, delta=2.0, signals=[SIGNAL])
-    curve = roc(LiRA(SIGNAL, mode)(played.knowledge), played.member)
+    curve = roc(LiRA(SIGNAL, mode)(played.view), played.member)
     exact = roc(played.log_likelihood_ratio, played.member)
     assert stats.norm.cdf(2 / np.sqrt(2)) == pytest.approx(0.9214, abs=1e-4)
     assert exact.auc == pytest.approx(0.9214, abs=0.006)
@@ -232,14 +230,14 @@ def test_lira_reaches_the_closed_form(mode):
 def test_lira_approaches_the_exact_ratio_with_many_shadows():
     """With 4,000 shadows the means are known to 1 / sqrt(2,000) = 0.022: scores are exact to about delta times that."""
     played = game(n=60, shadows=4000, delta=1.5, signals=[SIGNAL])
-    knowledge = played.knowledge
+    view = played.view
     exact = played.log_likelihood_ratio
     for variance in ("pooled", "case"):
-        scores = LiRA(SIGNAL, "online", variance, remove_offsets=False)(knowledge)
+        scores = LiRA(SIGNAL, "online", variance, remove_offsets=False)(view)
         assert np.corrcoef(scores, exact)[0, 1] > 0.999
         assert np.sqrt(np.mean((scores - exact) ** 2)) < 0.15
-    offline = LiRA(SIGNAL, "offline", remove_offsets=False)(knowledge)
-    np.testing.assert_allclose(offline, knowledge.target[:, 0] - played.mu, atol=0.3)
+    offline = LiRA(SIGNAL, "offline", remove_offsets=False)(view)
+    np.testing.assert_allclose(offline, view.target[:, 0] - played.mu, atol=0.3)
 
 
 #: AUC in the heteroscedastic game, delta 1, N = 4000, of section 7 of the notes on peers: shadows, then LiRA with a
@@ -253,7 +251,7 @@ def test_lira_with_few_shadows(shadows):
     attacks_ = (LiRA(SIGNAL, "online", "case"), LiRA(SIGNAL, "online", "pooled"), LiRA(SIGNAL, "offline", "pooled"))
     games = [game(n=4000, shadows=shadows, heteroscedastic=True, seed=seed, signals=[SIGNAL]) for seed in range(4)]
     case, pooled, offline = (
-        np.mean([roc(attack(played.knowledge), played.member).auc for played in games]) for attack in attacks_
+        np.mean([roc(attack(played.view), played.member).auc for played in games]) for attack in attacks_
     )
     known_case, known_pooled, known_offline = FEW_SHADOWS[shadows]
     assert case == pytest.approx(known_case, abs=0.025)
@@ -271,7 +269,7 @@ def test_no_attack_beats_the_exact_ratio():
         if not hasattr(attack, "signal") or len(attack.signals) > 1:
             continue  # more signals tell more
         scored = replace(attack, signal="log_likelihood")
-        assert roc(scored(played.knowledge), played.member).auc < ceiling + 0.005, attack.name
+        assert roc(scored(played.view), played.member).auc < ceiling + 0.005, attack.name
 
 
 # Offsets of whole models
@@ -280,7 +278,7 @@ def test_no_attack_beats_the_exact_ratio():
 def test_without_offsets_takes_out_what_was_added():
     """Up to one constant for all models, the mean of what was added: no attack can see it."""
     played = game(n=200, shadows=6, delta=0.0)
-    target, shadow = played.knowledge.signal(SIGNAL)
+    target, shadow = played.view.signal(SIGNAL)
     added = np.random.default_rng(3).normal(0, 10, 7)
     plain = without_offsets(target, shadow)
     moved = without_offsets(target + added[0], shadow + added[1:, None])
@@ -301,9 +299,9 @@ def test_offsets_of_whole_models_cost_nothing_once_removed(attack):
     noisy = game(n=3000, shadows=16, delta=1.5, offsets=5.0, signals=[SIGNAL])
     kept = replace(attack, remove_offsets=False)
     auc = {
-        "clean": roc(attack(clean.knowledge), clean.member).auc,
-        "removed": roc(attack(noisy.knowledge), noisy.member).auc,
-        "kept": roc(kept(noisy.knowledge), noisy.member).auc,
+        "clean": roc(attack(clean.view), clean.member).auc,
+        "removed": roc(attack(noisy.view), noisy.member).auc,
+        "kept": roc(kept(noisy.view), noisy.member).auc,
     }
     assert auc["removed"] == pytest.approx(auc["clean"], abs=0.005)
     assert auc["kept"] < auc["clean"] - 0.05
@@ -322,8 +320,8 @@ def test_lira_refuses_unknown_options(options):
 def test_lira_with_a_variance_per_case_pools_where_a_side_has_fewer_than_two():
     """Known answer: case 0 has one shadow without it; its out-variance is that of all residuals on that side."""
     played = game(n=10, shadows=4)
-    target, shadow = played.knowledge.signal(SIGNAL)
-    member = played.knowledge.shadow_member.copy()
+    target, shadow = played.view.signal(SIGNAL)
+    member = played.view.shadow_member.copy()
     member[:, 0] = [True, True, True, False]
     residuals, freedom = [], 0
     for case in range(1, 10):

@@ -32,7 +32,7 @@ from monai_mia.attacks import (
     log_probability,
     reference_attacks,
 )
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.bayes import _Side, equivalent_normal_deviate, gap_prior, variance_prior
 from monai_mia.attacks.rmia import log_average, relative_likelihood_score
 from monai_mia.attacks.transfer import fitted_threshold
@@ -43,16 +43,16 @@ SIGNAL = "log_odds_foreground"
 
 
 def auc(attack, played):
-    return float(roc(attack(played.knowledge), played.member).auc)
+    return float(roc(attack(played.view), played.member).auc)
 
 
 # Means of shadows with and without a case
 
 
 def test_in_and_out_are_plain_means_where_both_sides_exist():
-    knowledge = game(n=20, shadows=5).knowledge
-    target, shadow = knowledge.signal(SIGNAL)
-    member = knowledge.shadow_member
+    view = game(n=20, shadows=5).view
+    target, shadow = view.signal(SIGNAL)
+    member = view.shadow_member
     ins, outs = in_and_out(target, shadow, member)
     for case in range(20):
         assert ins[case] == pytest.approx(shadow[member[:, case], case].mean(), rel=1e-14)
@@ -82,8 +82,8 @@ def test_the_gap_of_one_shadow_is_unbiased():
     """Over 200 games its mean is the effect of membership, 0.7, within four standard errors."""
     gaps = []
     for seed in range(200):
-        knowledge = game(n=100, shadows=1, delta=0.7, seed=seed, signals=[SIGNAL]).knowledge
-        ins, outs = in_and_out(*knowledge.signal(SIGNAL), knowledge.shadow_member)
+        view = game(n=100, shadows=1, delta=0.7, seed=seed, signals=[SIGNAL]).view
+        ins, outs = in_and_out(*view.signal(SIGNAL), view.shadow_member)
         gaps.append((ins - outs)[0])
     assert np.mean(gaps) == pytest.approx(0.7, abs=4 * np.std(gaps) / np.sqrt(200))
     assert np.std(gaps) < 0.5
@@ -133,30 +133,30 @@ def test_log_average_is_the_logarithm_of_the_mean_probability():
 
 def probabilities(shadows=6, n=40, seed=0):
     """A game on probabilities, as the papers have them: the logarithm of the logistic of the first signal."""
-    knowledge = game(n=n, shadows=shadows, seed=seed, signals=["log_likelihood"]).knowledge
-    return replace(knowledge, **{side: -np.log1p(np.exp(-getattr(knowledge, side))) for side in ("target", "shadow")})
+    view = game(n=n, shadows=shadows, seed=seed, signals=["log_likelihood"]).view
+    return replace(view, **{side: -np.log1p(np.exp(-getattr(view, side))) for side in ("target", "shadow")})
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 @pytest.mark.parametrize("a", [0.0, 0.3, 1.0])
 def test_rmia_equals_the_double_loop(mode, gamma, a):
-    knowledge = probabilities()
-    p_target, p_shadow = np.exp(knowledge.target[:, 0]), np.exp(knowledge.shadow[:, :, 0])
+    view = probabilities()
+    p_target, p_shadow = np.exp(view.target[:, 0]), np.exp(view.shadow[:, :, 0])
     ratios = []
-    for case, inside in enumerate(knowledge.shadow_member.T):
+    for case, inside in enumerate(view.shadow_member.T):
         p_in, p_out = p_shadow[inside, case].mean(), p_shadow[~inside, case].mean()
         p = (p_in + p_out) / 2 if mode == "online" else ((1 + a) * p_out + 1 - a) / 2
         ratios.append(p_target[case] / p)
-    scores = RMIA(mode=mode, gamma=gamma, a=a, remove_offsets=False)(knowledge)
+    scores = RMIA(mode=mode, gamma=gamma, a=a, remove_offsets=False)(view)
     np.testing.assert_allclose(scores, oracles.rmia(np.log(ratios), gamma), atol=1e-12)
 
 
 def test_rmia_averages_over_all_shadows_of_a_balanced_design():
     """As published: the mean over every shadow, as many with as without the case."""
-    knowledge = probabilities(shadows=8)
-    ratio = knowledge.target[:, 0] - np.log(np.exp(knowledge.shadow[:, :, 0]).mean(axis=0))
-    scores = RMIA(remove_offsets=False)(knowledge)
+    view = probabilities(shadows=8)
+    ratio = view.target[:, 0] - np.log(np.exp(view.shadow[:, :, 0]).mean(axis=0))
+    scores = RMIA(remove_offsets=False)(view)
     np.testing.assert_array_equal(np.argsort(scores), np.argsort(ratio))
 
 
@@ -171,13 +171,13 @@ def test_rmia_ties_count_half(gamma):
 
 def test_equal_cases_get_equal_scores():
     """Copies of cases: no order among them."""
-    knowledge = probabilities(n=30)
+    view = probabilities(n=30)
     twice = np.repeat(np.arange(30), 2)
     doubled = replace(
-        knowledge,
-        target=knowledge.target[twice],
-        shadow=knowledge.shadow[:, twice],
-        shadow_member=knowledge.shadow_member[:, twice],
+        view,
+        target=view.target[twice],
+        shadow=view.shadow[:, twice],
+        shadow_member=view.shadow_member[:, twice],
     )
     for attack in (RMIA(), RMIA(mode="offline"), BASE(), BaVarIA("log_likelihood"), LiRA("log_likelihood")):
         scores = attack(doubled)
@@ -185,18 +185,18 @@ def test_equal_cases_get_equal_scores():
 
 
 def test_base_online_ranks_as_rmia_does():
-    knowledge = probabilities(shadows=5, n=200)
-    base, rmia = BASE()(knowledge), RMIA()(knowledge)
+    view = probabilities(shadows=5, n=200)
+    base, rmia = BASE()(view), RMIA()(view)
     np.testing.assert_array_equal(np.argsort(base), np.argsort(rmia))
 
 
 @pytest.mark.parametrize("a", [0.33, 1.0])
 def test_base_offline_equals_its_definition(a):
-    knowledge = probabilities(shadows=7)
-    scores = BASE(mode="offline", a=a, remove_offsets=False)(knowledge)
-    for case, inside in enumerate(knowledge.shadow_member.T):
-        p_out = np.mean([np.exp(knowledge.shadow[m, case, 0]) for m in range(7) if not inside[m]])
-        assert scores[case] == pytest.approx(knowledge.target[case, 0] - a * np.log(p_out))
+    view = probabilities(shadows=7)
+    scores = BASE(mode="offline", a=a, remove_offsets=False)(view)
+    for case, inside in enumerate(view.shadow_member.T):
+        p_out = np.mean([np.exp(view.shadow[m, case, 0]) for m in range(7) if not inside[m]])
+        assert scores[case] == pytest.approx(view.target[case, 0] - a * np.log(p_out))
 
 
 def test_base_known_answer():
@@ -209,9 +209,9 @@ def test_base_known_answer():
 
 def test_rmia_with_a_large_gamma_tells_nothing_of_near_probabilities():
     """Mean probabilities of a segmentation: nothing is twice as likely, all scores are 0."""
-    knowledge = game(n=50, shadows=4, delta=0.01, noise=0.01, spread=0.05, signals=["log_likelihood"]).knowledge
-    assert set(RMIA(gamma=2)(knowledge)) == {0.0}
-    assert len(set(RMIA()(knowledge))) == 50
+    view = game(n=50, shadows=4, delta=0.01, noise=0.01, spread=0.05, signals=["log_likelihood"]).view
+    assert set(RMIA(gamma=2)(view)) == {0.0}
+    assert len(set(RMIA()(view))) == 50
 
 
 @pytest.mark.parametrize("options", [{"gamma": 0.5}, {"gamma": float("nan")}, {"a": 1.5}, {"a": -0.1}, {"mode": "on"}])
@@ -301,7 +301,7 @@ def test_bavaria_reaches_the_closed_form(mode, predictive):
 
 def test_bavaria_approaches_the_exact_ratio_with_many_shadows():
     played = game(n=60, shadows=2000, delta=1.5, heteroscedastic=True, signals=[SIGNAL])
-    scores = BaVarIA(SIGNAL, remove_offsets=False)(played.knowledge)
+    scores = BaVarIA(SIGNAL, remove_offsets=False)(played.view)
     assert np.corrcoef(scores, played.log_likelihood_ratio)[0, 1] > 0.998
 
 
@@ -331,14 +331,14 @@ def test_independent_signals_add_up():
 def test_the_same_signal_thrice_is_no_more_evidence():
     """Copies beside one independent signal: as good as each of the two once; a plain sum would be worse."""
     played = game(n=4000, shadows=16, delta=1.0, signals=["log_likelihood", SIGNAL, "dice"])
-    knowledge = played.knowledge
+    view = played.view
     copied = replace(
-        knowledge,
+        view,
         signals=("log_likelihood", SIGNAL, "copy", "again"),
-        target=knowledge.target[:, [0, 1, 1, 1]] + 1e-6 * np.random.default_rng(0).normal(size=(4000, 4)),
-        shadow=knowledge.shadow[:, :, [0, 1, 1, 1]] + 1e-6 * np.random.default_rng(1).normal(size=(16, 4000, 4)),
+        target=view.target[:, [0, 1, 1, 1]] + 1e-6 * np.random.default_rng(0).normal(size=(4000, 4)),
+        shadow=view.shadow[:, :, [0, 1, 1, 1]] + 1e-6 * np.random.default_rng(1).normal(size=(16, 4000, 4)),
     )
-    once = roc(MultivariateLiRA(("log_likelihood", SIGNAL))(knowledge), played.member).auc
+    once = roc(MultivariateLiRA(("log_likelihood", SIGNAL))(view), played.member).auc
     thrice = roc(MultivariateLiRA(("log_likelihood", SIGNAL, "copy", "again"))(copied), played.member).auc
     summed = roc(copied.target @ np.ones(4) - copied.shadow.mean(axis=0) @ np.ones(4), played.member).auc
     assert thrice == pytest.approx(once, abs=0.005)
@@ -346,14 +346,14 @@ def test_the_same_signal_thrice_is_no_more_evidence():
 
 
 def test_one_signal_with_a_common_gap_equals_its_formula():
-    knowledge = game(n=50, shadows=8).knowledge
-    target, shadow = knowledge.signal("dice")
-    ins, outs = in_and_out(target, shadow, knowledge.shadow_member)
-    residual = shadow - np.where(knowledge.shadow_member, ins, outs)
+    view = game(n=50, shadows=8).view
+    target, shadow = view.signal("dice")
+    ins, outs = in_and_out(target, shadow, view.shadow_member)
+    residual = shadow - np.where(view.shadow_member, ins, outs)
     variance = np.sum(residual**2) / (8 - 2) / 50  # two means were fitted to the 8 values of each case
-    scores = MultivariateLiRA(("dice",), remove_offsets=False)(knowledge)
+    scores = MultivariateLiRA(("dice",), remove_offsets=False)(view)
     np.testing.assert_allclose(scores, (ins - outs).mean() / variance * (target - (ins + outs) / 2), rtol=0.02)
-    offline = MultivariateLiRA(("dice",), "offline", remove_offsets=False)(knowledge)
+    offline = MultivariateLiRA(("dice",), "offline", remove_offsets=False)(view)
     np.testing.assert_allclose(offline, (target - outs) / np.sqrt(variance), rtol=0.02)
 
 
@@ -377,25 +377,25 @@ def difficulty(n, delta, seed=0, slope=3.0):
     rng = np.random.default_rng(seed)
     features, member = rng.normal(size=(n, 2)), rng.permutation(n) < n // 2
     signal = slope * features[:, 0] + delta * member + rng.standard_normal(n)
-    knowledge = Knowledge(
+    view = AdversaryView(
         ("log_likelihood",), signal[:, None], np.empty((0, n, 1)), np.empty((0, n), bool), tuple(map(str, range(n)))
     )
-    return replace(granted(knowledge, member), features=features), member
+    return replace(granted(view, member), features=features), member
 
 
 def test_quantile_regression_knows_the_quantiles_of_new_non_members():
     """Scores of 0 and 1 are the lower and the upper quantile: half and 90 % of other non-members lie below."""
-    knowledge, member = difficulty(8000, 1.0)
-    scores = QuantileRegression()(knowledge)[~member & ~knowledge.nonmember]
+    view, member = difficulty(8000, 1.0)
+    scores = QuantileRegression()(view)[~member & ~view.nonmember]
     assert np.mean(scores <= 0) == pytest.approx(0.5, abs=0.04)
     assert np.mean(scores <= 1) == pytest.approx(0.9, abs=0.03)
 
 
 def test_image_statistics_take_out_the_difficulty_that_they_explain():
     """Closed forms: Phi(delta / sqrt 2) without the difficulty, Phi(delta / sqrt(2 (1 + 9))) with it."""
-    knowledge, member = difficulty(8000, 1.5)
+    view, member = difficulty(8000, 1.5)
     raw, quantile, ridge = (
-        float(roc(attack(knowledge)[~knowledge.nonmember], member[~knowledge.nonmember]).auc)
+        float(roc(attack(view)[~view.nonmember], member[~view.nonmember]).auc)
         for attack in (GlobalLoss(), QuantileRegression(), FeatureRegression())
     )
     best = stats.norm.cdf(1.5 / np.sqrt(2))
@@ -405,14 +405,14 @@ def test_image_statistics_take_out_the_difficulty_that_they_explain():
 
 
 def test_missing_image_statistics_count_as_the_median():
-    knowledge, _ = difficulty(200, 1.0)
-    features = np.column_stack([knowledge.features, np.full(200, np.nan)])
+    view, _ = difficulty(200, 1.0)
+    features = np.column_stack([view.features, np.full(200, np.nan)])
     features[3, 0] = np.nan
-    filled = knowledge.features.copy()
+    filled = view.features.copy()
     filled[3, 0] = np.median(np.delete(filled[:, 0], 3))
     for attack in (QuantileRegression(), FeatureRegression()):
         np.testing.assert_allclose(
-            attack(replace(knowledge, features=features)), attack(replace(knowledge, features=filled)), rtol=1e-9
+            attack(replace(view, features=features)), attack(replace(view, features=filled)), rtol=1e-9
         )
 
 
@@ -423,9 +423,9 @@ def test_quantiles_must_be_in_order(quantiles):
 
 
 def test_predictability_error_is_the_difference():
-    knowledge = game(n=10).knowledge
-    scores = PredictabilityError("dice", 0.5, SIGNAL)(knowledge)
-    np.testing.assert_allclose(scores, knowledge.target[:, 2] - 0.5 * knowledge.target[:, 1])
+    view = game(n=10).view
+    scores = PredictabilityError("dice", 0.5, SIGNAL)(view)
+    np.testing.assert_allclose(scores, view.target[:, 2] - 0.5 * view.target[:, 1])
 
 
 # Transferred decisions
@@ -443,24 +443,24 @@ def test_no_threshold_is_better_than_the_fitted_one(seed, rule):
 
 
 def test_the_mean_member_threshold_is_the_shadows_training_mean():
-    knowledge = game(n=30, shadows=4).knowledge
-    shadow, member = knowledge.shadow[:, :, 2], knowledge.shadow_member
+    view = game(n=30, shadows=4).view
+    shadow, member = view.shadow[:, :, 2], view.shadow_member
     for pooled, expected in ((False, shadow[0][member[0]].mean()), (True, shadow[member].mean())):
-        scores = TransferredThreshold("dice", "mean_member", pooled=pooled, remove_offsets=False)(knowledge)
-        np.testing.assert_allclose(scores, knowledge.target[:, 2] - expected)
+        scores = TransferredThreshold("dice", "mean_member", pooled=pooled, remove_offsets=False)(view)
+        np.testing.assert_allclose(scores, view.target[:, 2] - expected)
 
 
 @pytest.mark.parametrize("rule", ["best_accuracy", "youden"])
 def test_transferred_claims_known_answer(rule):
     """Members N(3, 1), others N(0, 1): the best threshold is 1.5, TPR and TNR Phi(1.5) = .933."""
     played = game(n=4000, shadows=4, delta=3.0, spread=0.0, offsets=20.0, signals=["negative_entropy"])
-    claims = TransferredThreshold("negative_entropy", rule)(played.knowledge) >= 0
+    claims = TransferredThreshold("negative_entropy", rule)(played.view) >= 0
     for side in (played.member, ~played.member):
         assert np.mean(claims[side] == played.member[side]) == pytest.approx(stats.norm.cdf(1.5), abs=0.06)
     faithful = TransferredThreshold("negative_entropy", rule, pooled=False, remove_offsets=False)
     offset = np.ptp([np.median(row) for row in played.table.values[:2, :, 0]])
     assert offset > 3  # the first shadow fits everything otherwise than the target, which moves its threshold:
-    assert abs(np.mean(faithful(played.knowledge) >= 0) - 0.5) > 0.3
+    assert abs(np.mean(faithful(played.view) >= 0) - 0.5) > 0.3
 
 
 @pytest.mark.parametrize("member", [True, False])
@@ -480,9 +480,9 @@ def test_top_scores_learn_what_no_threshold_tells(pooled):
     rng = np.random.default_rng(0)
     member = rng.random((4, 600)) < 0.5
     values = rng.normal(size=(4, 600)) + np.where(member, rng.choice([-4.0, 4.0], (4, 600)), 0.0)
-    knowledge = Knowledge(("x",), values[0][:, None], values[1:, :, None], member[1:], tuple(map(str, range(600))))
-    scores = TopScores(("x",), pooled=pooled, max_epochs=30)(knowledge)
-    assert roc(Threshold("x")(knowledge), member[0]).auc == pytest.approx(0.5, abs=0.1)
+    view = AdversaryView(("x",), values[0][:, None], values[1:, :, None], member[1:], tuple(map(str, range(600))))
+    scores = TopScores(("x",), pooled=pooled, max_epochs=30)(view)
+    assert roc(Threshold("x")(view), member[0]).auc == pytest.approx(0.5, abs=0.1)
     assert roc(scores, member[0]).auc > 0.9
     assert np.mean((scores >= 0) == member[0]) > 0.85
 
@@ -490,15 +490,15 @@ def test_top_scores_learn_what_no_threshold_tells(pooled):
 def test_top_scores_tell_near_probabilities_apart():
     """Mean probabilities within .001 of each other, models differing by more: only standardised signals transfer."""
     played = game(n=600, shadows=4, delta=3.0, spread=0.0, offsets=10.0, signals=["maximum_probability"])
-    knowledge = played.knowledge
-    near = replace(knowledge, target=0.99 + 1e-4 * knowledge.target, shadow=0.99 + 1e-4 * knowledge.shadow)
+    view = played.view
+    near = replace(view, target=0.99 + 1e-4 * view.target, shadow=0.99 + 1e-4 * view.shadow)
     scores = TopScores(("maximum_probability",), max_epochs=30)(near)
     assert np.mean((scores >= 0) == played.member) > 0.85
 
 
 def test_top_scores_of_one_sided_shadows_tell_nothing():
-    knowledge = game(n=20, shadows=2).knowledge
-    lopsided = replace(knowledge, shadow_member=np.ones_like(knowledge.shadow_member))
+    view = game(n=20, shadows=2).view
+    lopsided = replace(view, shadow_member=np.ones_like(view.shadow_member))
     np.testing.assert_array_equal(TopScores(oracles.SIGNALS)(lopsided), np.zeros(20))
 
 
@@ -521,23 +521,23 @@ RECORDED = (
 
 def recorded(shadows):
     """A game of all signals that reference attacks read; Dice and probabilities in [0, 1]."""
-    knowledge = game(n=24, shadows=shadows, signals=RECORDED).knowledge
+    view = game(n=24, shadows=shadows, signals=RECORDED).view
     fractions = [k for k, name in enumerate(RECORDED) if "dice" in name or "probability" in name]
-    target, shadow = knowledge.target.copy(), knowledge.shadow.copy()
+    target, shadow = view.target.copy(), view.shadow.copy()
     for values in (target, shadow):
         values[..., fractions] = 1 / (1 + np.exp(-values[..., fractions]))
-    return replace(knowledge, target=target, shadow=shadow)
+    return replace(view, target=target, shadow=shadow)
 
 
 @pytest.mark.parametrize("release", ["logits", "mask"])
 @pytest.mark.parametrize("shadows", [0, 1, 5])
 def test_reference_attacks_can_be_carried_out_with_as_many_shadows(shadows, release):
-    knowledge = recorded(shadows)
+    view = recorded(shadows)
     attacks = reference_attacks(shadows, release)
     names = [attack.name for attack in attacks]
     assert sorted(set(names)) == sorted(names)
     for attack in attacks:
-        assert np.isfinite(attack(knowledge)).all(), attack.name
+        assert np.isfinite(attack(view)).all(), attack.name
     if release == "mask":
         assert {name for attack in attacks for name in attack.signals} <= {"dice", "dice_boundary"}
 
@@ -562,12 +562,12 @@ def test_memory_is_linear_in_the_table(attack):
     """Twice the cases, twice the memory, and at most six times the table."""
     peaks = []
     for n in (2000, 4000):
-        knowledge = game(n=n, shadows=32, signals=[SIGNAL]).knowledge
+        view = game(n=n, shadows=32, signals=[SIGNAL]).view
         tracemalloc.start()
-        attack(knowledge)
+        attack(view)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert peaks[-1] < 6 * knowledge.shadow.nbytes
+        assert peaks[-1] < 6 * view.shadow.nbytes
     assert peaks[1] < 2.2 * peaks[0]
 
 
@@ -576,5 +576,5 @@ def test_few_shadows_and_cases_that_none_left_out_still_tell():
     played = game(n=3000, shadows=3, delta=2.0, signals=["log_likelihood"])
     raw = auc(GlobalLoss(), played)
     for attack in (LiRA("log_likelihood"), BaVarIA("log_likelihood"), BASE(), RMIA(), BASE(mode="offline")):
-        for knowledge in (without_shadows(played.knowledge, 1), left_out_by_none(played, 1000)):
-            assert roc(attack(knowledge), played.member).auc > raw + 0.05, attack.name
+        for view in (without_shadows(played.view, 1), left_out_by_none(played, 1000)):
+            assert roc(attack(view), played.member).auc > raw + 0.05, attack.name

@@ -15,7 +15,7 @@ from oracles import game
 from scipy import special
 
 from monai_mia.attacks import Attack, LearnedCombination, VoxelCalibration
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.voxelwise import FEATURES, _shells, opponents, voxel_features
 from monai_mia.errors import InputError
 from monai_mia.signals.release import boundary_distance
@@ -35,7 +35,7 @@ def blocks(n: int, seed: int = 0) -> NDArray[np.uint8]:
     return labels
 
 
-def played(n: int = 60, shadows: int = 8, leak: float = 1.0, seed: int = 0) -> tuple[Knowledge, NDArray[np.bool_]]:
+def played(n: int = 60, shadows: int = 8, leak: float = 1.0, seed: int = 0) -> tuple[AdversaryView, NDArray[np.bool_]]:
     """A game with maps: models see the reference with smooth errors of the case, members with less of them."""
     rng = np.random.default_rng(seed)
     table = game(n=n, shadows=shadows, delta=leak, seed=seed)
@@ -44,19 +44,19 @@ def played(n: int = 60, shadows: int = 8, leak: float = 1.0, seed: int = 0) -> t
     difficulty = rng.normal(0, 1.5, (n, 3, *SHAPE))
     logits = 2 * one_hot + difficulty
     values = []
-    for inside in np.concatenate([table.member[None], table.knowledge.shadow_member]):
+    for inside in np.concatenate([table.member[None], table.view.shadow_member]):
         error = one_hot - special.softmax(logits, axis=1)
         gain = leak * inside[:, None, None, None, None] * error
         values.append(logits + gain + rng.normal(0, 1.0, logits.shape))
     maps = ArrayMaps(np.array(values, dtype=np.float32), labels)
-    return replace(table.knowledge, maps=maps), table.member
+    return replace(table.view, maps=maps), table.member
 
 
 def test_error_recovered_against_its_definition():
-    knowledge, _ = played(n=4, shadows=6)
-    member, maps = knowledge.shadow_member, knowledge.maps
-    scores = VoxelCalibration("error_recovered")(knowledge)
-    agreement = VoxelCalibration("agreement")(knowledge)
+    view, _ = played(n=4, shadows=6)
+    member, maps = view.shadow_member, view.maps
+    scores = VoxelCalibration("error_recovered")(view)
+    agreement = VoxelCalibration("agreement")(view)
     for case in range(4):
         out = []
         for m in range(6):
@@ -72,23 +72,23 @@ def test_error_recovered_against_its_definition():
 
 
 def test_a_perfect_target_recovers_the_whole_error_and_an_unseen_one_none():
-    knowledge, _ = played(n=6, shadows=4)
-    values = knowledge.maps.values.copy()
-    one_hot = np.arange(3)[:, None, None, None] == knowledge.maps.labels
+    view, _ = played(n=6, shadows=4)
+    values = view.maps.values.copy()
+    one_hot = np.arange(3)[:, None, None, None] == view.maps.labels
     values[0] = np.where(one_hot, 40.0, -40.0)
-    perfect = replace(knowledge, maps=ArrayMaps(values, knowledge.maps.labels))
+    perfect = replace(view, maps=ArrayMaps(values, view.maps.labels))
     np.testing.assert_allclose(VoxelCalibration("error_recovered")(perfect), 1.0, atol=1e-3)
     values[1:] = values[1]
     values[0] = values[1]
-    same = replace(knowledge, maps=ArrayMaps(values, knowledge.maps.labels))
+    same = replace(view, maps=ArrayMaps(values, view.maps.labels))
     for feature in FEATURES:
         np.testing.assert_allclose(VoxelCalibration(feature)(same), 0.0, atol=1e-4, err_msg=feature)
 
 
 def test_every_feature_sees_a_planted_leak():
-    knowledge, member = played(n=80, shadows=8, leak=2.0)
+    view, member = played(n=80, shadows=8, leak=2.0)
     for feature in FEATURES:
-        auc = roc(VoxelCalibration(feature)(knowledge), member).auc
+        auc = roc(VoxelCalibration(feature)(view), member).auc
         # Boxes this small have no interior, and few voxels are three from a boundary.
         assert auc == 0.5 if feature == "log_odds_interior" else auc > 0.8, feature
 
@@ -109,15 +109,15 @@ def test_interior_is_what_lies_deeper_than_the_shells():
 def test_null(attack: Attack):
     aucs = []
     for seed in range(6):
-        knowledge, member = played(n=60, shadows=4, leak=0.0, seed=seed)
-        aucs.append(float(roc(attack(knowledge), member).auc))
+        view, member = played(n=60, shadows=4, leak=0.0, seed=seed)
+        aucs.append(float(roc(attack(view), member).auc))
     # Standard error of one AUC of 30 against 30: 0.075; of the mean of 6: 0.031.
     assert abs(np.mean(aucs) - 0.5) < 4 * 0.031
 
 
 def test_the_middle_lies_between_shadows_with_and_without_the_case():
-    knowledge, member = played(n=60, shadows=6)
-    maps, inside = knowledge.maps, knowledge.shadow_member
+    view, member = played(n=60, shadows=6)
+    maps, inside = view.maps, view.shadow_member
     out, middle = (voxel_features(maps, inside, level=level) for level in ("out", "middle"))
     # All features are linear: the gap is what the mean in-sample map has over the mean out-of-sample one.
     gaps = 2 * (out - middle)
@@ -131,15 +131,15 @@ def test_the_middle_lies_between_shadows_with_and_without_the_case():
         half = voxel_features(ArrayMaps(alike, maps.labels), inside, level="middle")
         np.testing.assert_allclose(half[case], moved[case] / 2, rtol=1e-4, atol=1e-6)
     assert (gaps[:, FEATURES.index("error_recovered")] > 0).mean() > 0.9
-    scores = VoxelCalibration("error_recovered", "middle")(knowledge)
+    scores = VoxelCalibration("error_recovered", "middle")(view)
     np.testing.assert_allclose(scores, middle[:, FEATURES.index("error_recovered")])
     assert roc(scores, member).auc > 0.6
 
 
 def test_one_shadow_is_enough_and_a_case_that_none_left_out_is_compared_with_all():
-    knowledge, member = played(n=60, shadows=2, leak=4.0)
-    one = replace(knowledge, shadow=knowledge.shadow[:1], shadow_member=knowledge.shadow_member[:1],
-                  maps=ArrayMaps(knowledge.maps.values[:2], knowledge.maps.labels))  # fmt: skip
+    view, member = played(n=60, shadows=2, leak=4.0)
+    one = replace(view, shadow=view.shadow[:1], shadow_member=view.shadow_member[:1],
+                  maps=ArrayMaps(view.maps.values[:2], view.maps.labels))  # fmt: skip
     scores = VoxelCalibration()(one)
     assert np.isfinite(scores).all()
     assert roc(scores, member).auc > 0.7
@@ -163,18 +163,18 @@ def test_overlapping_labels_of_a_sigmoid():
 
 
 def test_maps_must_be_there():
-    knowledge = game(n=20, shadows=4).knowledge
-    for attack in (VoxelCalibration(), LearnedCombination(maps=True, signals=knowledge.signals)):
+    view = game(n=20, shadows=4).view
+    for attack in (VoxelCalibration(), LearnedCombination(maps=True, signals=view.signals)):
         with pytest.raises(InputError, match="maps must be recorded") as error:
-            attack(replace(knowledge, signals=knowledge.signals))
+            attack(replace(view, signals=view.signals))
         assert repr(attack.name) in str(error.value)
 
 
 def test_maps_of_masks_are_refused():
-    knowledge, _ = played(n=6, shadows=4)
-    knowledge.maps.release = "mask"
+    view, _ = played(n=6, shadows=4)
+    view.maps.release = "mask"
     with pytest.raises(InputError, match="maps must be of logits or probabilities"):
-        VoxelCalibration()(knowledge)
+        VoxelCalibration()(view)
 
 
 def test_options_are_checked():
@@ -189,7 +189,7 @@ def test_options_are_checked():
 
 
 def test_a_player_never_meets_itself_or_its_complement():
-    member = game(n=20, shadows=6).knowledge.shadow_member
+    member = game(n=20, shadows=6).view.shadow_member
     assert opponents(member, 2) == [0, 1, 4, 5]
     assert opponents(member, None) == [0, 1, 2, 3, 4, 5]
     assert opponents(member[:2], 0) == [1]  # better one than none
@@ -198,37 +198,37 @@ def test_a_player_never_meets_itself_or_its_complement():
 def test_the_combination_is_better_than_its_parts_where_they_differ():
     # Two signals with independent noise: the sum is right, and a third is nothing but noise.
     table = game(n=400, shadows=8, delta=1.0, spread=1.0)
-    knowledge = table.knowledge
-    combined = LearnedCombination(signals=knowledge.signals)(knowledge)
-    singles = [LearnedCombination(signals=(name,))(knowledge) for name in knowledge.signals]
+    view = table.view
+    combined = LearnedCombination(signals=view.signals)(view)
+    singles = [LearnedCombination(signals=(name,))(view) for name in view.signals]
     best = max(float(roc(scores, table.member).auc) for scores in singles)
     assert roc(combined, table.member).auc > best + 0.02
 
 
 def test_the_combination_comes_close_to_the_exact_ratio_of_one_signal():
     table = game(n=600, shadows=16, delta=1.0, signals=("log_likelihood",))
-    scores = LearnedCombination(signals=("log_likelihood",))(table.knowledge)
+    scores = LearnedCombination(signals=("log_likelihood",))(table.view)
     optimum = float(roc(table.log_likelihood_ratio, table.member).auc)
     assert roc(scores, table.member).auc > optimum - 0.03
 
 
 def test_the_combination_learns_nothing_from_a_foreign_case():
-    knowledge = game(n=60, shadows=4).knowledge
+    view = game(n=60, shadows=4).view
     foreign = np.arange(60) >= 50
-    attack = LearnedCombination(signals=knowledge.signals)
+    attack = LearnedCombination(signals=view.signals)
     strange = replace(
-        knowledge,
-        target=np.where(foreign[:, None], 1e3, knowledge.target),
-        shadow=np.where(foreign[:, None], -1e3, knowledge.shadow),
-        shadow_member=knowledge.shadow_member & ~foreign,
+        view,
+        target=np.where(foreign[:, None], 1e3, view.target),
+        shadow=np.where(foreign[:, None], -1e3, view.shadow),
+        shadow_member=view.shadow_member & ~foreign,
         foreign=foreign,
     )
     alone = replace(
-        knowledge,
-        target=knowledge.target[:50],
-        shadow=knowledge.shadow[:, :50],
-        shadow_member=knowledge.shadow_member[:, :50],
-        patient_ids=knowledge.patient_ids[:50],
+        view,
+        target=view.target[:50],
+        shadow=view.shadow[:, :50],
+        shadow_member=view.shadow_member[:, :50],
+        patient_ids=view.patient_ids[:50],
     )
     scores = attack(strange)
     np.testing.assert_allclose(scores[:50], attack(alone), rtol=1e-9)
@@ -237,10 +237,10 @@ def test_the_combination_learns_nothing_from_a_foreign_case():
 
 def test_the_combination_learns_from_shadows_alone():
     table = game(n=60, shadows=6)
-    attack = LearnedCombination(signals=table.knowledge.signals)
-    scores = attack(table.knowledge)
-    shuffled = replace(table.knowledge, patient_ids=tuple(reversed(table.knowledge.patient_ids)))
+    attack = LearnedCombination(signals=table.view.signals)
+    scores = attack(table.view)
+    shuffled = replace(table.view, patient_ids=tuple(reversed(table.view.patient_ids)))
     assert np.isfinite(attack(shuffled)).all()
     with pytest.raises(InputError, match="patients must be at least 5"):
-        attack(replace(table.knowledge, patient_ids=("a", "b") * 30))
+        attack(replace(table.view, patient_ids=("a", "b") * 30))
     assert np.isfinite(scores).all()

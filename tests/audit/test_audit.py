@@ -22,6 +22,7 @@ from monai_mia.attacks import (
     Threshold,
     TransferredThreshold,
 )
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.results import AuditResult
 from monai_mia.audit.scoring import score_cases
@@ -71,7 +72,7 @@ def test_units_are_patients(result, played):
     np.testing.assert_array_equal(result.member, played.member[::2])
     loss = result.attack("global loss")
     np.testing.assert_allclose(loss.scores, pooled(played, played.table.signal("log_likelihood", "target")))
-    np.testing.assert_allclose(result.attack(LiRA().name).scores, pooled(played, LiRA()(played.knowledge)))
+    np.testing.assert_allclose(result.attack(LiRA().name).scores, pooled(played, LiRA()(played.view)))
 
 
 def test_rates_are_those_of_the_slow_twins(result):
@@ -275,7 +276,7 @@ class Broken:
     signals: tuple[str, ...] = ()
     min_shadows: int = 0
 
-    def __call__(self, knowledge):
+    def __call__(self, view):
         """Not one finite score per case."""
         return np.array(self.scores)
 
@@ -550,14 +551,14 @@ class Spy:
     min_shadows: int = 0
     needs_nonmembers: bool = True
 
-    def __call__(self, knowledge):
-        self.told.append(knowledge.nonmember)
-        return knowledge.target[:, 0] + 0.0
+    def __call__(self, view):
+        self.told.append(view.nonmember)
+        return view.target[:, 0] + 0.0
 
 
 def test_known_nonmembers_are_never_among_the_patients_that_are_scored(played):
     told: list = []
-    scores = score_cases(Spy(told), played.table.knowledge(), played.member, seed=3)
+    scores = score_cases(Spy(told), AdversaryView.of(played.table), played.member, seed=3)
     np.testing.assert_array_equal(scores, played.table.values[0, :, 0])
     assert len(told) == 5
     known = np.stack(told)
@@ -581,7 +582,7 @@ def test_an_attack_fitted_to_nonmembers_is_at_chance_under_the_null():
 def test_a_decision_of_the_attack_is_reported_as_it_falls(played):
     attack = TransferredThreshold("log_likelihood", "mean_member")
     result = Audit([attack, GlobalLoss()], **QUICK).run(played.table)
-    claimed = pooled(played, attack(played.table.knowledge())) >= 0
+    claimed = pooled(played, attack(AdversaryView.of(played.table))) >= 0
     found = result.attack(attack.name).transferred
     assert found is not None
     assert found["tpr"][0] == pytest.approx(claimed[result.member].mean())
@@ -612,7 +613,7 @@ def test_canaries_are_counted_apart(played):
     assert set(apart.canaries) == {"lesion"}
     bounds = apart.canaries["lesion"]
     assert set(bounds) == {"one run", "Clopper-Pearson", "one run, Gaussian", "Clopper-Pearson, Gaussian"}
-    scores = {"global loss": GlobalLoss(), LiRA().name: LiRA()}[apart.best.name](played.table.knowledge())
+    scores = {"global loss": GlobalLoss(), LiRA().name: LiRA()}[apart.best.name](AdversaryView.of(played.table))
     expected = epsilon.audit_canaries(
         scores, played.member, played.table.patient_ids, np.array([bool(kind) for kind in kinds]), 1e-5
     )

@@ -88,7 +88,7 @@ def test_rows_and_their_aucs(study: RecordedStudy):
     ]
     assert {row.n_shadow for row in result.rows} == {0, 2, 4}
     design = Design.read(Path(study.output_dir) / "private/design.csv")
-    table = study.table(design)
+    table = study.folder.table(design.model_ids)
     (row,) = [row for row in result.rows if row.name == "global loss"]
     for target, auc in zip(design.targets, row.target_aucs, strict=True):
         values = table.signal("log_likelihood", target).reshape(-1, 2).mean(axis=1)
@@ -144,9 +144,9 @@ def test_scores_are_kept_and_only_what_is_new_is_computed(tmp_path: Path):
     calls = []
 
     class Counted(LiRA):
-        def __call__(self, knowledge: Any) -> Any:
+        def __call__(self, view: Any) -> Any:
             calls.append(self.name)
-            return super().__call__(knowledge)
+            return super().__call__(view)
 
     again = replace(compare(study), attacks=lambda n: attacks(n)).score()
     assert [row.auc for row in again.rows] == [row.auc for row in first.rows]

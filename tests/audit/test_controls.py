@@ -13,6 +13,7 @@ from oracles import game
 from scipy import stats
 
 from monai_mia.attacks import DifficultyCalibration, GlobalLoss, LiRA, Threshold
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.controls import (
     BlindScores,
@@ -360,8 +361,8 @@ def test_stand_ins_are_attacked_without_their_complements():
     pairs = [("shadow_05", [0, 1, 2, 3]), ("shadow_03", [0, 1, 4, 5]), ("shadow_01", [2, 3, 4, 5])]
     for scores, side, (model, others) in zip(found.scores, found.sides, pairs, strict=True):
         np.testing.assert_array_equal(side, table.members(model))
-        knowledge = table.knowledge(model, [f"shadow_{k:02d}" for k in others])
-        np.testing.assert_array_equal(scores[0], LiRA("log_likelihood")(knowledge))
+        view = AdversaryView.of(table, model, [f"shadow_{k:02d}" for k in others])
+        np.testing.assert_array_equal(scores[0], LiRA("log_likelihood")(view))
         assert roc(scores[0], side).auc > 0.7, "it works on the stand-in itself"
 
 

@@ -21,6 +21,7 @@ from monai_mia.attacks import (
     TransferredThreshold,
     VoxelCalibration,
 )
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceResult, precision, transferred_threshold
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
@@ -88,44 +89,44 @@ class TestTransferredThreshold:
         member = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1]], dtype=bool)
         values = np.where(member, 5.0, 1.0)
         values[0] += 100
-        knowledge = table_of(values, member).knowledge()
-        assert transferred_threshold(Threshold("maximum_probability"), knowledge) == 5.0
+        view = AdversaryView.of(table_of(values, member))
+        assert transferred_threshold(Threshold("maximum_probability"), view) == 5.0
 
     def test_an_attack_that_decides_keeps_its_own(self) -> None:
-        knowledge = game(n=40, shadows=4).knowledge
+        view = game(n=40, shadows=4).view
         for attack in (TransferredThreshold(), TopScores(("dice",)), LearnedCombination(("dice",))):
-            assert transferred_threshold(attack, knowledge) == 0
+            assert transferred_threshold(attack, view) == 0
 
     def test_it_is_the_optimal_one(self) -> None:
         """For a log-likelihood ratio with many shadows: a little above or below 0, where both sides are as likely."""
         played = game(n=2000, shadows=16, delta=1.5, spread=1.0)
-        threshold = transferred_threshold(LiRA("dice"), played.knowledge)
+        threshold = transferred_threshold(LiRA("dice"), played.view)
         assert abs(threshold) < 0.4
 
     def test_foreign_cases_do_not_count(self) -> None:
-        knowledge = game(n=60, shadows=4).knowledge
+        view = game(n=60, shadows=4).view
         odd = np.arange(60) >= 50
-        strange = replace(knowledge, shadow=np.where(odd[:, None], 99.0, knowledge.shadow), foreign=odd)
+        strange = replace(view, shadow=np.where(odd[:, None], 99.0, view.shadow), foreign=odd)
         strange = replace(strange, shadow_member=strange.shadow_member & ~odd)
         alone = replace(
-            knowledge,
-            target=knowledge.target[:50],
-            shadow=knowledge.shadow[:, :50],
-            shadow_member=knowledge.shadow_member[:, :50],
-            patient_ids=knowledge.patient_ids[:50],
-            features=None if knowledge.features is None else knowledge.features[:50],
+            view,
+            target=view.target[:50],
+            shadow=view.shadow[:, :50],
+            shadow_member=view.shadow_member[:, :50],
+            patient_ids=view.patient_ids[:50],
+            features=None if view.features is None else view.features[:50],
         )
         for attack in (Threshold("dice"), LiRA("dice"), RMIA("log_likelihood")):
             assert transferred_threshold(attack, strange) == transferred_threshold(attack, alone)
 
     def test_too_few_shadows(self) -> None:
-        knowledge = game(n=40, shadows=2).knowledge
+        view = game(n=40, shadows=2).view
         with pytest.raises(InputError, match=r"one plays the target and attack .* has 4 others, got 2"):
-            transferred_threshold(LiRA("dice", variance="case"), knowledge)
+            transferred_threshold(LiRA("dice", variance="case"), view)
         with pytest.raises(InputError, match="shadows must be at least 1 to transfer"):
             transferred_threshold(
                 Threshold("dice"),
-                replace(knowledge, shadow=knowledge.shadow[:0], shadow_member=knowledge.shadow_member[:0]),
+                replace(view, shadow=view.shadow[:0], shadow_member=view.shadow_member[:0]),
             )
 
 
@@ -243,7 +244,7 @@ def test_an_attack_that_knows_nothing_claims_both_sides_alike() -> None:
         # The rate at which uniform signals exceed the threshold, which was learned on the shadows.
         attack = TransferredThreshold("maximum_probability", "youden", remove_offsets=False)
         table = table_of(values, member)
-        limit = (table.signal("maximum_probability", "target") - attack(table.knowledge())).mean()
+        limit = (table.signal("maximum_probability", "target") - attack(AdversaryView.of(table))).mean()
         for share in (found.tpr, found.sources[0].fpr, found.sources[1].fpr):
             covered.append(share[1][0] <= 1 - limit <= share[1][1])
         assert abs(found.auc[0] - 0.5) < 5 * 0.065

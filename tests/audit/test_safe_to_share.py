@@ -98,7 +98,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, drawn: list[str]) -> Stud
         patch.setattr(figures, "png", png)
         study = small_study(canary_cohort(folder), folder / f"{SITE}_output")
         study.run()
-        Comparison(study, lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), n_resamples=20).score()
+        comparison = Comparison(lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), n_resamples=20)
+        ComparisonStudy(study, comparison).score()
     return study
 
 

@@ -37,9 +37,9 @@ def show(name, seconds, peak):
 
 
 @pytest.fixture(scope="module")
-def knowledge():
+def view():
     """20,000 cases, 64 shadows: the size at which section 7 of the notes on peers times them (.14 to 17.8 s)."""
-    return game(n=20_000, shadows=64, delta=2.0, signals=["log_odds_foreground"]).knowledge
+    return game(n=20_000, shadows=64, delta=2.0, signals=["log_odds_foreground"]).view
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def knowledge():
     ],
     ids=lambda attack: attack.name,
 )
-def test_attack(attack, knowledge):
-    seconds, peak, scores = measured(lambda: attack(knowledge))
+def test_attack(attack, view):
+    seconds, peak, scores = measured(lambda: attack(view))
     show(f"{attack.name}, 20,000 cases x 64 shadows", seconds, peak)
     assert np.isfinite(scores).all()
 

@@ -82,7 +82,7 @@ def test_it_trains_and_is_asked(name: str, dims: int, tmp_path: Path) -> None:
     cohort = phantom_cohort(tmp_path / "cohort", 4, size=edge, spatial_dims=dims)
     study = study_of(name, cohort, tmp_path / "out", edge, dims)
     design, _ = study.record()
-    table = study.table(design)
+    table = study.folder.table(design.model_ids)
     assert len(table.case_ids) == len(cohort)
     assert np.isfinite(table.signal("log_likelihood", "target")).all()
     kinds = {tensor.ndim for tensor in torch.load(tmp_path / "out/private/models/target/model.pt").values()}

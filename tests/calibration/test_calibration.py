@@ -122,7 +122,7 @@ def test_under_the_null_the_tpr_is_the_fpr(n):
     for seed in range(n):
         played = game(n=2 * size, shadows=8, delta=0.0, offsets=1.0, seed=seed)
         for a, attack in enumerate(ATTACKS):
-            curve = roc(attack(played.knowledge), played.member)
+            curve = roc(attack(played.view), played.member)
             totals[a] += [curve.tpr_at(fpr) * size for fpr in fprs]
     for f, fpr in enumerate(fprs):
         k = round(fpr * size)
@@ -139,7 +139,7 @@ def test_p_values_of_the_best_attack_are_p_values(n):
     p_values = []
     for seed in range(n):
         played = game(n=40, shadows=8, delta=0.0, seed=seed)
-        scores = np.stack([attack(played.knowledge) for attack in ATTACKS])
+        scores = np.stack([attack(played.view) for attack in ATTACKS])
         best = max(float(roc(row, played.member).auc) for row in scores)
         chance = permuted_aucs(scores, played.member, played.table.patient_ids, 199, seed).max(axis=1)
         p_values.append((1 + (chance >= best - 1e-12).sum()) / 200)

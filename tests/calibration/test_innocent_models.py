@@ -59,8 +59,8 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
         cases, folder / "out", checkpoint=stranger, members=members, nonmembers=nonmembers, audit=audit, shadows=4
     )
     first = study.run()  # the whole command for one split; what is recorded does not depend on the split
-    table = study.table(study.record()[0])
-    features = study.recorded_features(table.case_ids)
+    table = study.folder.table(study.record()[0].model_ids)
+    features = study.folder.image_statistics().of(table.case_ids)
     levels, covered = Counter(), Counter()
     for seed in range(N_AUDITS):
         inside = set(split(cases, seed)[0])

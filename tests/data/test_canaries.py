@@ -17,7 +17,7 @@ import pytest
 from conftest import PHANTOM, SMALL, small_study
 from monai.bundle import ConfigParser
 
-from monai_mia.data import Lesion, Permuted, Plain, Shifted, Swapped, examine, phantom_cohort, plant_canaries
+from monai_mia.data import Lesion, Permuted, Plain, Shifted, Swapped, check_cohort, phantom_cohort, plant_canaries
 from monai_mia.data import canaries as canaries_module
 from monai_mia.errors import InputError
 from monai_mia.records.design import Design
@@ -215,7 +215,7 @@ class TestWhatIsChanged:
             # The box of class 1 or 2 that fills 3/10..6/15 of the extent does so still, within a voxel.
             assert set(np.unique(label.get_fdata())) in ({0.0, 1.0}, {0.0, 2.0})
             assert case["age"] >= 60
-        examine(canaries, 3, tmp_path / "examination.csv")
+        check_cohort(canaries, 3, tmp_path / "image_statistics.csv")
 
     def test_permuted(self, cohort: list[dict[str, Any]], tmp_path: Path) -> None:
         for case in planted(cohort, Permuted(3), 3, tmp_path):
@@ -322,11 +322,15 @@ def test_the_audit_of_the_phantom_bundle(tmp_path: Path) -> None:
         configured, n_jobs=1, train_overrides=small.train_overrides, inference_overrides=small.inference_overrides,
         cohort=partial(configured.cohort, cases=partial(phantom_cohort, tmp_path / "phantoms", 46, 16)),
     )  # fmt: skip
-    design, examination = study.record()
+    design, image_statistics = study.record()
     kinds = {case["patient_id"]: case.get("canary") for case in design.cases}
     assert sorted(name for name, kind in kinds.items() if kind) == [f"canary_{n:03d}" for n in range(42)]
     assert set(filter(None, kinds.values())) == {"swapped", "lesion", "plain"}
-    assert set(examination.case_ids) == set(study.table(design).case_ids) == {case["case_id"] for case in design.cases}
+    assert (
+        set(image_statistics.case_ids)
+        == set(study.folder.table(design.model_ids).case_ids)
+        == {case["case_id"] for case in design.cases}
+    )
     assert (tmp_path / "out/private/canaries/canaries.csv").stat().st_mode & 0o077 == 0
     result = study.run()
     assert len(result.member) == 4  # the patients that are no canaries

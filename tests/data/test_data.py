@@ -18,9 +18,9 @@ from monai.data import CacheDataset
 from monai.data.utils import set_rnd
 from monai.transforms import Compose, Lambdad, RandLambdad
 
-from monai_mia.data import CaseSubset, examine, phantom_cohort, read_cohort
+from monai_mia.data import CaseSubset, check_cohort, phantom_cohort, read_cohort
 from monai_mia.data import cohorts as cohorts_module
-from monai_mia.data.checks import unsound
+from monai_mia.data.checks import invalid_cases
 from monai_mia.data.cohorts import read_ids
 from monai_mia.data.phantoms import phantom
 from monai_mia.errors import InputError
@@ -194,7 +194,7 @@ class TestExamination:
         case = pair(tmp_path, "a", image, label)
         write(Path(case["image"]), image, spacing=2.0)
         write(Path(case["label"]), label, spacing=2.0)
-        found = examine([case], 3, tmp_path / "examination.csv")
+        found = check_cohort([case], 3, tmp_path / "image_statistics.csv")
         row = dict(zip(found.names, found.of(["a"])[0], strict=True))
         assert row["mean"] == pytest.approx(image.mean())
         assert row["quantile_0.5"] == pytest.approx(np.median(image))
@@ -206,11 +206,11 @@ class TestExamination:
         label = np.zeros((6, 7, 8), np.uint8)
         label[:2, :3] = 1
         case = pair(tmp_path, "a", label=label)
-        before = examine([case], 2, tmp_path / "a.csv")
+        before = check_cohort([case], 2, tmp_path / "a.csv")
         stored = nib.Nifti1Image(label, np.eye(4)).as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
         nib.save(stored, case["label"])
         assert nib.load(case["label"]).shape != (6, 7, 8)
-        np.testing.assert_allclose(examine([case], 2, tmp_path / "b.csv").features, before.features)
+        np.testing.assert_allclose(check_cohort([case], 2, tmp_path / "b.csv").features, before.features)
 
     def test_a_reference_in_another_place(self, tmp_path: Path) -> None:
         """Its affine says that it lies beside the image; a query would find no reference there."""
@@ -222,17 +222,17 @@ class TestExamination:
             affine[0, 3] = shift
             nib.save(nib.Nifti1Image(label, affine), case["label"])
             if outside is None:
-                examine([case], 2, tmp_path / "examination.csv")
+                check_cohort([case], 2, tmp_path / "image_statistics.csv")
                 continue
             with pytest.raises(InputError, match=f"a: label must lie within its image, got {outside}"):
-                examine([case], 2, tmp_path / "examination.csv")
+                check_cohort([case], 2, tmp_path / "image_statistics.csv")
 
     def test_cases_of_two_and_of_three_axes(self, tmp_path: Path) -> None:
         flat, flat_label = np.random.default_rng(0).normal(size=(6, 7)), np.zeros((6, 7), np.uint8)
         cases = [pair(tmp_path, "solid"), pair(tmp_path, "flat", flat, flat_label), pair(tmp_path, "other")]
         for order, named in ((cases, "flat"), (cases[1::-1], "solid")):
             with pytest.raises(InputError, match=f"1 of . that are not: {named}: image must have as many axes"):
-                examine(order, 3, tmp_path / f"{named}.csv")
+                check_cohort(order, 3, tmp_path / f"{named}.csv")
 
     def test_the_same_image_of_two_patients(self, tmp_path: Path) -> None:
         """As a member's and as a non-member's it would hide what a model knows."""
@@ -242,10 +242,10 @@ class TestExamination:
         cases[2]["image"] = str(tmp_path / "plain.nii")
         for _ in range(2):  # and again, from what is kept
             with pytest.raises(InputError, match=r"1 of 3 .*: twin: image must be another .*, got that of a;"):
-                examine(cases, 3, tmp_path / "examination.csv")
-        assert list(unsound(cases, 3, tmp_path / "examination.csv")) == ["twin"]
+                check_cohort(cases, 3, tmp_path / "image_statistics.csv")
+        assert list(invalid_cases(cases, 3, tmp_path / "image_statistics.csv")) == ["twin"]
         cases[2]["patient_id"] = "a"
-        assert len(examine(cases, 3, tmp_path / "examination.csv").case_ids) == 3
+        assert len(check_cohort(cases, 3, tmp_path / "image_statistics.csv").case_ids) == 3
 
     def test_all_bad_cases_are_named_at_once(self, tmp_path: Path) -> None:
         constant, unfinite = np.ones((6, 7, 8)), np.ones((6, 7, 8))
@@ -266,7 +266,7 @@ class TestExamination:
         torn = Path(cases[8]["image"])
         torn.write_bytes(torn.read_bytes()[:200])
         with pytest.raises(InputError) as caught:
-            examine(cases, 3, tmp_path / "examination.csv")
+            check_cohort(cases, 3, tmp_path / "image_statistics.csv")
         message = str(caught.value)
         assert "\n" not in message
         assert "got 8 of 9" in message
@@ -285,18 +285,18 @@ class TestExamination:
 
     def test_only_changed_files_are_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cases = [pair(tmp_path, name) for name in ("a", "b")]
-        first = examine(cases, 3, tmp_path / "examination.csv")
+        first = check_cohort(cases, 3, tmp_path / "image_statistics.csv")
         pair(tmp_path, "b", image=np.random.default_rng(5).normal(size=(6, 7, 8)))
         read: list[str] = []
         from monai_mia.data import checks
 
-        examine_case = checks._examine_case
+        examine_case = checks._check_case
         monkeypatch.setattr(checks, "_examine_case", lambda c, n: (read.append(c["case_id"]), examine_case(c, n))[1])
-        second = examine(cases, 3, tmp_path / "examination.csv")
+        second = check_cohort(cases, 3, tmp_path / "image_statistics.csv")
         assert read == ["b"]
         assert first.fingerprints[0] == second.fingerprints[0]
         assert first.fingerprints[1] != second.fingerprints[1]
-        with (tmp_path / "examination.csv").open() as stream:
+        with (tmp_path / "image_statistics.csv").open() as stream:
             assert len(list(csv.DictReader(stream))) == 2
 
 

@@ -825,7 +825,7 @@ class TestOverlays:
             inference_files=inference_files(overlay),
         )
         design, _ = study.record()
-        assert len(study.table(design).case_ids) == len(patients[0])
+        assert len(study.folder.table(design.model_ids).case_ids) == len(patients[0])
 
     @pytest.mark.parametrize("overlay", TRAINING_OVERLAYS, ids=lambda path: path.stem)
     def test_it_trains_on_slices(self, overlay: Path, patients: Any, tmp_path: Path) -> None:
@@ -842,7 +842,7 @@ class TestOverlays:
             inference_overrides=THIN,
         )
         design, _ = study.record()
-        assert len(study.table(design).case_ids) == len(patients[0])
+        assert len(study.folder.table(design.model_ids).case_ids) == len(patients[0])
 
     @pytest.mark.parametrize("bundle", [PHANTOM, HIPPOCAMPUS, SLICES], ids=lambda path: path.name)
     @pytest.mark.parametrize("overlay", TRAINING_OVERLAYS, ids=lambda path: path.stem)

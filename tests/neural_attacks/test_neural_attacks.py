@@ -20,7 +20,7 @@ from scipy.special import log_softmax, softmax
 
 from monai_mia import neural_attacks
 from monai_mia.attacks import Attack
-from monai_mia.attacks.adversary import Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 from monai_mia.neural_attacks import (
     MapAttacker,
@@ -80,7 +80,7 @@ def store(
     targets: int = 1,
     activation: str = "softmax",
     n_patients: int = N_PATIENTS,
-) -> tuple[Knowledge, np.ndarray]:
+) -> tuple[AdversaryView, np.ndarray]:
     """A recorded study whose models are surer of their members near the boundary, and who is a member."""
     rng = np.random.default_rng(seed)
     cases = [f"case_{n:02d}" for n in range(2 * n_patients)]
@@ -117,10 +117,10 @@ def store(
     return known(folder), member["target"]
 
 
-def known(folder: Path, target: str = "target") -> Knowledge:
+def known(folder: Path, target: str = "target") -> AdversaryView:
     table = SignalTable.read(folder / "signals")
     shadows = [model for model in table.model_ids if model.startswith("shadow")]
-    return replace(table.knowledge(target, shadows), maps=MapStore(folder / "maps").of(table, target, shadows))
+    return replace(AdversaryView.of(table, target, shadows), maps=MapStore(folder / "maps").of(table, target, shadows))
 
 
 def auc(scores: np.ndarray, member: np.ndarray) -> float:
@@ -151,7 +151,7 @@ PATIENT = [
 
 
 @pytest.fixture(scope="module")
-def leaky(tmp_path_factory: pytest.TempPathFactory) -> tuple[Knowledge, np.ndarray, Path]:
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdversaryView, np.ndarray, Path]:
     folder = tmp_path_factory.mktemp("leaky")
     return *store(folder, leak=2.0, targets=2), folder
 
@@ -165,7 +165,7 @@ def tight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Knowledge:
+def small(tmp_path_factory: pytest.TempPathFactory) -> AdversaryView:
     return store(tmp_path_factory.mktemp("small"), leak=2.0, n_patients=6)[0]
 
 
@@ -178,10 +178,10 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> OrderedDict[str, Any]:
 
 
 @pytest.mark.parametrize("attack", [*(pytest.param(attack, id=attack.inputs) for attack in PLANTED), *PATIENT])
-def test_a_planted_leak_is_found(attack: MapAttacker, leaky: tuple[Knowledge, np.ndarray, Path]) -> None:
+def test_a_planted_leak_is_found(attack: MapAttacker, leaky: tuple[AdversaryView, np.ndarray, Path]) -> None:
     """Members fit better at the boundary only, by several times what cases differ."""
-    knowledge, member, _ = leaky
-    scores = attack(knowledge)
+    view, member, _ = leaky
+    scores = attack(view)
     assert auc(scores, member) > 0.9
     assert ((scores > 0) == member).mean() > 0.75  # it decides, too
 
@@ -208,7 +208,7 @@ def test_without_a_leak_there_is_only_chance(attack: MapAttacker, tight: Path) -
         ),
     ],
 )
-def test_shipped_forms_run(attack: MapAttacker, small: Knowledge, forgetful: OrderedDict[str, Any]) -> None:
+def test_shipped_forms_run(attack: MapAttacker, small: AdversaryView, forgetful: OrderedDict[str, Any]) -> None:
     """As they are, but for one pass over the pairs and fewer patches a score: finite, and the same once more."""
     assert isinstance(attack, Attack)
     assert attack.access == ("probabilities" if attack.inputs == "prediction" else "probabilities+label")
@@ -224,7 +224,7 @@ def test_shipped_forms_run(attack: MapAttacker, small: Knowledge, forgetful: Ord
     np.testing.assert_array_equal(short(small), scores)
 
 
-def test_what_the_network_learns_from(leaky: tuple[Knowledge, np.ndarray, Path]) -> None:
+def test_what_the_network_learns_from(leaky: tuple[AdversaryView, np.ndarray, Path]) -> None:
     """Patches of the shipped concatenation, beside the membership of their shadow: the leak is there, and unmixed."""
     attack = concatenation(patch_size=(6, 6, 6))
     reads = MapInputs(attack, leaky[0])
@@ -242,14 +242,14 @@ def test_what_the_network_learns_from(leaky: tuple[Knowledge, np.ndarray, Path])
 
 @pytest.mark.parametrize(("inputs", "activation"), [("loss", "sigmoid"), ("calibrated", "softmax")])
 def test_images_in_two_dimensions(inputs: str, activation: str, tmp_path: Path) -> None:
-    knowledge, member = store(tmp_path, leak=2.0, dims=2, activation=activation)
+    view, member = store(tmp_path, leak=2.0, dims=2, activation=activation)
     attack = MapAttacker(**{**QUICK, "name": "2D", "inputs": inputs, "spatial_dims": 2, "epochs": 8})
-    assert auc(attack(knowledge), member) > 0.85
+    assert auc(attack(view), member) > 0.85
 
 
-def test_volumes_as_slices(leaky: tuple[Knowledge, np.ndarray, Path]) -> None:
+def test_volumes_as_slices(leaky: tuple[AdversaryView, np.ndarray, Path]) -> None:
     """Slices are drawn in training, and pooled when a case is scored."""
-    knowledge, member, _ = leaky
+    view, member, _ = leaky
     options = {
         **QUICK,
         "network": partial(TINY),
@@ -260,37 +260,37 @@ def test_volumes_as_slices(leaky: tuple[Knowledge, np.ndarray, Path]) -> None:
         "batch_size": 8,  # many slices show no boundary: more steps
         "epochs": 8,
     }
-    assert auc(structured_loss_map(**{**options, "foreground": False, "pooling": "mean"})(knowledge), member) > 0.85
+    assert auc(structured_loss_map(**{**options, "foreground": False, "pooling": "mean"})(view), member) > 0.85
 
 
 def test_an_attacker_that_only_gets_masks(tmp_path: Path) -> None:
     """Low log-odds turn into wrong voxels, which is all that a mask tells."""
-    knowledge, member = store(tmp_path, leak=-3.0)
+    view, member = store(tmp_path, leak=-3.0)
     attack = type_two(**{**QUICK, "mask": True})
     assert attack.access == "mask+label"
-    assert auc(attack(knowledge), member) > 0.9
+    assert auc(attack(view), member) > 0.9
 
 
 def test_type_one_reads_no_reference(tmp_path: Path) -> None:
     """It declares that it needs none, and works where there is none; the others say what they miss."""
-    knowledge, _ = store(tmp_path, leak=2.0, labels=False, n_patients=8)
+    view, _ = store(tmp_path, leak=2.0, labels=False, n_patients=8)
     assert type_one().access == "probabilities"
     assert type_one(mask=True).access == "mask"
-    assert np.isfinite(type_one(**{**QUICK, "epochs": 1})(knowledge)).all()
+    assert np.isfinite(type_one(**{**QUICK, "epochs": 1})(view)).all()
     for attack in (type_two(), structured_loss_map(), concatenation(), calibrated_maps()):
         assert attack.access == "probabilities+label"
         with pytest.raises(InputError, match="labels must be in the map store"):
-            attack(knowledge)
+            attack(view)
 
 
-def test_what_the_network_reads(leaky: tuple[Knowledge, np.ndarray, Path]) -> None:
+def test_what_the_network_reads(leaky: tuple[AdversaryView, np.ndarray, Path]) -> None:
     """Each input against its definition."""
-    knowledge = leaky[0]
-    assert knowledge.maps is not None
-    logits, label = knowledge.maps.shadow(1, 3), knowledge.maps.label(3)
+    view = leaky[0]
+    assert view.maps is not None
+    logits, label = view.maps.shadow(1, 3), view.maps.label(3)
 
     def read(inputs: str, **options: Any) -> np.ndarray:
-        return MapInputs(MapAttacker("x", inputs=inputs, **options), knowledge)(2, 3)
+        return MapInputs(MapAttacker("x", inputs=inputs, **options), view)(2, 3)
 
     hot = np.concatenate([label == 0, label == 1]).astype(float)
     loss = -(log_softmax(logits, axis=0) * hot).sum(axis=0)
@@ -306,10 +306,10 @@ def test_what_the_network_reads(leaky: tuple[Knowledge, np.ndarray, Path]) -> No
 
 def test_calibration_against_its_definition(tmp_path: Path) -> None:
     """Excess over the shadows that did not train on the case, without the shadow itself and its complement."""
-    knowledge, _ = store(tmp_path, leak=1.0, shadows=6)
-    maps, member = knowledge.maps, knowledge.shadow_member
+    view, _ = store(tmp_path, leak=1.0, shadows=6)
+    maps, member = view.maps, view.shadow_member
     assert maps is not None
-    reads = MapInputs(MapAttacker("x", inputs="calibrated"), knowledge)
+    reads = MapInputs(MapAttacker("x", inputs="calibrated"), view)
     case, shadow = 7, 2
     label = maps.label(case)
     shell = boundary_distance(torch.from_numpy(label.astype(np.int16)), 4).numpy()
@@ -343,37 +343,37 @@ def test_calibration_against_its_definition(tmp_path: Path) -> None:
 
 def test_the_number_of_calibrating_shadows_tells_nothing(tmp_path: Path) -> None:
     """For a shadow that plays the target, and for the target, the same number on each side of every case."""
-    knowledge, _ = store(tmp_path, leak=1.0, shadows=6)
-    reads = MapInputs(MapAttacker("x", inputs="calibrated"), knowledge)
-    targets = [int(view[0, 0]) for view in reads.views(np.arange(3))]
+    view, _ = store(tmp_path, leak=1.0, shadows=6)
+    reads = MapInputs(MapAttacker("x", inputs="calibrated"), view)
+    targets = [int(pair[0, 0]) for pair in reads.views(np.arange(3))]
     assert targets == [0, -1, -2]
     for model in (*targets, *range(1, 7)):
-        kept = np.delete(knowledge.shadow_member, reads._left_out(model), axis=0)
+        kept = np.delete(view.shadow_member, reads._left_out(model), axis=0)
         assert (kept.sum(axis=0) == 2).all()
         assert ((~kept).sum(axis=0) == 2).all()
     assert {reads._left_out(model) for model in targets} == {(0, 1), (2, 3), (4, 5)}
 
 
 def test_shadows_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
-    knowledge, _ = store(tmp_path, leak=1.0)
+    view, _ = store(tmp_path, leak=1.0)
     with pytest.raises(InputError, match="shadows must be at least 4 for attack 'calibrated maps', got 2"):
-        calibrated_maps()(replace(knowledge, shadow=knowledge.shadow[:2]))
-    everyone = np.ones_like(knowledge.shadow_member)
+        calibrated_maps()(replace(view, shadow=view.shadow[:2]))
+    everyone = np.ones_like(view.shadow_member)
     with pytest.raises(InputError, match="must be in and out of the training of other shadows"):
-        calibrated_maps(**QUICK)(replace(knowledge, shadow_member=everyone))
+        calibrated_maps(**QUICK)(replace(view, shadow_member=everyone))
 
 
 class TestFits:
     """A network is trained on the shadows alone, once for all targets."""
 
-    def test_another_seed_gives_other_scores(self, small: Knowledge) -> None:
+    def test_another_seed_gives_other_scores(self, small: AdversaryView) -> None:
         first, second = (type_one(**{**QUICK, "epochs": 1, "seed": seed})(small) for seed in (5, 6))
         assert (first != second).all()
 
     @pytest.mark.parametrize("on_disk", [False, True])
     def test_another_target_needs_no_training(
         self,
-        leaky: tuple[Knowledge, np.ndarray, Path],
+        leaky: tuple[AdversaryView, np.ndarray, Path],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         forgetful: OrderedDict[str, Any],
@@ -396,16 +396,16 @@ class TestFits:
         assert all(len(set(folds[3 * n : 3 * n + 3])) == 1 for n in range(10))
         assert sorted(np.bincount(folds)) == [15, 15]
 
-    def test_independent_shadows(self, leaky: tuple[Knowledge, np.ndarray, Path], tmp_path: Path) -> None:
+    def test_independent_shadows(self, leaky: tuple[AdversaryView, np.ndarray, Path], tmp_path: Path) -> None:
         """Trained on another study, with other patients: it needs none of this one's shadows."""
         _, _, folder = leaky
         (tmp_path / "here").mkdir()
-        knowledge, member = store(tmp_path / "here", leak=2.0, seed=1)
+        view, member = store(tmp_path / "here", leak=2.0, seed=1)
         (tmp_path / "private").symlink_to(folder)
         attack = replace(PLANTED[1], fitted_on=tmp_path)
         assert attack.min_shadows == 0
         alone = MapStore(tmp_path / "here/maps").view("target", [], [f"case_{n:02d}" for n in range(N_CASES)])
-        empty = replace(knowledge, shadow=knowledge.shadow[:0], shadow_member=knowledge.shadow_member[:0], maps=alone)
+        empty = replace(view, shadow=view.shadow[:0], shadow_member=view.shadow_member[:0], maps=alone)
         assert auc(attack(empty), member) > 0.9
 
     def test_the_best_epoch_is_kept(self) -> None:
@@ -514,7 +514,7 @@ def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> N
         MapAttacker("x", **options)
 
 
-def test_missing_maps_are_named(leaky: tuple[Knowledge, np.ndarray, Path]) -> None:
+def test_missing_maps_are_named(leaky: tuple[AdversaryView, np.ndarray, Path]) -> None:
     with pytest.raises(InputError, match=r"maps must be recorded for attack 'Type-II, corrected', got none"):
         type_two()(replace(leaky[0], maps=None))
     fewer: Sequence[Any] = leaky[0].shadow_member[:3]

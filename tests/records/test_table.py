@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import PROPERTY, game
 
-from monai_mia.attacks.adversary import ACCESS_LEVELS, Knowledge
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 from monai_mia.records import files
-from monai_mia.records.table import SignalTable, write_signals
+from monai_mia.records.table import ACCESS_LEVELS, SignalTable, write_signals
 
 #: Any text but control characters: no file system, DICOM header or CSV of a cohort holds those in an id.
 IDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), min_size=1, max_size=6)
@@ -272,40 +272,40 @@ def test_shapes_must_agree(change):
 
 def test_knowledge_splits_target_and_shadows():
     table = game(n=6, shadows=4).table
-    knowledge = table.knowledge()
-    np.testing.assert_array_equal(knowledge.target, table.values[0])
-    np.testing.assert_array_equal(knowledge.shadow, table.values[1:])
-    np.testing.assert_array_equal(knowledge.shadow_member, table.member[1:])
-    other = table.knowledge("shadow_02", ["shadow_03", "target"])
+    view = AdversaryView.of(table)
+    np.testing.assert_array_equal(view.target, table.values[0])
+    np.testing.assert_array_equal(view.shadow, table.values[1:])
+    np.testing.assert_array_equal(view.shadow_member, table.member[1:])
+    other = AdversaryView.of(table, "shadow_02", ["shadow_03", "target"])
     np.testing.assert_array_equal(other.target, table.values[3])
     np.testing.assert_array_equal(other.shadow, table.values[[4, 0]])
     np.testing.assert_array_equal(other.shadow_member, table.member[[4, 0]])
 
 
 def test_knowledge_without_shadows():
-    knowledge = game(n=6, shadows=4).table.knowledge(shadows=[])
-    assert knowledge.shadow.shape == (0, 6, 3)
-    assert knowledge.shadow_member.shape == (0, 6)
+    view = AdversaryView.of(game(n=6, shadows=4).table, shadows=[])
+    assert view.shadow.shape == (0, 6, 3)
+    assert view.shadow_member.shape == (0, 6)
 
 
 def test_the_target_is_never_its_own_shadow():
     with pytest.raises(InputError, match="shadows must not hold the target, got 'target'"):
-        game(n=6, shadows=2).table.knowledge("target", ["shadow_00", "target"])
+        AdversaryView.of(game(n=6, shadows=2).table, "target", ["shadow_00", "target"])
 
 
 @pytest.mark.parametrize(("target", "shadows"), [("nobody", None), ("target", ["shadow_00", "nobody"])])
 def test_unknown_models_are_named(target, shadows):
     with pytest.raises(InputError, match="model must be one of target, shadow_00, shadow_01, got 'nobody'"):
-        game(n=6, shadows=2).table.knowledge(target, shadows)
+        AdversaryView.of(game(n=6, shadows=2).table, target, shadows)
 
 
 def test_signals_are_taken_by_name():
     table = game(n=6, shadows=2).table
-    target, shadow = table.knowledge().signal("dice")
+    target, shadow = AdversaryView.of(table).signal("dice")
     np.testing.assert_array_equal(target, table.values[0, :, 2])
     np.testing.assert_array_equal(shadow, table.values[1:, :, 2])
     np.testing.assert_array_equal(table.signal("dice", "shadow_01"), table.values[2, :, 2])
-    for ask in (table.knowledge().signal, lambda name: table.signal(name, "target")):
+    for ask in (AdversaryView.of(table).signal, lambda name: table.signal(name, "target")):
         with pytest.raises(InputError, match=r"signal must be one of .*, got 'surprise'"):
             ask("surprise")
 
@@ -318,8 +318,8 @@ def test_members_are_the_targets():
 # Access
 
 
-def knowledge_with(access: dict[str, str]) -> Knowledge:
-    return Knowledge(tuple(access), *(np.zeros(0),) * 2, np.zeros(0, dtype=bool), (), access)
+def knowledge_with(access: dict[str, str]) -> AdversaryView:
+    return AdversaryView(tuple(access), *(np.zeros(0),) * 2, np.zeros(0, dtype=bool), (), access)
 
 
 @pytest.mark.parametrize(
@@ -336,24 +336,24 @@ def knowledge_with(access: dict[str, str]) -> Knowledge:
 )
 def test_access_is_the_highest_that_any_signal_needs(levels, expected):
     access = {f"signal_{n}": level for n, level in enumerate(levels)}
-    knowledge = knowledge_with(access)
-    assert knowledge.access_of(list(access)) == expected
-    assert knowledge.access_of(list(reversed(access))) == expected
+    view = knowledge_with(access)
+    assert view.access_of(list(access)) == expected
+    assert view.access_of(list(reversed(access))) == expected
 
 
 @pytest.mark.parametrize("declared", ["mask", "mask+label", "probabilities", "probabilities+label"])
 def test_an_undeclared_signal_is_taken_to_need_everything_that_is_released(declared):
-    knowledge = knowledge_with({"known": declared})
-    assert knowledge.access_of(["known", "unknown"]) == "probabilities+label"
+    view = knowledge_with({"known": declared})
+    assert view.access_of(["known", "unknown"]) == "probabilities+label"
 
 
 @PROPERTY
 @given(st.lists(st.sampled_from(ACCESS_LEVELS), min_size=1, max_size=5), st.sampled_from(ACCESS_LEVELS))
 def test_one_more_signal_never_needs_less_access(levels, more):
-    knowledge = knowledge_with({**{str(n): level for n, level in enumerate(levels)}, "more": more})
+    view = knowledge_with({**{str(n): level for n, level in enumerate(levels)}, "more": more})
     names = [str(n) for n in range(len(levels))]
     rank = ACCESS_LEVELS.index
-    together = knowledge.access_of([*names, "more"])
-    assert rank(together) >= max(rank(knowledge.access_of(names)), rank(more))
+    together = view.access_of([*names, "more"])
+    assert rank(together) >= max(rank(view.access_of(names)), rank(more))
     needs_label = {"mask+label", "probabilities+label", "white-box"}
     assert (together in needs_label) == bool(needs_label & {*levels, more})

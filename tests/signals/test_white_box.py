@@ -19,12 +19,11 @@ from monai.networks.nets import UNet
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from monai_mia.attacks.adversary import ACCESS_LEVELS
 from monai_mia.bundle.config import BundleConfig
 from monai_mia.bundle.query import Query
 from monai_mia.errors import InputError
 from monai_mia.handlers.signals import SignalRecorder
-from monai_mia.records.table import SignalTable
+from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 from monai_mia.signals.difficulty import Predictability
 from monai_mia.signals.perturbations import Flip, QueryVariants
 from monai_mia.signals.release import Release

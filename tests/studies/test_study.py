@@ -26,6 +26,7 @@ from conftest import BUNDLES, PHANTOM, ROOT, SMALL, environment, run_bundle, sma
 
 from monai_mia import attacks, neural_attacks
 from monai_mia.attacks import standard_attacks
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.audit import Audit
 from monai_mia.bundle.config import BundleConfig, load_weights
 from monai_mia.records import files
@@ -141,9 +142,11 @@ def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: P
     store = MapStore(tmp_path / "private/maps")
     assert store.model_ids == ("shadow_00", "shadow_01", "target", "target_01")
     table = SignalTable.read(tmp_path / "private/signals")
-    maps = wide.recorded_maps(table, "target_01", ["shadow_00", "shadow_01"])
+    maps = wide.folder.map_store().of(table, "target_01", ["shadow_00", "shadow_01"])
     assert maps is not None
-    scores = attacks.VoxelCalibration()(replace(table.knowledge("target_01", ["shadow_00", "shadow_01"]), maps=maps))
+    scores = attacks.VoxelCalibration()(
+        replace(AdversaryView.of(table, "target_01", ["shadow_00", "shadow_01"]), maps=maps)
+    )
     assert np.isfinite(scores).all()
     # Without its signals, only the signals are recorded again.
     stamp = (tmp_path / "private/maps/target.npz").stat().st_mtime_ns

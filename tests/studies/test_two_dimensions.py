@@ -29,7 +29,7 @@ from monai_mia.data import (
     PixelReader,
     Shifted,
     Swapped,
-    examine,
+    check_cohort,
     phantom_cohort,
     plant_canaries,
     read_cohort,
@@ -188,12 +188,12 @@ class TestCohort:
         cases = read_cohort(tmp_path)
         assert [case["case_id"] for case in cases] == ["scan_0", "scan_1", "scan_2"]
         assert cases[0]["label"].endswith("masks/scan_0.png")
-        examination = examine(cases, 2, tmp_path / "examination.csv")
-        assert [name for name in examination.names if name.startswith(("size", "spacing", "label"))] == [
+        image_statistics = check_cohort(cases, 2, tmp_path / "image_statistics.csv")
+        assert [name for name in image_statistics.names if name.startswith(("size", "spacing", "label"))] == [
             "size_0", "spacing_0", "size_1", "spacing_1", "label_1_cm2",
         ]  # fmt: skip
         label = np.asarray(Image.open(tmp_path / "masks/scan_0.png"))
-        assert examination.features[0, -1] == pytest.approx(label.sum() / 100)
+        assert image_statistics.features[0, -1] == pytest.approx(label.sum() / 100)
 
     def test_a_list_pools_images_into_patients(self, tmp_path: Path) -> None:
         self.make(tmp_path)
@@ -214,7 +214,7 @@ class TestCohort:
     def test_masks_of_0_and_255(self, tmp_path: Path) -> None:
         self.make(tmp_path, (0, 255))
         with pytest.raises(InputError, match=r"integers in \[0, 2\), got 255"):
-            examine(read_cohort(tmp_path), 2, tmp_path / "examination.csv")
+            check_cohort(read_cohort(tmp_path), 2, tmp_path / "image_statistics.csv")
         before = (tmp_path / "masks/scan_0.png").read_bytes()
         cases = recoded_masks(tmp_path, [0, 255], tmp_path / "recoded")
         assert (tmp_path / "masks/scan_0.png").read_bytes() == before
@@ -276,7 +276,7 @@ class TestStudy:
 
     def test_signals_are_of_images(self, recorded: Any) -> None:
         study, _ = recorded
-        table = study.table(Design.read(study.output_dir + "/private/design.csv"))
+        table = study.folder.table(study.folder.design().model_ids)
         assert len(table.case_ids) == 11
         assert len(set(table.patient_ids)) == 8
         for name in ("negative_hd95", "agreement_overlap_0_5", "negative_influence", "predictability"):
@@ -366,7 +366,7 @@ class TestPictures:
         write_pixels(tmp_path / "m.png", np.eye(12, 16, dtype=np.uint8))
         case = {"case_id": "b", "patient_id": "b", "image": turned, "label": str(tmp_path / "m.png")}
         with pytest.raises(InputError, match="got EXIF orientation 3"):
-            examine([case], 2, tmp_path / "examination.csv")
+            check_cohort([case], 2, tmp_path / "image_statistics.csv")
 
     def test_its_texts_are_looked_for_in_a_report(self, tmp_path: Path) -> None:
         assert {"Anna Secret", "of 1970-01-01"} <= header_values(self.picture(tmp_path / "a.jpg", 1))
@@ -393,7 +393,7 @@ class TestPictures:
             "label": str(tmp_path / "m.png"),
         }  # fmt: skip
         with pytest.raises(InputError, match="label must have one channel of class indices, got 3"):
-            examine([case], 2, tmp_path / "examination.csv")
+            check_cohort([case], 2, tmp_path / "image_statistics.csv")
 
     def test_masks_are_made_again_after_a_run_that_was_stopped(self, tmp_path: Path) -> None:
         cases = []
@@ -420,7 +420,7 @@ class TestChangedCases:
         cohort = recoded_masks(in_colour(pictures, tmp_path), [0, 100, 200], tmp_path / "m") if colour else pictures
         kinds = self.KINDS[1:]
         found = plant_canaries(cohort, kinds, 1, tmp_path / "canaries")
-        examine(found, 3, tmp_path / "examination.csv")
+        check_cohort(found, 3, tmp_path / "image_statistics.csv")
         images = {case["case_id"]: case for case in cohort}
         canaries = [case for case in found if case.get("canary") == "lesion"]
         assert len(canaries) >= 2
@@ -449,7 +449,7 @@ class TestChangedCases:
 
     def test_swapped_references(self, pictures: Any, tmp_path: Path) -> None:
         found = plant_canaries(pictures, [Swapped()], 4, tmp_path / "canaries")
-        examine(found, 3, tmp_path / "examination.csv")
+        check_cohort(found, 3, tmp_path / "image_statistics.csv")
 
     @pytest.mark.parametrize("colour", [False, True])
     def test_foreign_sources(self, pictures: Any, tmp_path: Path, colour: bool) -> None:
@@ -505,4 +505,4 @@ class TestDefences:
             inference_files=inference_files(overlay),
         )
         design, _ = study.record()
-        assert len(study.table(design).case_ids) == 8
+        assert len(study.folder.table(design.model_ids).case_ids) == 8

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from monai_mia import statistics
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Attack
 from monai_mia.audit.scoring import score_cases
 from monai_mia.records.table import SignalTable
@@ -103,9 +104,9 @@ def stand_in_scores(
         return None
     scores, sides = [], []
     for model, others in found:
-        knowledge = replace(table.knowledge(model, others), features=features)
+        view = replace(AdversaryView.of(table, model, others), features=features)
         member = table.members(model)
-        scores.append([pool(score_cases(attacks[k], knowledge, member | ~real, seed)[real]) for k in chosen])
+        scores.append([pool(score_cases(attacks[k], view, member | ~real, seed)[real]) for k in chosen])
         sides.append(pool(member[real].astype(np.float64)) > 0.5)
     return StandInScores(tuple(chosen), np.array(scores), np.array(sides))
 

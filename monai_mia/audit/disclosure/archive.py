@@ -16,7 +16,8 @@ from typing import Any
 
 from monai_mia.errors import InputError
 from monai_mia.records import files
-from monai_mia.records.identifiers import Identifiers, Leak
+from monai_mia.records.folder import StudyFolder
+from monai_mia.records.identifiers import Leak
 
 __all__ = [
     "MANIFEST",
@@ -52,7 +53,7 @@ def report_leaks(output_dir: str | os.PathLike[str], allowed: Iterable[str] = ()
     named = {str(content.get("target", {}).get("bundle") or "")}
     settings = content.get("settings", {})
     named |= {str(name) for key, names in settings.items() if key.endswith("_files") for name in names}
-    return Identifiers.read(output_dir).leaks(folder, {*named - {""}, *allowed})
+    return StudyFolder(output_dir).identifiers().leaks(folder, {*named - {""}, *allowed})
 
 
 def write_archive(
@@ -79,7 +80,7 @@ def write_archive(
     allowed = list(allowed)
     names = _names(folder)
     leaks = report_leaks(output_dir, allowed)
-    noted = Path(output_dir) / "private" / "leaks.json"
+    noted = StudyFolder(output_dir).leaks_file
     noted.unlink(missing_ok=True)
     if leaks:
         files.write_json(
@@ -87,10 +88,10 @@ def write_archive(
         )
         raise InputError(
             f"report must hold no id, path or header value of the cohort, got {_told(leaks)}. What was found is in "
-            "private/leaks.json. Run the study again with another name for it, or allow a word that names nobody "
+            f"{noted}. Run the study again with another name for it, or allow a word that names nobody "
             "(--allow WORD)."
         )
-    known = Identifiers.read(output_dir)
+    known = StudyFolder(output_dir).identifiers()
     wanted, too_short = known.sought(allowed)
     skipped = len(known.sought()[0]) - len(wanted)
     content = {name: (folder / name).read_bytes() for name in names}
@@ -152,7 +153,7 @@ def _is_of_report(name: str) -> bool:
 
 
 def _report(output_dir: str | os.PathLike[str]) -> Path:
-    folder = Path(output_dir) / "report"
+    folder = StudyFolder(output_dir).report
     if not folder.is_dir() or not any(folder.iterdir()):
         raise InputError(f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without.")
     return folder

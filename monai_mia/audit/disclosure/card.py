@@ -14,6 +14,7 @@ from typing import Any
 from monai_mia.audit.disclosure.archive import check_archive, report_leaks, write_archive
 from monai_mia.errors import InputError
 from monai_mia.records import files
+from monai_mia.records.folder import StudyFolder
 
 __all__ = [
     "add_commands",
@@ -103,7 +104,7 @@ def write_card(output_dir: str | os.PathLike[str], bundle: str | os.PathLike[str
 
 def _read_card(output_dir: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     """The content of ``privacy.json`` and ``model_card.md``, if they name nobody."""
-    folder = Path(output_dir) / "report"
+    folder = StudyFolder(output_dir).report
     missing = [name for name in _CARD if not (folder / name).is_file()]
     if missing:
         raise InputError(

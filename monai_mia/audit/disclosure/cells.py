@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_mia.records.identifiers import MIN_CELL
+
 __all__ = [
     "MIN_CELL",
     "OTHERS",
@@ -20,10 +22,6 @@ __all__ = [
     "merge_small_cells",
     "shown_share",
 ]
-
-#: Of fewer patients than this nothing is shown, unless told otherwise; the usual threshold of statistics offices and of
-#: trusted research environments.
-MIN_CELL = 10
 
 #: The name of merged cells.
 OTHERS = "others"

@@ -158,7 +158,7 @@ def listed_covariates(
 def image_covariates(
     features: Array, names: Sequence[str], groups: Sequence[str], neighbours: int = 5
 ) -> tuple[list[Covariate], list[str]]:
-    """Size, image quality and rarity from the image statistics of :func:`monai_mia.data.examine`.
+    """Size, image quality and rarity from the image statistics of :func:`monai_mia.data.check_cohort`.
 
     Size is the volume of each label. Image quality is told by the size of a voxel and by the contrast, the range from
     the 5 % to the 95 % quantile of the intensities over their mean. Rarity: :func:`rarity`.

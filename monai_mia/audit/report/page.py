@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
-from monai_mia.attacks.adversary import ACCESS_LEVELS
 from monai_mia.audit.criteria import Statements, percent
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
@@ -26,7 +25,7 @@ from monai_mia.audit.report.vulnerability import individuals_pictures, individua
 from monai_mia.audit.results import AttackResult, AuditResult
 from monai_mia.errors import InputError
 from monai_mia.records import files
-from monai_mia.records.table import SignalTable
+from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 from monai_mia.statistics.epsilon import at_least, at_most
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import resolution

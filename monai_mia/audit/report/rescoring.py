@@ -1,8 +1,8 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The individuals of a recorded study: their exposure, what it goes with, and where in the anatomy the evidence lies.
+"""Attack again what a study recorded, and look at its individuals: no model is run, no image is read.
 
-Who is exposed is written to ``private/``; what is true of many is given to the report.
+Who is exposed stays in the private folder; what is true of many is given to the report.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from monai_mia.attacks import standard_attacks
 from monai_mia.audit import report
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.controls import BlindScores
 from monai_mia.audit.individuals.covariates import (
     Association,
     Covariate,
@@ -32,23 +32,21 @@ from monai_mia.audit.individuals.covariates import (
 from monai_mia.audit.individuals.leakage_map import Leakage, LeakageMap
 from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult
 from monai_mia.audit.results import AuditResult
-from monai_mia.data import Examination
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import TARGET, Case, Design
+from monai_mia.records.folder import StudyFolder
 from monai_mia.records.identifiers import Identifiers
+from monai_mia.records.image_statistics import ImageStatistics
 from monai_mia.records.maps import MapStore, RecordedMaps
-from monai_mia.records.pseudonyms import Pseudonyms
 from monai_mia.records.table import SignalTable
 from monai_mia.records.volumes import write_volume
-from monai_mia.studies.study import Study
 
 __all__ = [
+    "attack_recorded",
     "examine_individuals",
     "report_individuals",
     "rescore",
-    "write_cases",
-    "write_scores",
 ]
 
 logger = logging.getLogger(__name__)
@@ -71,26 +69,27 @@ def report_individuals(
     Raises:
         InputError: the folder holds no finished study, or one with canaries.
     """
-    folder = Path(output_dir)
-    design = Design.read(folder / "private/design.csv")
-    if files.read_json(folder / "private/design.json").get("canaries"):
+    folder = StudyFolder(output_dir)
+    design = folder.design()
+    if folder.canaries():
         raise InputError("study must be without canaries to be examined anew, got some. Use Study(individuals=...).")
-    found = examine_individuals(folder, design, exposure or Exposure(), leakage_map, cases)
-    report.write_individuals(found, folder / "report")
+    with folder.lock():
+        found = examine_individuals(folder, design, exposure or Exposure(), leakage_map, cases)
+        report.write_individuals(found, folder.report)
     return found
 
 
 def examine_individuals(
-    output_dir: str | os.PathLike[str],
+    folder: StudyFolder,
     design: Design,
     exposure: Exposure | None,
     leakage_map: bool,
     cases: Sequence[Case] | None = None,
 ) -> Individuals:
-    """Measure what can be measured of the recorded individuals; write ``private/individuals.csv`` and ``leakage/``.
+    """Measure what can be measured of the recorded individuals; write ``individuals.csv`` and ``leakage/``.
 
     Args:
-        output_dir: folder of the study.
+        folder: the study's folder.
         design: its design; canaries are left out.
         exposure: how exposure is measured; None: it is not.
         leakage_map: whether the evidence is located, which takes recorded maps.
@@ -99,12 +98,11 @@ def examine_individuals(
     Raises:
         InputError: the study's files are missing.
     """
-    folder = Path(output_dir)
     options = exposure or Exposure()
-    everything = SignalTable.read(folder / "private/signals", design.model_ids)
+    everything = folder.table(design.model_ids)
     canaries = {str(case["case_id"]) for case in design.cases if case.get("canary")}
     table = everything.only(np.array([case not in canaries for case in everything.case_ids]))
-    store = MapStore(folder / "private/maps")
+    store = folder.map_store()
 
     def maps(target: str, shadows: Sequence[str]) -> RecordedMaps:
         store.of(everything, target, shadows)  # of this design
@@ -115,9 +113,9 @@ def examine_individuals(
     covariates: list[Covariate] = []
     compared: tuple[Association, ...] = ()
     if exposure is not None:
-        examination = Examination.read(folder / "private/examination.csv")
-        features = examination.of(table.case_ids)
-        recorded = maps if Path(store.folder).is_dir() else None
+        image_statistics = folder.image_statistics()
+        features = image_statistics.of(table.case_ids)
+        recorded = maps if folder.has_maps() else None
         try:
             measured = options.measure(table, features, recorded)
         except InputError as error:
@@ -127,14 +125,14 @@ def examine_individuals(
             gaps.append(
                 "reliability: models must make two halves with shadows in each, got too few models or patients."
             )
-        found, missing = image_covariates(features, examination.names, table.patient_ids, options.neighbours)
+        found, missing = image_covariates(features, image_statistics.names, table.patient_ids, options.neighbours)
         listed, unlisted = listed_covariates(cases or design.cases, measured.patient_ids, options.covariates)
         covariates = [*found, *listed]
         compared, uncompared = associations(measured, covariates, options)
         gaps += [*missing, *unlisted, *uncompared]
-        files.write(folder / "private/individuals.csv", _csv(measured, covariates))
+        files.write(folder.vulnerability_file, _csv(measured, covariates))
     leakage: Leakage | None = None
-    if leakage_map and not Path(store.folder).is_dir():
+    if leakage_map and not folder.has_maps():
         gaps.append("leakage map: maps must be recorded (maps: true in the study), got none.")
     elif leakage_map:
         try:
@@ -145,7 +143,7 @@ def examine_individuals(
 
 
 def _locate(
-    folder: Path,
+    folder: StudyFolder,
     table: SignalTable,
     design: Design,
     maps: Callable[[str, Sequence[str]], RecordedMaps],
@@ -153,8 +151,8 @@ def _locate(
     options: Exposure,
     gaps: list[str],
 ) -> Leakage:
-    """Locate the evidence; that of each case about the first target goes to ``private/leakage``."""
-    private = files.private_folder(folder / "private/leakage")
+    """Locate the evidence; that of each case about the first target stays private."""
+    private = files.private_folder(folder.leakage_maps)
     affines = store.affines()
     if not affines:
         gaps.append(
@@ -186,7 +184,7 @@ def _locate(
     return leakage
 
 
-def _shareable(error: InputError, table: SignalTable, folder: Path) -> str:
+def _shareable(error: InputError, table: SignalTable, folder: StudyFolder) -> str:
     """What a report may say of an error: nothing that names a patient, a case or a path."""
     ids = [
         {"case_id": case, "patient_id": patient}
@@ -195,7 +193,7 @@ def _shareable(error: InputError, table: SignalTable, folder: Path) -> str:
     short = (
         re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) for name in {*table.case_ids, *table.patient_ids}
     )
-    if Identifiers.of(ids, [folder]).in_text(str(error)) or any(short):
+    if Identifiers.of(ids, [folder.root]).in_text(str(error)) or any(short):
         logger.warning("%s", error)
         return "what was recorded cannot be read; the log says why."
     return str(error)
@@ -218,8 +216,48 @@ def _csv(result: ExposureResult, covariates: Sequence[Covariate]) -> str:
 _ABOUT = ("versions", "design", "target", "settings", "cost", "left_out")
 
 
+def attack_recorded(
+    folder: StudyFolder,
+    audit: Audit,
+    design: Design,
+    image_statistics: ImageStatistics,
+    blind_scores: BlindScores | None = None,
+) -> tuple[AuditResult, SignalTable]:
+    """Attack what a study recorded; write ``scores.csv`` and ``cases.csv``.
+
+    Args:
+        folder: the study's folder.
+        audit: the attacks and how they are measured.
+        design: the study's design, with its canaries if it has any.
+        image_statistics: what was found in each case's files.
+        blind_scores: scores of a network that saw the images alone, without canaries, in the order of the table.
+
+    Returns:
+        What was found, and the signals of the patients, without canaries.
+    """
+    table = folder.table(design.model_ids)
+    kinds = {str(case["case_id"]): str(case.get("canary") or "") for case in design.cases}
+    canary = [kinds[case] for case in table.case_ids] if any(kinds.values()) else None
+    result = audit.run(
+        table,
+        TARGET,
+        design.shadows,
+        image_statistics.of(table.case_ids),
+        randomised=design.kind == "randomised",
+        maps=folder.map_store().of(table, TARGET, design.shadows) if folder.has_maps() else None,
+        canary=canary,
+        feature_names=image_statistics.names,
+        blind_scores=blind_scores,
+    )
+    if canary is not None:  # the rest is about patients
+        table = table.only(np.array([not kind for kind in canary]))
+    _write_scores(result, folder)
+    _write_cases(table, image_statistics, folder)
+    return result, table
+
+
 def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed: int | None = None) -> AuditResult:
-    """Attack and report again from ``private/`` of a finished study.
+    """Attack and report again what a finished study recorded; no model is run, no image is read.
 
     Args:
         output_dir: the study's folder.
@@ -227,59 +265,58 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         seed: seed of resamples and folds; by default the study's.
 
     Returns:
-        What was found; ``report/`` and ``private/scores.csv`` are written again, the summary by the default
-        thresholds.
+        What was found; the report and the scores are written again, the summary by the default thresholds.
 
     Raises:
         InputError: the folder holds no finished study; or one of canaries, of whom the recorded design does not tell;
-            or one whose report has a section on individuals or a blind network, whose options are not recorded.
+            or one whose report has a section on individuals or a blind network, whose options are not recorded; or
+            another run works in it.
     """
-    folder = Path(output_dir)
-    about = files.read_json(folder / "study.json")
+    folder = StudyFolder(output_dir)
+    about = folder.about()
     settings = about.get("settings")
     if not settings:
         raise InputError(
-            f"output must be the folder of a finished audit, got {str(folder)!r}. Run the audit to its end."
+            f"output must be the folder of a finished audit, got {str(output_dir)!r}. Run the audit to its end."
         )
-    if files.read_json(folder / "private" / "design.json").get("canaries"):
-        raise InputError(f"output must be a study without canaries, got {str(folder)!r}. Run its own config again.")
-    written = files.read_json(folder / "report" / "report.json")
+    if folder.canaries():
+        raise InputError(f"output must be a study without canaries, got {str(output_dir)!r}. Run its own config again.")
+    written = files.read_json(folder.report / "report.json")
     for there, what in (
         (written.get("individuals"), "section on individuals"),
         (written.get("controls", {}).get("blind_network"), "blind network"),
     ):
         if there:
             raise InputError(
-                f"output must be a study whose report has no {what}, got {str(folder)!r}: it would be lost. Run its "
-                "own config again, which runs no model."
+                f"output must be a study whose report has no {what}, got {str(output_dir)!r}: it would be lost. Run "
+                "its own config again, which runs no model."
             )
-    design = Design.read(folder / "private" / "design.csv")
+    design = folder.design()
     seed = design.seed if seed is None else seed
     if audit is None:
         audit = Audit(partial(standard_attacks, release=settings["release"]), seed=seed)
-    study = Study(bundle_root=str(folder), cohort=[], output_dir=str(folder), audit=replace(audit, seed=seed))
-    examination = Examination.read(folder / "private" / "examination.csv")
-    result, table = study.attack(design, examination)
-    report.write_report(result, table, folder / "report", {name: about[name] for name in _ABOUT if name in about})
+    with folder.lock():
+        result, table = attack_recorded(folder, replace(audit, seed=seed), design, folder.image_statistics())
+        report.write_report(result, table, folder.report, {name: about[name] for name in _ABOUT if name in about})
     return result
 
 
-def write_scores(result: AuditResult, path: Path) -> None:
+def _write_scores(result: AuditResult, folder: StudyFolder) -> None:
     """Write the scores and the exposure of every patient, a row each."""
     rows = [["unit_id", "member", "exposure", *(attack.name for attack in result.attacks)]]
     for n, unit in enumerate(result.unit_ids):
         scores = [repr(float(attack.scores[n])) for attack in result.attacks]
         rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
-    files.write(path, files.csv_text(rows))
+    files.write(folder.scores_file, files.csv_text(rows))
 
 
-def write_cases(table: SignalTable, examination: Examination, path: Path) -> None:
-    """Write whose each case is, under which pseudonym, and its image statistics; the key is kept beside it."""
-    member, features = table.members(TARGET), examination.of(table.case_ids)
-    pseudonyms = Pseudonyms.kept_in(path.parent).of(set(table.patient_ids))
-    rows = [["case_id", "patient_id", "pseudonym", "member", *examination.names]]
+def _write_cases(table: SignalTable, image_statistics: ImageStatistics, folder: StudyFolder) -> None:
+    """Write whose each case is, under which pseudonym, and its image statistics."""
+    member, features = table.members(TARGET), image_statistics.of(table.case_ids)
+    pseudonyms = folder.pseudonyms().of(set(table.patient_ids))
+    rows = [["case_id", "patient_id", "pseudonym", "member", *image_statistics.names]]
     for n, case in enumerate(table.case_ids):
         patient = table.patient_ids[n]
         values = [repr(float(value)) for value in features[n]]
         rows.append([case, patient, pseudonyms[patient], str(int(member[n])), *values])
-    files.write(path, files.csv_text(rows))
+    files.write(folder.cases_file, files.csv_text(rows))
