@@ -47,6 +47,7 @@ from monai_mia.handlers.attacks import AttackRunner
 from monai_mia.handlers.signals import SignalRecorder
 from monai_mia.records.identifiers import Identifiers
 from monai_mia.records.pseudonyms import KEY_FILE, Pseudonyms
+from monai_mia.studies import ComparisonStudy
 from monai_mia.studies.jobs import run_jobs
 from monai_mia.studies.study import Study
 

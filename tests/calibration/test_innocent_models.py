@@ -20,6 +20,7 @@ from monai_mia.audit.audit import Audit
 from monai_mia.data import phantom_cohort
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.records.design import TARGET
+from monai_mia.studies import Released
 
 pytestmark = pytest.mark.slow
 
@@ -55,9 +56,7 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
     cases = phantom_cohort(folder / "phantoms", n_patients=60, size=16, seed=0)
     members, nonmembers = split(cases, 0)
     audit = Audit(standard_attacks, n_resamples=1000, n_permutations=1000)
-    study = small_study(
-        cases, folder / "out", checkpoint=stranger, members=members, nonmembers=nonmembers, audit=audit, shadows=4
-    )
+    study = small_study(cases, folder / "out", target=Released(stranger, members, nonmembers), audit=audit, shadows=4)
     first = study.run()  # the whole command for one split; what is recorded does not depend on the split
     table = study.folder.table(study.record()[0].model_ids)
     features = study.folder.image_statistics().of(table.case_ids)
@@ -123,9 +122,7 @@ def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
     result = small_study(
         brightened(cases, set(members), tmp_path / "brighter", where),
         tmp_path / "out",
-        checkpoint=stranger,
-        members=members,
-        nonmembers=nonmembers,
+        target=Released(stranger, members, nonmembers),
         audit=Audit(standard_attacks, n_resamples=500, n_permutations=500),
         shadows=2,
         blind_network=BlindNetwork(size=16),

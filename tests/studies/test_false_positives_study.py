@@ -31,7 +31,7 @@ Cohort = list[dict[str, Any]]
 
 TEMPERATURE = Defence(
     "temperature",
-    inference_files=[str(BUNDLES / "overlays/defences/temperature.yaml")],
+    inference=[str(BUNDLES / "overlays/defences/temperature.yaml")],
     transform_id="defence",
     release="probabilities",
 )

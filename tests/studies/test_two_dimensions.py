@@ -17,7 +17,7 @@ from conftest import BUNDLES, SLICES, small_study
 from monai.bundle import ConfigParser
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImage
-from overlays import CASES, TRAINING_OVERLAYS, inference_files, options_of
+from overlays import CASES, TRAINING_OVERLAYS, options_of
 from PIL import ExifTags, Image
 from torch.nn import functional as F  # noqa: N812
 
@@ -42,7 +42,6 @@ from monai_mia.data.volumes import image_loader
 from monai_mia.defences.inferer import DefendedInferer
 from monai_mia.errors import InputError
 from monai_mia.neural_attacks import BlindNetwork, learned_attacks
-from monai_mia.records.design import Design
 from monai_mia.records.volumes import write_pixels
 from monai_mia.signals.difficulty import Predictability
 from monai_mia.signals.perturbations import Flip, Noise, QueryVariants, Shift, Windows
@@ -500,9 +499,9 @@ class TestDefences:
             tmp_path,
             audit=Audit([attacks.GlobalLoss()]),
             shadows=0,
-            train_files=["configs/train.json", str(overlay)],
+            train=["configs/train.json", str(overlay)],
             train_overrides=options,
-            inference_files=inference_files(overlay),
+            inference=inference_files(overlay),
         )
         design, _ = study.record()
         assert len(study.folder.table(design.model_ids).case_ids) == 8
