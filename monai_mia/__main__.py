@@ -175,7 +175,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from monai_mia.attacks import reference_attacks
+    from monai_mia.attacks import EverySignal, reference_attacks
     from monai_mia.audit import report
     from monai_mia.audit.comparison import Comparison
     from monai_mia.records import StudyFolder
@@ -184,7 +184,19 @@ def _compare(given: argparse.Namespace) -> None:
     recorded = folder.recorded()
     n_shadow = len(recorded.design.shadows)
     budgets = given.shadows or [4**k for k in range(10) if 4**k <= n_shadow]
-    comparison = Comparison(reference_attacks, budgets=budgets, seed=given.seed)
+    listed = [reference_attacks(budget) for budget in budgets]
+
+    def is_recorded(attack: Any) -> bool:
+        return isinstance(attack, EverySignal) or set(attack.signals) <= set(recorded.table.signals)
+
+    lacking = sorted({attack.name for attacks in listed for attack in attacks if not is_recorded(attack)})
+    if lacking:
+        print(f"Left out, since the study did not record what they read: {', '.join(lacking)}.")
+    comparison = Comparison(
+        lambda budget: [attack for attack in listed[budgets.index(budget)] if is_recorded(attack)],
+        budgets=budgets,
+        seed=given.seed,
+    )
     with folder.lock():
         result = comparison.score(recorded)
         report.write_comparison(result, comparison, folder.report)

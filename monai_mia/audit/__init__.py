@@ -3,7 +3,17 @@
 """The audit joins scores with membership; what it found, how it is judged, and how it is reported. No torch."""
 
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.comparison import Comparison, ComparisonResult
 from monai_mia.audit.results import AttackResult, AuditResult, Interval, Verdict
 from monai_mia.audit.verdict import VerdictRules
 
-__all__ = ["AttackResult", "Audit", "AuditResult", "Interval", "Verdict", "VerdictRules"]
+__all__ = [
+    "AttackResult",
+    "Audit",
+    "AuditResult",
+    "Comparison",
+    "ComparisonResult",
+    "Interval",
+    "Verdict",
+    "VerdictRules",
+]

@@ -23,7 +23,7 @@ from monai.losses import DiceCELoss, DiceLoss
 from monai.networks.nets import PatchDiscriminator
 from monai.networks.utils import one_hot
 from monai.transforms import Compose, CutMix, MixUp, RandFlipd
-from overlays import OVERLAYS, TRAINING_OVERLAYS, options_of
+from overlays import OVERLAYS, TRAINING_OVERLAYS, inference_files, options_of
 from scipy.integrate import quad
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score

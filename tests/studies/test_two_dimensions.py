@@ -17,7 +17,7 @@ from conftest import BUNDLES, SLICES, small_study
 from monai.bundle import ConfigParser
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, LoadImage
-from overlays import CASES, TRAINING_OVERLAYS, options_of
+from overlays import CASES, TRAINING_OVERLAYS, inference_files, options_of
 from PIL import ExifTags, Image
 from torch.nn import functional as F  # noqa: N812
 
