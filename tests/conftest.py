@@ -71,7 +71,7 @@ def varied(study: Study, **options: Any) -> Study:
     return replace(study, **parts, **options)
 
 
-def small_study(cohort: Any, output_dir: Path, **options: Any) -> Study:
+def small_study(cohort: Any, output_dir: Path, /, **options: Any) -> Study:
     """A study that takes seconds: two epochs, two shadows, one process; options by their own names."""
     recipe = Recipe(str(PHANTOM), train_overrides={**SMALL, "train#trainer#max_epochs": 2}, inference_overrides=SMALL)
     audit = Audit(

@@ -318,7 +318,7 @@ class StudyFolder:
         """
         self._refuse_others()
         path = files.private_folder(self.private) / "study.lock"
-        lock = FileLock(path, timeout=-1 if wait else 0, is_singleton=True)
+        lock = FileLock(path, mode=0o600, is_singleton=True)
         holder = path.with_name("study.lock.json")
         try:
             lock.acquire(timeout=-1 if wait else 0)

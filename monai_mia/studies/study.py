@@ -116,8 +116,9 @@ class Study:
             OSError: the output folder cannot be written.
         """
         start = time.perf_counter()
+        self._check()
         with self.folder.lock(self.resources.wait):
-            design, image_statistics = self.record()
+            design, image_statistics = self._record()
             blind = self._blind_scores(design, image_statistics)
             result, table = attack_recorded(self.folder, self.audit, design, image_statistics, blind)
             individuals = None
@@ -143,29 +144,32 @@ class Study:
             OSError: as :meth:`run`.
         """
         self._check()
+        with self.folder.lock(self.resources.wait):
+            return self._record()
+
+    def _record(self) -> tuple[Design, ImageStatistics]:
         folder = self.folder
-        with folder.lock(self.resources.wait):
-            folder.identify(
-                seed=self.seed,
-                design="randomised" if self.released is None else "observational",
-                target=None if self.released is None else files.sha256(self.released.checkpoint),
-                training=self.recipe.training().fingerprint(),
-                **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
-                target_training=self._recipe(TARGET).training().fingerprint(),
-            )
-            cases, auxiliary = self._set_apart(self.cases())
-            design = self._design(cases)
-            require_canaries(design)
-            checked = [*design.cases, *auxiliary]
-            image_statistics = check_cohort(checked, self.labels(), folder.image_statistics_file)
-            cohort_key = _cohort_key(design.cases, image_statistics)
-            folder.identify(cohort=cohort_key)
-            design.write(folder.design_file)
-            paths = [self.output_dir, self.recipe.root, self.resources.models_dir]
-            paths += [] if self.released is None else [self.released.checkpoint]
-            write_identifiers(folder.identifiers_file, checked, cohort_key, paths)
-            keys = self._train(design, image_statistics, auxiliary)
-            self._query(design, image_statistics, keys)
+        folder.identify(
+            seed=self.seed,
+            design="randomised" if self.released is None else "observational",
+            target=None if self.released is None else files.sha256(self.released.checkpoint),
+            training=self.recipe.training().fingerprint(),
+            **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
+            target_training=self._recipe(TARGET).training().fingerprint(),
+        )
+        cases, auxiliary = self._set_apart(self.cases())
+        design = self._design(cases)
+        require_canaries(design)
+        checked = [*design.cases, *auxiliary]
+        image_statistics = check_cohort(checked, self.labels(), folder.image_statistics_file)
+        cohort_key = _cohort_key(design.cases, image_statistics)
+        folder.identify(cohort=cohort_key)
+        design.write(folder.design_file)
+        paths = [self.output_dir, self.recipe.root, self.resources.models_dir]
+        paths += [] if self.released is None else [self.released.checkpoint]
+        write_identifiers(folder.identifiers_file, checked, cohort_key, paths)
+        keys = self._train(design, image_statistics, auxiliary)
+        self._query(design, image_statistics, keys)
         return design, image_statistics
 
     def auxiliary_cases(self) -> list[Case]:

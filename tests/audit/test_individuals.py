@@ -124,7 +124,7 @@ class TestStudy:
         self, finished: Study, cohort: list[dict[str, Any]]
     ) -> None:
         design = Design.read(out(finished) / "private/design.csv")
-        table = finished.table(design)
+        table = finished.folder.table(design.model_ids)
         maps = MapStore(out(finished) / "private/maps").of(table, "target", design.shadows)
         listed = rows(out(finished) / "private/leakage/cases.csv")
         assert [row["case_id"] for row in listed] == list(table.case_ids)
@@ -165,14 +165,14 @@ class TestRefused:
 
     def test_too_few_patients_for_the_fpr_is_a_gap(self, finished: Study) -> None:
         design = Design.read(out(finished) / "private/design.csv")
-        found = examine_individuals(finished.output_dir, design, Exposure(fpr=0.05), False)
+        found = examine_individuals(finished.folder, design, Exposure(fpr=0.05), False)
         assert found.exposure is None
         assert found.associations == ()
         assert found.gaps[0].startswith("exposure: fpr must be at least the resolution of each model, got 0.05")
 
     def test_too_few_patients_for_a_map_is_a_gap(self, finished: Study) -> None:
         design = Design.read(out(finished) / "private/design.csv")
-        found = examine_individuals(finished.output_dir, design, replace(QUICK, min_cell=30), True)
+        found = examine_individuals(finished.folder, design, replace(QUICK, min_cell=30), True)
         assert isinstance(found, Individuals)
         assert found.leakage is not None
         assert found.leakage.registered is None
@@ -201,7 +201,7 @@ class TestRefused:
         design = Design.read(out(finished) / "private/design.csv")
         canary = design.patient_ids[0]
         marked = tuple({**case, "canary": "plain" if case["patient_id"] == canary else ""} for case in design.cases)
-        found = examine_individuals(finished.output_dir, replace(design, cases=marked), QUICK, True)
+        found = examine_individuals(finished.folder, replace(design, cases=marked), QUICK, True)
         assert found.exposure is not None
         assert canary not in found.exposure.patient_ids
         assert found.leakage is not None

@@ -145,7 +145,7 @@ class TestStudy:
                 assert word.lower() not in text, (path.name, word)
 
     def test_nor_in_any_picture(self, finished: Study, drawn: list[str]) -> None:
-        identifiers = Identifiers.read(finished.output_dir)
+        identifiers = finished.folder.identifiers()
         assert any("AUC" in text for text in drawn)
         assert not [text for text in drawn if identifiers.in_text(text)]
 
@@ -153,10 +153,10 @@ class TestStudy:
         assert report_leaks(finished.output_dir) == []
 
     def test_every_kind_of_identifier_is_known(self, finished: Study) -> None:
-        values = Identifiers.read(finished.output_dir).values
+        values = finished.folder.identifiers().values
         assert values["patient id"] == {PATIENT.format(n) for n in range(9)}
         assert len(values["case id"]) == 12
-        assert {FOLDER, f"{SITE}_output", finished.bundle_root} <= values["path"]
+        assert {FOLDER, f"{SITE}_output", finished.recipe.root} <= values["path"]
         assert values["covariate"] == {f"{SITE}-0", f"{SITE}-1"}  # fewer than 10 patients each
         assert values["header value"] == {"Thrindle"} | {
             text for n in range(9) for text in (f"{TEXT} {n}", f"{UID}.{n}")
@@ -293,7 +293,7 @@ class TestSearch:
         assert Identifiers.of(cases[:10]).values["covariate"] == {"Q9", "Wibblex"}
 
     def test_no_identifiers(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"private/identifiers.json of a finished study"):
+        with pytest.raises(InputError, match=r"identifiers.json of a finished study"):
             Identifiers.read(tmp_path)
 
 
@@ -487,7 +487,7 @@ class TestHeaders:
 
     def test_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read: list[str] = []
-        monkeypatch.setattr("monai_mia.data.header_values", lambda path: read.append(path) or ["Thrindle"])
+        monkeypatch.setattr("monai_mia.data.headers.header_values", lambda path: read.append(path) or ["Thrindle"])
         case = {"case_id": "case_1", "patient_id": "patient_1", "image": "a.nii", "label": "b.nii"}
         for key in ("1", "1", "2"):
             write_identifiers(tmp_path / "identifiers.json", [case], key)

@@ -17,9 +17,9 @@ import torch
 from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, ROOT, SLICES, environment, run_bundle
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from monai_mia.__main__ import bundles_folder
 from monai_mia.data import phantom_cohort
 from monai_mia.data.cohorts import case_name
+from monai_mia.records.files import shipped_bundles
 from monai_mia.records.table import SignalTable
 
 DATA = ROOT.parent / "shared" / "data" / "hippocampus"
@@ -155,7 +155,7 @@ def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, root: Path, sha
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_attack_study_lists_its_attacks(learned: bool) -> None:
-    folder = bundles_folder() / "hippocampus_unet3d"
+    folder = shipped_bundles() / "hippocampus_unet3d"
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "attack_study.yaml")
     parser["dataset_dir"], parser["learned"] = "nowhere", learned
@@ -173,7 +173,7 @@ def test_bundles_are_found(bundle: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "monai_mia", "bundles"], capture_output=True, text=True, env=environment(), check=True
     )
-    assert str(bundles_folder() / bundle.name) in result.stdout.splitlines()
+    assert str(shipped_bundles() / bundle.name) in result.stdout.splitlines()
 
 
 def test_bundles_are_in_the_wheel(tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ from zoo_styles import STYLES, change, config_of, of
 
 from monai_mia.__main__ import main
 from monai_mia.audit.disclosure.archive import check_archive
-from monai_mia.bundle import query
-from monai_mia.bundle.config import BundleConfig
+from monai_mia.bundle.config import BundleConfig, job_settings
 from monai_mia.bundle.inspection import inspect_bundle, writable_by_others
 from monai_mia.bundle.query import check_inference
 from monai_mia.bundle.training import is_omitted
@@ -134,7 +133,7 @@ class TestUnmodified:
 
     def test_it_warns_as_monai_does(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="GHSA-873f-pvrv-4x83"):
-            bundle_study(spleen, str(cohort), tmp_path / "out")
+            bundle_study(str(cohort), tmp_path / "out", spleen)
 
 
 def oracle(folder: Path, channels: int, intensity: list[Any], sigmoid: bool = False) -> tuple[Path, Path]:
@@ -156,9 +155,9 @@ def oracle(folder: Path, channels: int, intensity: list[Any], sigmoid: bool = Fa
 def dice_of_oracle(bundle: Path, cohort: Path, output: Path, **options: Any) -> Any:
     """The recorded Dice of each case, shape (N,), of a released checkpoint."""
     study = bundle_study(
-        bundle,
         str(cohort),
         output,
+        bundle,
         members=["case_0", "case_1"],
         nonmembers=["case_2", "case_3"],
         n_jobs=1,
@@ -434,7 +433,7 @@ class TestInspection:
         change(spleen, notes={"a": "$import scripts.hidden_trap"})
         found = inspect_bundle(spleen)
         assert ("notes#a", True) in {(one.id, one.runs) for one in found.executed}
-        check_inference(BundleConfig(str(spleen), found.inference, found.inference_overrides))
+        check_inference(BundleConfig(str(spleen), found.inference_files, found.inference_overrides))
         assert (tmp_path / "trap").exists()  # else the test above were wrong
 
     def test_transforms_of_references_that_are_taken_over_run(self, spleen: Path) -> None:
@@ -487,7 +486,7 @@ class TestInspection:
         before = BundleConfig(str(spleen), ("configs/train.json",)).fingerprint()
         (tmp_path / "elsewhere" / "m.py").write_text("1")
         assert BundleConfig(str(spleen), ("configs/train.json",)).fingerprint() != before
-        with query._settings(1, str(spleen)):
+        with job_settings(1, str(spleen)):
             sys.modules.pop("profile", None)
             importlib.import_module("profile")
         assert not (tmp_path / "trap").exists()

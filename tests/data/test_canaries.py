@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import PHANTOM, SMALL, small_study
+from conftest import PHANTOM, SMALL, varied
 from monai.bundle import ConfigParser
 
 from monai_mia.data import Lesion, Permuted, Plain, Shifted, Swapped, check_cohort, phantom_cohort, plant_canaries
@@ -317,9 +317,8 @@ def test_the_audit_of_the_phantom_bundle(tmp_path: Path) -> None:
     parser.update({"study#bundle": str(PHANTOM), "output_dir": str(tmp_path / "out"), "patients": 46, "canaries": 14})
     configured = parser.get_parsed_content("study")
     assert not (tmp_path / "out").exists()  # nothing is written before the study looks at its folder
-    small = small_study([], tmp_path, train_overrides={**SMALL, "train#trainer#max_epochs": 1})
-    study = replace(
-        configured, n_jobs=1, train_overrides=small.train_overrides, inference_overrides=small.inference_overrides,
+    study = varied(
+        configured, n_jobs=1, train_overrides={**SMALL, "train#trainer#max_epochs": 1}, inference_overrides=SMALL,
         cohort=partial(configured.cohort, cases=partial(phantom_cohort, tmp_path / "phantoms", 46, 16)),
     )  # fmt: skip
     design, image_statistics = study.record()

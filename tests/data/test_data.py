@@ -291,7 +291,7 @@ class TestExamination:
         from monai_mia.data import checks
 
         examine_case = checks._check_case
-        monkeypatch.setattr(checks, "_examine_case", lambda c, n: (read.append(c["case_id"]), examine_case(c, n))[1])
+        monkeypatch.setattr(checks, "_check_case", lambda c, n: (read.append(c["case_id"]), examine_case(c, n))[1])
         second = check_cohort(cases, 3, tmp_path / "image_statistics.csv")
         assert read == ["b"]
         assert first.fingerprints[0] == second.fingerprints[0]

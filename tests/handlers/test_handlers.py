@@ -263,14 +263,18 @@ class TestTraining:
 DISTRIBUTED = """
 import sys, torch
 sys.path.insert(0, {tests!r})
-import test_handlers as t
+import evaluations as t
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai_mia.handlers import SignalRecorder
+from monai_mia.signals import WhiteBox
 from monai.data import DistributedSampler
 torch.distributed.init_process_group("gloo")
-data = t.Dataset(t.items(11))
-evaluator = t.SupervisedEvaluator(
+data = Dataset(t.items(11))
+evaluator = SupervisedEvaluator(
     device=torch.device("cpu"), network=t.network(),
-    val_data_loader=t.DataLoader(data, sampler=DistributedSampler(data, even_divisible={even}, shuffle=False)),
-    val_handlers=[t.SignalRecorder({path!r}), t.SignalRecorder({path!r} + ".white", "target", [t.WhiteBox()])])
+    val_data_loader=DataLoader(data, sampler=DistributedSampler(data, even_divisible={even}, shuffle=False)),
+    val_handlers=[SignalRecorder({path!r}), SignalRecorder({path!r} + ".white", "target", [WhiteBox()])])
 evaluator.run()
 torch.distributed.destroy_process_group()
 """

@@ -104,8 +104,12 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path):
     """An interpreter that is told to complain about the locale's encoding has nothing to complain about."""
     ids = {"case_ids": ["ä", "漢", "c", "d"], "patient_ids": ["ü", "字", "p", "q"]}
     small(tmp_path, target=ids, shadow_00=ids)
-    read = f"from monai_mia.records import SignalTable; print(ascii(SignalTable.read({str(tmp_path)!r}).patient_ids))"
-    command = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning", "-c", read]
+    read = (
+        "import monai_mia, warnings; from monai_mia.records import SignalTable\n"
+        "warnings.simplefilter('error', EncodingWarning)\n"  # from here on, what is read is ours
+        f"print(ascii(SignalTable.read({str(tmp_path)!r}).patient_ids))"
+    )
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", read]
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.stdout.strip() == ascii(("p", "q", "ü", "字")), result.stderr
 

@@ -482,8 +482,8 @@ class TestRefusals:
     def test_checkpoint_is_opened_before_any_training(self, cohort: Any, tmp_path: Path) -> None:
         torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
         ids = sorted({case["patient_id"] for case in cohort})
-        options = {"checkpoint": str(tmp_path / "other.pt"), "members": ids[:4], "nonmembers": ids[4:]}
-        assert "must hold the weights" in stop(small_study(cohort, tmp_path / "out", **options))
+        target = Released(str(tmp_path / "other.pt"), ids[:4], ids[4:])
+        assert "must hold the weights" in stop(small_study(cohort, tmp_path / "out", target=target))
         assert not (tmp_path / "out").exists()
 
     def test_component_that_cannot_be_built(self, cohort: Any, tmp_path: Path) -> None:
