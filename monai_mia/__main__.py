@@ -148,10 +148,9 @@ def _inspect(given: argparse.Namespace) -> None:
 
 
 def _report(given: argparse.Namespace) -> None:
-    from monai_mia.audit import report
     from monai_mia.audit.report.rescoring import rescore
 
-    print(report.summary(rescore(given.output, seed=given.seed)))
+    print(rescore(given.output, seed=given.seed))
     print(f"Report: {Path(given.output) / 'report' / 'index.html'}")
 
 

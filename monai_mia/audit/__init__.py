@@ -3,7 +3,8 @@
 """The audit joins scores with membership; what it found, how it is judged, and how it is reported. No torch."""
 
 from monai_mia.audit.audit import Audit
-from monai_mia.audit.results import AttackResult, AuditResult, Interval, Verdict
-from monai_mia.audit.verdict import VerdictRules
+from monai_mia.audit.criteria import Criteria, Statement
+from monai_mia.audit.results import AttackResult, AuditResult
+from monai_mia.audit.verdict import Verdict, judge
 
-__all__ = ["AttackResult", "Audit", "AuditResult", "Interval", "Verdict", "VerdictRules"]
+__all__ = ["AttackResult", "Audit", "AuditResult", "Criteria", "Statement", "Verdict", "judge"]

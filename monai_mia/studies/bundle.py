@@ -20,6 +20,7 @@ from monai_mia.data import read_cohort
 from monai_mia.errors import InputError
 from monai_mia.records.design import Case
 from monai_mia.records.folder import StudyFolder
+from monai_mia.statistics import Resampling
 from monai_mia.studies.study import Study
 
 __all__ = [
@@ -134,7 +135,7 @@ def bundle_study(
         bundle_root=str(bundle),
         cohort=cohort,
         output_dir=str(output_dir),
-        audit=audit or Audit(partial(standard_attacks, release=release), seed=seed),
+        audit=audit or Audit(partial(standard_attacks, release=release), resampling=Resampling(seed=seed)),
         shadows=shadows,
         seed=seed,
         checkpoint=checkpoint,

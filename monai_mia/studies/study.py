@@ -94,7 +94,6 @@ class Study:
             the blind baseline sees. What it costs: :class:`~monai_mia.neural_attacks.BlindNetwork`.
         individuals: examines every patient's exposure over all models of the study, and what it goes with.
         leakage_map: whether it is located in the anatomy where the evidence lies; takes ``maps`` and shadows.
-        statements: thresholds of the summary for whoever decides on a release.
         archive: a ``.zip`` for the report and its manifest; refused if the report holds an identifier of the cohort.
         n_jobs: processes; by default one a core, or one where there is a GPU.
         models_dir: where models are trained and kept; by default ``models`` in its private folder. Studies with
@@ -138,7 +137,6 @@ class Study:
     blind_network: BlindNetwork | None = None
     individuals: Exposure | None = None
     leakage_map: bool = False
-    statements: report.Statements = field(default_factory=report.Statements)
     archive: str | None = None
     n_jobs: int | None = None
     models_dir: str | None = None
@@ -153,7 +151,7 @@ class Study:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
         result = self.command(self.run)
         target = self.folder.about().get("target", {})
-        tqdm.write(report.summary(result, accounted=target.get("privacy")))
+        tqdm.write(result.text(privacy=target.get("privacy")))
         tqdm.write(f"Report: {self.folder.report / 'index.html'}")
 
     def command(self, run: Callable[[], _T]) -> _T:
@@ -176,7 +174,7 @@ class Study:
             if self.individuals is not None or self.leakage_map:
                 individuals = examine_individuals(self.folder, design, self.individuals, self.leakage_map)
             about = self._about(design, time.perf_counter() - start)
-            report.write_report(result, table, self.folder.report, about, individuals, self.statements)
+            report.write_report(result, table, self.folder.report, about, individuals)
             self.folder.note(**about)
             if self.archive is not None:
                 write_archive(self.output_dir, self.archive)
