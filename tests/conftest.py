@@ -20,6 +20,7 @@ from monai_mia.audit.audit import Audit
 from monai_mia.audit.report import check_report
 from monai_mia.data import phantom_cohort
 from monai_mia.records import files
+from monai_mia.statistics import Resampling
 from monai_mia.studies.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ def small_study(cohort: Any, output_dir: Path, **options: Any) -> Study:
         "output_dir": str(output_dir),
         "audit": Audit(
             [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
-            n_resamples=200,
+            resampling=Resampling(n_resamples=200),
             n_permutations=200,
         ),
         "shadows": 2,

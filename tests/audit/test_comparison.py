@@ -20,6 +20,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.table import SignalTable, write_signals
+from monai_mia.statistics import Resampling
 
 
 @dataclass
@@ -77,7 +78,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> RecordedStudy:
 
 
 def compare(study: RecordedStudy, **options: Any) -> Comparison:
-    given: dict[str, Any] = {"budgets": (2, 4), "n_resamples": 200, "references": ("LiRA online, pooled variance: log_likelihood",)}  # fmt: skip # noqa: E501
+    given: dict[str, Any] = {"budgets": (2, 4), "resampling": Resampling(n_resamples=200), "references": ("LiRA online, pooled variance: log_likelihood",)}  # fmt: skip # noqa: E501
     return Comparison(study, attacks, **{**given, **options})
 
 

@@ -27,6 +27,7 @@ from monai_mia.audit.controls import (
 )
 from monai_mia.audit.verdict import judge
 from monai_mia.errors import InputError
+from monai_mia.statistics import Resampling
 from monai_mia.statistics.permutation import holm, permuted_members
 from monai_mia.statistics.resampling import patient_folds
 from monai_mia.statistics.roc import aucs, roc
@@ -382,7 +383,7 @@ def test_attacks_that_need_more_shadows_than_are_left_are_not_carried_out():
 
 def controls_of(table, features=None, randomised=True, attacks=None, **options):
     attacks = attacks or [GlobalLoss(), Threshold("dice"), LiRA("dice"), DifficultyCalibration("dice")]
-    audit = Audit(attacks, utility=(), n_resamples=100, n_permutations=199, **options)
+    audit = Audit(attacks, utility=(), resampling=Resampling(n_resamples=100), n_permutations=199, **options)
     return audit.run(table, features=features, randomised=randomised)
 
 
@@ -454,7 +455,7 @@ def test_a_shifted_statistic_makes_an_observational_audit_inconclusive():
     played = game(n=100, shadows=0, delta=3.0)
     features = np.random.default_rng(0).normal(size=(100, 3))
     features[:, 1] += 1.2 * played.member
-    audit = Audit([GlobalLoss()], utility=(), n_resamples=100, n_permutations=199)
+    audit = Audit([GlobalLoss()], utility=(), resampling=Resampling(n_resamples=100), n_permutations=199)
     names = ["quantile_0.5", "size_0", "label_1_ml"]
     result = audit.run(played.table, features=features, randomised=False, feature_names=names)
     assert result.verdict.level == "inconclusive"
@@ -478,7 +479,7 @@ def test_the_stronger_blind_one_is_what_the_attack_must_beat():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(100, 3))
     told = alone(played.member + 0.3 * rng.normal(size=100), np.arange(100) % 5)
-    audit = Audit([GlobalLoss()], utility=(), n_resamples=100, n_permutations=199)
+    audit = Audit([GlobalLoss()], utility=(), resampling=Resampling(n_resamples=100), n_permutations=199)
     result = audit.run(played.table, features=features, blind_scores=told)
     assert result.blind_network.auc > 0.9 > result.blind.auc
     assert result.attack_minus_blind[0] == pytest.approx(result.best.auc - result.blind_network.auc)

@@ -14,8 +14,9 @@ from scipy import stats
 from monai_mia.audit.individuals.covariates import Covariate, associations, image_covariates, listed_covariates, rarity
 from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult, SideExposure
 from monai_mia.errors import InputError
+from monai_mia.statistics import Resampling
 
-QUICK = Exposure(n_resamples=300, n_permutations=499)
+QUICK = Exposure(resampling=Resampling(n_resamples=300), n_permutations=499)
 NONE = (0.0, (0.0, 0.0))
 
 
@@ -77,7 +78,7 @@ def test_a_null_cohort_seldom_has_a_finding():
         rng = np.random.default_rng([7, seed])
         listed = [Covariate(f"x{k}", rng.random(40), "size") for k in range(4)]
         listed += [Covariate(f"g{k}", rng.permutation(np.repeat(["a", "b"], 20)), "datalist") for k in range(2)]
-        options = Exposure(n_resamples=20, n_permutations=199, seed=seed)
+        options = Exposure(resampling=Resampling(n_resamples=20, seed=seed), n_permutations=199)
         found, _ = associations(result(rng.random(40), seed), listed, options)
         findings += any(one.p_adjusted <= 0.05 for one in found)
         first += [one.p_value for one in found if one.covariate in ("x0", "g0")]

@@ -25,6 +25,7 @@ from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceResult, precision, transferred_threshold
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Resampling
 
 SIGNALS = ("log_likelihood", "maximum_probability", "maximum_probability_predicted")
 ACCESS = {
@@ -32,7 +33,7 @@ ACCESS = {
     "maximum_probability": "probabilities",
     "maximum_probability_predicted": "probabilities",
 }
-QUICK = Evidence(n_resamples=200, min_cell=1)
+QUICK = Evidence(resampling=Resampling(n_resamples=200), min_cell=1)
 
 
 def features(case_ids: Sequence[str]) -> np.ndarray:
@@ -254,7 +255,7 @@ def test_an_attack_that_knows_nothing_claims_both_sides_alike() -> None:
 class TestGaps:
     def test_what_cannot_be_measured_is_told_and_the_rest_is_made(self) -> None:
         table = game(n=40, shadows=2, signals=SIGNALS, access=ACCESS).table
-        evidence = Evidence(base_rates=(0.1, 1.5), n_resamples=50)
+        evidence = Evidence(base_rates=(0.1, 1.5), resampling=Resampling(n_resamples=50))
         attacks = [
             VoxelCalibration(),
             LiRA("log_likelihood", variance="case"),
@@ -274,7 +275,7 @@ class TestGaps:
         with pytest.raises(InputError, match="signals of source 'x' must be the cohort's, they differ in"):
             QUICK.run([], table, ["target"], ["shadow_00"], {"x": other}, features, voxels)
 
-    @pytest.mark.parametrize("option", [{"gate": 0.0}, {"headline_fpr": 1.0}, {"confidence": 2.0}, {"n_resamples": 0}])
+    @pytest.mark.parametrize("option", [{"gate": 0.0}, {"headline_fpr": 1.0}, {"min_cell": 0}])
     def test_bad_options(self, option: dict[str, float]) -> None:
         with pytest.raises(InputError, match=f"{next(iter(option))} must be"):
             Evidence(**option)

@@ -24,6 +24,7 @@ from monai_mia.audit.report import as_json, figures, write_report
 from monai_mia.audit.report.figures import NAMES, exposure_bins, signal_label
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Resampling
 
 SIGNALS = ("log_likelihood", "log_odds_foreground", "dice")
 ABOUT = {
@@ -65,7 +66,7 @@ def make_table(effect, n_patients=32, scans=2, constant=False, seed=0):
 
 def run(table, attacks=None, **options):
     attacks = attacks or [GlobalLoss(), EverySignal(), DifficultyCalibration("log_likelihood")]
-    return Audit(attacks, n_resamples=50, n_permutations=200, **options).run(table)
+    return Audit(attacks, resampling=Resampling(n_resamples=50), n_permutations=200, **options).run(table)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,6 +21,7 @@ from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Utility
 from monai_mia.signals.release import Release
+from monai_mia.statistics import Resampling
 from monai_mia.studies.defences import Defence, DefenceStudy
 
 MASK = Defence("argmax", release="mask")
@@ -29,7 +30,7 @@ SHORT = Defence("early stop", train_overrides={"train#trainer#max_epochs": 1})
 
 def defence_study(cohort: Any, folder: Path, defences: Any = (MASK, SHORT), **options: Any) -> DefenceStudy:
     study = small_study(cohort, folder, shadows=2, targets=2, signals=(Utility(),), **options)
-    return DefenceStudy(study, defences, n_resamples=100)
+    return DefenceStudy(study, defences, resampling=Resampling(n_resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ class TestStudy:
         folder = Path(study.study.output_dir) / "report"
         content = json.loads((folder / "defences.json").read_text())
         assert [row["name"] for row in content["rows"]] == ["none", "argmax", "early stop"]
-        assert content["rows"][0]["adaptive"]["auc"][0] == result.rows[0].adaptive.auc[0]
+        assert content["rows"][0]["adaptive"]["auc"]["value"] == result.rows[0].adaptive.auc.value
         assert (folder / "defences.png").stat().st_size > 10_000
         page = (folder / "defences.html").read_text(encoding="utf-8")
         for word in ("early stop", "adversary", "calibration error", "base64"):
@@ -176,8 +177,8 @@ def test_a_perfect_defence_is_seen(finished: tuple[DefenceStudy, DefenceStudyRes
         (tmp_path / "private" / name).write_bytes((private / name).read_bytes())
     found = replace(plain, study=Fake(), attacks=lambda _: [Threshold("dice")]).score()
     adversary = study._adversary(found, plain.score())
-    assert adversary.auc[0] == 1.0
-    assert adversary.auc_change[0] == pytest.approx(1 - finished[1].rows[0].adaptive.auc[0])
+    assert adversary.auc.value == 1.0
+    assert adversary.auc_change.value == pytest.approx(1 - finished[1].rows[0].adaptive.auc.value)
     assert adversary.auc_change[1][0] <= adversary.auc_change[0] <= adversary.auc_change[1][1]
     assert members.any()
 
