@@ -314,6 +314,8 @@ class AuditResult:
             lines += wrapped(reason)
         lines.append(f"Recommendation about a release: {verdict.recommendation}")
         lines += wrapped(verdict.text)
+        if verdict.open:
+            lines += wrapped(f"Not settled in its favour: {', '.join(one.name for one in verdict.open)}.")
         return "\n".join(["", *lines, ""])
 
     def __str__(self) -> str:

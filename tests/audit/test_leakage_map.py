@@ -146,7 +146,12 @@ def test_patients_are_the_unit() -> None:
     found = Game(1.5, n=60, cases=3).locate()
     assert max(found.n_patients) <= 20
     assert found.registered is not None
-    assert Game(1.5, n=45, cases=3).locate(LeakageMap(reach=4, resampling=Resampling(n_resamples=20), min_cell=15)).registered is None
+    assert (
+        Game(1.5, n=45, cases=3)
+        .locate(LeakageMap(reach=4, resampling=Resampling(n_resamples=20), min_cell=15))
+        .registered
+        is None
+    )
 
 
 def test_few_patients_are_not_shown() -> None:

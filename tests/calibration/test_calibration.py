@@ -23,7 +23,7 @@ from monai_mia.audit.audit import Audit
 from monai_mia.statistics import Resampling
 from monai_mia.statistics.epsilon import epsilon_lower_bound
 from monai_mia.statistics.permutation import permuted_aucs
-from monai_mia.statistics.roc import roc
+from monai_mia.statistics.roc import resampled_rocs, roc
 
 #: What a percentile bootstrap of 50 + 50 patients is allowed to miss beside the binomial error.
 BOOTSTRAP_SHORTFALL = 0.02
@@ -87,7 +87,13 @@ def test_an_audits_intervals_cover(n):
 
     The gap of a utility is delta.
     """
-    audit = Audit([GlobalLoss()], fprs=(0.3, 0.1, 0.05), utility=("dice",), resampling=Resampling(n_resamples=300), n_permutations=19)
+    audit = Audit(
+        [GlobalLoss()],
+        fprs=(0.3, 0.1, 0.05),
+        utility=("dice",),
+        resampling=Resampling(n_resamples=300),
+        n_permutations=19,
+    )
     truth = {
         "AUC": stats.norm.cdf(1 / math.sqrt(2)),
         **{f"TPR@{fpr}": stats.norm.cdf(1 + stats.norm.ppf(fpr)) for fpr in audit.fprs},
@@ -175,7 +181,9 @@ def test_verdicts_under_the_null(n):
 @draws(fast=8, slow=300)
 def test_verdicts_with_a_leak(n):
     """The counterpart, without which nothing is shown: a strong leak is ``high``, a fair one is seen."""
-    audit = Audit([GlobalLoss(), LiRA()], fprs=(0.1,), utility=(), resampling=Resampling(n_resamples=100), n_permutations=99)
+    audit = Audit(
+        [GlobalLoss(), LiRA()], fprs=(0.1,), utility=(), resampling=Resampling(n_resamples=100), n_permutations=99
+    )
     seen = {"strong, high": 0, "fair, not low": 0}
     for seed in range(n):
         strong, fair = (game(n=100, shadows=8, delta=delta, seed=seed) for delta in (2.5, 1.2))
@@ -189,7 +197,9 @@ def test_verdicts_with_a_leak(n):
 @draws(fast=5, slow=200)
 def test_verdicts_with_a_tail_that_the_auc_hides(n):
     """Of 100 members 14 give themselves away, and the AUC is one half: called ``low``, it would betray them."""
-    audit = Audit([GlobalLoss(), Threshold("dice")], utility=(), resampling=Resampling(n_resamples=100), n_permutations=999)
+    audit = Audit(
+        [GlobalLoss(), Threshold("dice")], utility=(), resampling=Resampling(n_resamples=100), n_permutations=999
+    )
     results = [audit.run(hidden_tail(n=200, seed=seed)) for seed in range(n)]
     by_auc = sum(result.best.p_value < 0.05 for result in results)
     seen = sum(result.verdict.level in ("moderate", "high") for result in results)

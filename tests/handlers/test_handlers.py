@@ -183,7 +183,12 @@ def test_attacks_at_the_end_of_an_evaluation(tmp_path: Path) -> None:
     """Their AUC and TPR stand in ``engine.state.metrics``, and MetricsSaver writes them beside Dice."""
     for shadow in range(2):
         evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
-    audit = Audit([attacks.GlobalLoss(), attacks.EverySignal()], fprs=(0.5,), resampling=Resampling(n_resamples=50), n_permutations=50)
+    audit = Audit(
+        [attacks.GlobalLoss(), attacks.EverySignal()],
+        fprs=(0.5,),
+        resampling=Resampling(n_resamples=50),
+        n_permutations=50,
+    )
     post = Compose(
         [Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2)]
     )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -17,8 +18,8 @@ from oracles import PROPERTY, binormal
 from scipy import stats
 from sklearn import metrics
 
-from monai_mia import statistics
 from monai_mia.errors import InputError
+from monai_mia.statistics import Resampling
 from monai_mia.statistics.permutation import permuted_aucs, permuted_members, permuted_tails, tail_p_values
 from monai_mia.statistics.resampling import group_means, percentiles, simultaneous_reach, weights_by_group
 from monai_mia.statistics.roc import (
@@ -227,7 +228,7 @@ def test_resampled_rocs_equal_rocs_of_repeated_units(monkeypatch):
     rng = np.random.default_rng(0)
     scores, member = rng.integers(0, 6, 40) / 5, rng.random(40) < 0.5
     weights = rng.integers(0, 4, (25, 40)).astype(float)
-    monkeypatch.setattr(statistics, "_BLOCK", 40 * 7)  # four blocks
+    monkeypatch.setattr(sys.modules["monai_mia.statistics.roc"], "_BLOCK", 40 * 7)  # four blocks
     blocks = list(resampled_rocs(scores, member, weights))
     assert [len(block.fpr) for block in blocks] == [7, 7, 7, 4]
     aucs = np.concatenate([block.auc for block in blocks])
@@ -445,7 +446,7 @@ def test_permutations_are_all_deals_alike(sizes, monkeypatch):
     scores = np.random.default_rng(0).normal(size=(2, len(member)))
     scores[1] = np.round(scores[1])  # ties
     expected = Counter(tuple(np.round(deal, 9)) for deal in oracles.all_deals(scores, member, groups))
-    monkeypatch.setattr(statistics, "_BLOCK", 97 * len(member))
+    monkeypatch.setattr(sys.modules["monai_mia.statistics.roc"], "_BLOCK", 97 * len(member))
     n = 4000
     seen = Counter(tuple(row) for row in np.round(permuted_aucs(scores, member, groups, n, seed=0), 9))
     assert set(seen) == set(expected)
