@@ -63,7 +63,7 @@ class TestPrint:
             "TPR@0.01",
             "epsilon",
             ">=",
-        ]  # noqa: E501
+        ]
         best = result.best
         assert lines[3].startswith(best.name[:16])
         assert str(best.auc) in lines[3]
@@ -112,7 +112,7 @@ class TestFrame:
         for shown in (result, result.best, compared):
             with pytest.raises(
                 InputError, match=r"pandas must be installed for to_frame, got none\. Run: pip install pandas"
-            ):  # noqa: E501
+            ):
                 shown.to_frame()
 
     def test_an_audit(self, result: AuditResult) -> None:

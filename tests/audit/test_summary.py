@@ -112,11 +112,7 @@ class TestCriteria:
         blind = {**high["attacks"][0], "p_value": 0.01}
         for changed in (
             but(high, design__n_nonmember=9),
-            but(
-                high,
-                controls__blind_baseline={**high["attacks"][0], "p_value": 0.01},
-                controls__attack_minus_blind=NO_LEAD,
-            ),
+            but(high, controls__blind_baseline=blind, controls__attack_minus_blind=NO_LEAD),
             but(high, design__kind="observational", controls__shifts=[{"feature": "size", "p_adjusted": 0.01}]),
         ):
             assert judge(changed).recommendation == "undetermined"

@@ -190,7 +190,10 @@ def test_released_target(study: Study, cohort: Any, tmp_path: Path, hashes: Hash
 def test_mask_only_release(cohort: Any, tmp_path: Path) -> None:
     """Only masks leave the model: no signal of probabilities, and the standard attacks make do with Dice."""
     result = small_study(
-        cohort, tmp_path, release="mask", audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(n_resamples=50))
+        cohort,
+        tmp_path,
+        release="mask",
+        audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(n_resamples=50)),
     ).run()
     assert {attack.access for attack in result.attacks} == {"mask+label"}
     assert "calibrated: dice" in {attack.name for attack in result.attacks}

@@ -289,7 +289,9 @@ class TestStudy:
         assert len(json.loads((folder / "report/report.json").read_text())["attacks"]) == len(result.attacks)
         recorded_files = sorted((folder / "private").glob("*/*.csv")) + sorted((folder / "private").glob("maps/*.npz"))
         times = [path.stat().st_mtime_ns for path in recorded_files]
-        again = replace(study, audit=Audit([attacks.GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)).run()
+        again = replace(
+            study, audit=Audit([attacks.GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
+        ).run()
         assert times == [path.stat().st_mtime_ns for path in recorded_files]
         first = next(attack for attack in result.attacks if attack.name == again.attacks[0].name)
         assert np.array_equal(first.scores, again.attacks[0].scores)
