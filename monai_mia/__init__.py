@@ -1,10 +1,13 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Membership inference on medical segmentation models, in MONAI's own forms.
+"""Membership inference on medical segmentation models: attacks, defences and audits in MONAI's own forms.
 
-Importing this package loads neither torch nor monai: the statistics half (``table``, ``designs``, ``attacks``,
-``statistics``, ``epsilon``, ``claims``, ``controls``, ``audit``, ``report``) runs on a laptop. Name classes in a
-bundle's config by their full path, for example ``_target_: monai_mia.handlers.SignalRecorder``.
+The names that a user types, such as ``monai_mia.Audit``, are listed in ``__init__.pyi``. Each is loaded when it is
+first used, so that this import alone loads neither torch nor monai.
 """
 
+import lazy_loader
+
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,92 +1,54 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m monai_mia``: audit any bundle, see what it would run, and what needs no config of its own."""
+"""``monai-mia``, or ``python -m monai_mia``: audit any bundle, see what it would run, and what needs no config.
+
+A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive`` and ``card`` load neither torch
+nor monai.
+"""
 
 from __future__ import annotations
 
 import argparse
+import collections.abc
+import inspect
 import logging
-from pathlib import Path
-from typing import Any
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from docstring_parser import parse
 
 from monai_mia import __version__
-from monai_mia.audit.disclosure import card
 from monai_mia.errors import InputError
+from monai_mia.records.files import shipped_bundles
 
 
-def bundles_folder() -> Path:
-    """The shipped bundles: beside the modules in an installed wheel, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    return package / "bundles" if (package / "bundles").is_dir() else package.parent / "bundles"
+class _Command(NamedTuple):
+    """A command: what it is for, its options, and what it does with them."""
+
+    help: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command."""
-    given = _parser().parse_args(arguments)
-    try:
-        if hasattr(given, "run"):
-            given.run(given)
-            return
-        {
-            "audit": _audit,
-            "inspect": _inspect,
-            "report": _report,
-            "bundles": _bundles,
-            "overlays": _overlays,
-        }[given.command](given)
-    except InputError as error:
-        raise SystemExit(f"monai_mia: {error}") from error
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m monai_mia", description=__doc__)
+    """Entry point of the command line."""
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="monai-mia", description="Membership inference audits of MONAI bundles.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    audit = commands.add_parser("audit", help="audit any bundle, which stays as it is; run it again to resume")
-    inspect = commands.add_parser("inspect", help="what of a bundle can be audited, and what it would execute")
-    for command in (audit, inspect):
-        command.add_argument("--bundle", required=True, help="the bundle's folder")
-        command.add_argument("--config", nargs="+", help="configs to ask models through, relative to the bundle")
-        command.add_argument("--train_config", nargs="+", help="configs to train from, relative to the bundle")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="ID=VALUE", help="override an id of the configs; YAML value"
-        )
-    audit.add_argument(
-        "--cohort",
-        required=True,
-        help="a dataset.json, a CSV file, a folder of images and labels, BIDS-like folders, or DICOM files",
-    )
-    audit.add_argument("--output", required=True, help="folder of the audit, the only one that is written")
-    audit.add_argument("--shadows", type=int, help="shadow models; by default 8, or 0 where none can be trained")
-    audit.add_argument("--checkpoint", help="weights to audit; with --members by default models/model.pt of the bundle")
-    audit.add_argument("--members", help="file of case or patient ids that the checkpoint was trained on, one a line")
-    audit.add_argument("--nonmembers", help="file of case or patient ids that it was not trained on")
-    audit.add_argument("--activation", choices=("softmax", "sigmoid", "none"), help="by default as the bundle says")
-    audit.add_argument("--release", choices=("logits", "probabilities", "mask"), default="logits")
-    audit.add_argument("--n_labels", type=int, help="label files hold integers below it; by default as the bundle says")
-    audit.add_argument(
-        "--labels", metavar="MAPPING", help="of DICOM: integer of each segment by its name, {Liver: 1, Tumour*: 2}"
-    )
-    audit.add_argument("--prediction", help="key or number of the prediction, of a network with several outputs")
-    audit.add_argument("--epochs", type=int, help="epochs of a training; by default the bundle's own")
-    audit.add_argument(
-        "--skip_bad", action="store_true", help="go on without cases that cannot be used; the report counts them"
-    )
-    audit.add_argument(
-        "--archive", metavar="FILE", help="a .zip for the report, if it holds no identifier of the cohort"
-    )
-    audit.add_argument("--seed", type=int, default=0)
-    audit.add_argument("--n_jobs", type=int, help="processes; by default one a core, or one where there is a GPU")
-    audit.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-    report = commands.add_parser(
-        "report", help="attack again what an audit recorded, by the standard attacks, and report; no model is run"
-    )
-    report.add_argument("--output", required=True, help="folder of the audit")
-    report.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
-    commands.add_parser("bundles", help="print the folders of the bundles that come with the package")
-    commands.add_parser("overlays", help="print the folder of the overlays that change a bundle, such as defences")
-    card.add_commands(commands)
-    return parser
+    for name, command in _COMMANDS.items():
+        one = commands.add_parser(name, help=command.help, description=command.help)
+        if name in words:  # the options of the others are not needed, and what tells them may be heavy
+            command.options(one)
+    given = parser.parse_args(words)
+    try:
+        _COMMANDS[given.command].run(given)
+    except InputError as error:
+        raise SystemExit(f"monai_mia: {error}") from error
 
 
 def _yaml(option: str, value: str) -> Any:
@@ -96,6 +58,55 @@ def _yaml(option: str, value: str) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--{option} must have a value in YAML, got {value!r}.") from error
+
+
+def add_options(parser: argparse.ArgumentParser, source: Callable[..., Any], skip: set[str]) -> None:
+    """Add an option for each parameter of a function or field of a dataclass, with its type and its text."""
+    texts = {one.arg_name: one.description or "" for one in parse(inspect.getdoc(source) or "").params}
+    hints = typing.get_type_hints(source.__init__ if inspect.isclass(source) else source)
+    for name, parameter in inspect.signature(source).parameters.items():
+        if name in skip or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", texts[name]).replace("``", "").replace("\n", " ")
+        how = _kind(name, hints[name])
+        if how.get("action") != "store_true":
+            how |= {"required": required, "default": None if required else parameter.default}
+        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), **how)
+
+
+def _kind(name: str, hint: Any) -> dict[str, Any]:
+    """How argparse reads a value of that type; text where it may be more than one thing."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [one for one in members if one is not type(None)]
+    first, origin = kinds[0], typing.get_origin(kinds[0])
+    if first is bool:
+        return {"action": "store_true"} if len(members) == 1 else {"type": _switch, "metavar": "{true,false}"}
+    if origin is typing.Literal:
+        return {"choices": typing.get_args(first)}
+    if first in (int, float):
+        several = any(typing.get_origin(one) is collections.abc.Sequence for one in kinds)
+        return {"type": first, "metavar": "N", **({"nargs": "+"} if several else {})}
+    if origin is collections.abc.Sequence:
+        return {"nargs": "+", "metavar": "FILE"}
+    if origin is collections.abc.Mapping:
+        return {"type": lambda value: _yaml(name, value), "metavar": "MAPPING"}
+    return {"metavar": name.upper()}
+
+
+def _switch(value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {value!r}")
+    return value.lower() == "true"
+
+
+def _bundle_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", required=True, help="the bundle's folder")
+    parser.add_argument("--inference", nargs="+", help="configs to query models through, relative to the bundle")
+    parser.add_argument("--train", nargs="+", help="configs to train from, relative to the bundle")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ID=VALUE", help="override an id of the configs; YAML value"
+    )
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
@@ -108,60 +119,178 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
     return overrides
 
 
+def _audit_options(parser: argparse.ArgumentParser) -> None:
+    from monai_mia.studies import Recording, Resources, bundle_study
+
+    _bundle_options(parser)
+    parser.add_argument("--output", required=True, help="folder of the audit, the only one that is written")
+    others = {"bundle", "output_dir", "inference", "train", "overrides", "attacks", "audit", "options"}
+    add_options(parser, bundle_study, others)
+    add_options(parser, Recording, {"activation", "signals", "transform_id"})
+    add_options(parser, Resources, set())
+
+
 def _audit(given: argparse.Namespace) -> None:
-    from monai_mia.studies.bundle import bundle_study
+    from monai_mia.studies import bundle_study
 
     logging.basicConfig(level=logging.WARNING, format="monai_mia: %(message)s")
-    prediction = given.prediction
+    options = vars(given)
+    options.pop("command")
+    overrides, prediction = _overrides(options.pop("set")), options.pop("prediction")
     if prediction is not None and prediction.lstrip("-").isdigit():
         prediction = int(prediction)
-    study = bundle_study(
-        given.bundle,
-        given.cohort,
-        given.output,
-        shadows=given.shadows,
-        checkpoint=given.checkpoint,
-        members=given.members,
-        nonmembers=given.nonmembers,
-        activation=given.activation,
-        release=given.release,
-        seed=given.seed,
-        epochs=given.epochs,
-        n_labels=given.n_labels,
-        labels=None if given.labels is None else _yaml("labels", given.labels),
-        prediction=prediction,
-        config=given.config,
-        train_config=given.train_config,
-        overrides=_overrides(given.set),
-        n_jobs=given.n_jobs,
-        threads=given.threads,
-        skip_bad=given.skip_bad,
-        archive=given.archive,
-    )
-    study.main()
+    bundle_study(output_dir=options.pop("output"), overrides=overrides, prediction=prediction, **options).main()
 
 
 def _inspect(given: argparse.Namespace) -> None:
     from monai_mia.bundle.inspection import inspect_bundle
 
-    print(inspect_bundle(given.bundle, given.config, given.train_config, _overrides(given.set)).text())
+    print(inspect_bundle(given.bundle, given.inference, given.train, _overrides(given.set)).text())
+
+
+def _output_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="OUT", help="folder of the study")
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    _output_option(parser)
+    parser.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
 
 
 def _report(given: argparse.Namespace) -> None:
     from monai_mia.audit.report.rescoring import rescore
+    from monai_mia.records import StudyFolder
 
     print(rescore(given.output, seed=given.seed))
-    print(f"Report: {Path(given.output) / 'report' / 'index.html'}")
+    print(f"Report: {StudyFolder(given.output).report / 'index.html'}")
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    _output_option(parser)
+    parser.add_argument(
+        "--shadows", type=int, nargs="+", metavar="N", help="numbers of shadows; by default 1, 4, 16, ..."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of resamples and folds")
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from monai_mia.attacks import EverySignal, reference_attacks
+    from monai_mia.audit import report
+    from monai_mia.audit.comparison import Comparison
+    from monai_mia.records import StudyFolder
+    from monai_mia.statistics import Resampling
+
+    folder = StudyFolder(given.output)
+    recorded = folder.recorded()
+    n_shadow = len(recorded.design.shadows)
+    budgets = given.shadows or [4**k for k in range(10) if 4**k <= n_shadow]
+    listed = [reference_attacks(budget) for budget in budgets]
+
+    def is_recorded(attack: Any) -> bool:
+        return isinstance(attack, EverySignal) or set(attack.signals) <= set(recorded.table.signals)
+
+    lacking = sorted({attack.name for attacks in listed for attack in attacks if not is_recorded(attack)})
+    if lacking:
+        print(f"Left out, since the study did not record what they read: {', '.join(lacking)}.")
+    comparison = Comparison(
+        lambda budget: [attack for attack in listed[budgets.index(budget)] if is_recorded(attack)],
+        budgets=budgets,
+        resampling=Resampling(n_resamples=1000, seed=given.seed),
+    )
+    with folder.lock():
+        result = comparison.score(recorded)
+        report.write_comparison(result, comparison, folder.report)
+    print(f"Comparison: {folder.report / 'comparison.md'} ({len(result.rows)} rows)")
+
+
+def _archive_options(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", metavar="OUT", help="folder of the study")
+    what.add_argument("--check", metavar="FILE", help="an archive to check against its manifest")
+    parser.add_argument("--archive", metavar="FILE", help="the .zip to write; by default OUT/report.zip")
+    parser.add_argument(
+        "--allow", metavar="WORD", nargs="*", default=[], help="words that may appear though the cohort has them"
+    )
+
+
+def _archive(given: argparse.Namespace) -> None:
+    from monai_mia.audit.disclosure import check_archive, write_archive
+
+    def tell_allowed(manifest: Mapping[str, Any]) -> None:
+        allowed = manifest.get("searched", {}).get("allowed", 0)
+        if allowed:
+            print(f"{allowed} values were not searched for, since whoever packed it allowed them (--allow).")
+
+    if given.check is not None:
+        manifest = check_archive(given.check)
+        print(f"{given.check}: {len(manifest['files'])} files, as in its manifest")
+        tell_allowed(manifest)
+        return
+    path = given.archive or f"{given.output}/report.zip"
+    manifest = write_archive(given.output, path, given.allow)
+    searched = manifest["searched"]
+    print(f"Searched for {searched['values']} ids, paths and header values: none is in the report.")
+    if searched["too_short"]:
+        print(f"{searched['too_short']} values are too short to be told from other text, and were not searched for.")
+    tell_allowed(manifest)
+    print(f"Archive: {path}")
+
+
+def _card_options(parser: argparse.ArgumentParser) -> None:
+    _output_option(parser)
+    parser.add_argument("--bundle", metavar="DIR", help="a bundle for configs/metadata.json and docs/README.md")
+    parser.add_argument("--write", action="store_true", help="write into the bundle; without, nothing is changed")
+
+
+def _card(given: argparse.Namespace) -> None:
+    from monai_mia.audit.disclosure.card import read_card, write_card
+
+    if given.write and given.bundle is None:
+        raise InputError("bundle must be given to write into it, got --write alone. Add --bundle DIR.")
+    if given.bundle is None:
+        print(read_card(given.output))
+        return
+    paths = write_card(given.output, given.bundle, given.write)
+    verb = "Written" if given.write else "Would be written, with --write"
+    print("\n".join(f"{verb}: {path}" for path in paths))
 
 
 def _bundles(_: argparse.Namespace) -> None:
-    for folder in sorted(bundles_folder().iterdir()):
+    for folder in sorted(shipped_bundles().iterdir()):
         if (folder / "configs").is_dir():
             print(folder)
 
 
 def _overlays(_: argparse.Namespace) -> None:
-    print(bundles_folder() / "overlays")
+    print(shipped_bundles() / "overlays")
+
+
+def _no_options(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+_COMMANDS = {
+    "audit": _Command("audit any bundle, which stays as it is; run it again to resume", _audit_options, _audit),
+    "inspect": _Command("what of a bundle can be audited, and what it would execute", _bundle_options, _inspect),
+    "report": _Command(
+        "attack again what an audit recorded, by the standard attacks, and report; no model is run",
+        _report_options,
+        _report,
+    ),
+    "compare": _Command(
+        "compare the attacks on what a study of several targets recorded; no model is run", _compare_options, _compare
+    ),
+    "archive": _Command(
+        "pack the report of a study, after a search for everything that names a patient; or check such a pack",
+        _archive_options,
+        _archive,
+    ),
+    "card": _Command("print the privacy section of a model card, or put it into a bundle", _card_options, _card),
+    "bundles": _Command("print the folders of the bundles that come with the package", _no_options, _bundles),
+    "overlays": _Command(
+        "print the folder of the overlays that change a bundle, such as defences", _no_options, _overlays
+    ),
+}
 
 
 if __name__ == "__main__":

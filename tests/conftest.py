@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from monai_mia.audit.report import check_report
 from monai_mia.data import phantom_cohort
 from monai_mia.records import files
 from monai_mia.statistics import Resampling
-from monai_mia.studies.study import Study
+from monai_mia.studies import Recipe, Resources, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = ROOT / "bundles"
@@ -61,23 +62,26 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return phantom_cohort(tmp_path_factory.mktemp("cohort"), n_patients=9, size=16, seed=0)
 
 
+def varied(study: Study, **options: Any) -> Study:
+    """The study with other options, each given by its own name, of whichever of its parts."""
+    parts = {}
+    for name in ("recipe", "recording", "resources"):
+        part = options.pop(name, getattr(study, name))
+        own = {one.name: options.pop(one.name) for one in fields(part) if one.name in options}
+        parts[name] = replace(part, **own)
+    return replace(study, **parts, **options)
+
+
 def small_study(cohort: Any, output_dir: Path, **options: Any) -> Study:
-    """A study that takes seconds: two epochs, two shadows, one process."""
-    defaults: dict[str, Any] = {
-        "bundle_root": str(PHANTOM),
-        "cohort": cohort,
-        "output_dir": str(output_dir),
-        "audit": Audit(
-            [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
-            resampling=Resampling(n_resamples=200),
-            n_permutations=200,
-        ),
-        "shadows": 2,
-        "n_jobs": 1,
-        "train_overrides": {**SMALL, "train#trainer#max_epochs": 2},
-        "inference_overrides": SMALL,
-    }
-    return Study(**{**defaults, **options})
+    """A study that takes seconds: two epochs, two shadows, one process; options by their own names."""
+    recipe = Recipe(str(PHANTOM), train_overrides={**SMALL, "train#trainer#max_epochs": 2}, inference_overrides=SMALL)
+    audit = Audit(
+        [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
+        resampling=Resampling(n_resamples=200),
+        n_permutations=200,
+    )
+    study = Study(recipe, cohort, str(output_dir), audit, shadows=2, resources=Resources(n_jobs=1))
+    return varied(study, **options)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@
 Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the like.
 """
 
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Attack, in_and_out, without_offsets
 from monai_mia.attacks.bayes import BaVarIA
 from monai_mia.attacks.combination import LearnedCombination
@@ -26,6 +27,7 @@ from monai_mia.attacks.voxelwise import VoxelCalibration
 __all__ = [
     "BASE",
     "RMIA",
+    "AdversaryView",
     "Attack",
     "BaVarIA",
     "DifficultyCalibration",

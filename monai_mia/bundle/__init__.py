@@ -5,8 +5,8 @@
 Nothing of the bundle that writes is run, and no file of it changes.
 """
 
-from monai_mia.bundle.config import BundleConfig, load_weights
+from monai_mia.bundle.config import BundleConfig, bundle_root, load_weights
 from monai_mia.bundle.query import Query, check_inference
 from monai_mia.bundle.training import Training
 
-__all__ = ["BundleConfig", "Query", "Training", "check_inference", "load_weights"]
+__all__ = ["BundleConfig", "Query", "Training", "bundle_root", "check_inference", "load_weights"]

@@ -23,6 +23,7 @@ from monai_mia.records import files
 
 __all__ = [
     "BundleConfig",
+    "bundle_root",
     "load_weights",
 ]
 
@@ -37,6 +38,11 @@ QUERY_OPTIONS = "mia_query"
 
 #: Id of cases that a training config may ask for: see :attr:`monai_mia.studies.Study.auxiliary`.
 AUXILIARY = "auxiliary"
+
+
+def bundle_root() -> str:
+    """The folder of the bundle whose config ``python -m monai.bundle run`` was given; MONAI puts it on ``sys.path``."""
+    return sys.path[1] if len(sys.path) > 1 else str(Path.cwd())
 
 
 @dataclass(frozen=True)

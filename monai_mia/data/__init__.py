@@ -4,7 +4,7 @@
 
 from monai_mia.data.canaries import Lesion, Permuted, Plain, Shifted, Swapped, plant_canaries
 from monai_mia.data.checks import check_cohort
-from monai_mia.data.cohorts import read_cohort
+from monai_mia.data.cohorts import hippocampus_subject, read_cohort
 from monai_mia.data.datasets import CaseSubset
 from monai_mia.data.dicom import dicom_cohort
 from monai_mia.data.foreign import ForeignSource, PermutePatchesd, PureNoised, standard_sources
@@ -34,6 +34,7 @@ __all__ = [
     "check_cohort",
     "dicom_cohort",
     "header_values",
+    "hippocampus_subject",
     "phantom_cohort",
     "plant_canaries",
     "read_cohort",

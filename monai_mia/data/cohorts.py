@@ -249,3 +249,13 @@ def read_ids(path: str | os.PathLike[str] | Sequence[str]) -> list[str]:
             f"list of ids must be a text file with one id a line, got {str(path)!r}, which does not exist."
         )
     return [line.strip() for line in read_text(Path(path)).splitlines() if line.strip()]
+
+
+def hippocampus_subject(case: Mapping[str, Any]) -> str:
+    """The subject of a volume of the Decathlon's hippocampus: 2k - 1 and 2k look like the two sides of one.
+
+    Example:
+        >>> hippocampus_subject({"case_id": "hippocampus_017"}), hippocampus_subject({"case_id": "hippocampus_018"})
+        ('subject_009', 'subject_009')
+    """
+    return f"subject_{(int(str(case['case_id'])[-3:]) + 1) // 2:03d}"

@@ -26,6 +26,7 @@ __all__ = [
     "read_json",
     "remove_abandoned",
     "sha256",
+    "shipped_bundles",
     "temporary_beside",
     "walk",
     "withdraw",
@@ -159,6 +160,12 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[
         folders[:] = sorted(one for one, real in reals.items() if real not in above[name])
         above |= {paths[one]: above[name] | {reals[one]} for one in folders}
         yield name, folders, sorted(names)
+
+
+def shipped_bundles() -> Path:
+    """The folder of the shipped bundles: in the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return package / "bundles" if (package / "bundles").is_dir() else package.parent / "bundles"
 
 
 def private_folder(path: str | os.PathLike[str]) -> Path:

@@ -319,7 +319,7 @@ class StudyFolder:
         self._refuse_others()
         path = files.private_folder(self.private) / "study.lock"
         lock = FileLock(path, timeout=-1 if wait else 0, is_singleton=True)
-        holder = path.with_suffix(".json")
+        holder = path.with_name("study.lock.json")
         try:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout as error:
@@ -330,9 +330,10 @@ class StudyFolder:
                 "Wait for it (--wait), or choose another --output_dir."
             ) from error
         try:
-            if not holder.is_file() or files.read_json(holder).get("process") != os.getpid():
+            me = {"host": socket.gethostname(), "process": os.getpid()}
+            if not me.items() <= files.read_json(holder).items():
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                files.write_json(holder, {"host": socket.gethostname(), "process": os.getpid(), "since": now})
+                files.write_json(holder, {**me, "since": now})
                 files.remove_abandoned(self.private)
             if not self.study_file.is_file():
                 files.write_json(self.study_file, {"schema": SCHEMA, "identity": {}})

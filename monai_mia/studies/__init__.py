@@ -2,10 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies: the steps in order, from a cohort to a report; each resumes where it was stopped."""
 
-from monai_mia.studies.bundle import bundle_study
+from monai_mia.studies.bundle import audit_bundle, bundle_study
 from monai_mia.studies.comparison import ComparisonStudy
 from monai_mia.studies.defences import Defence, DefenceStudy
 from monai_mia.studies.false_positives import EvidenceStudy
+from monai_mia.studies.options import Recipe, Recording, Released, Resources
 from monai_mia.studies.study import Study
 
-__all__ = ["ComparisonStudy", "Defence", "DefenceStudy", "EvidenceStudy", "Study", "bundle_study"]
+__all__ = [
+    "ComparisonStudy",
+    "Defence",
+    "DefenceStudy",
+    "EvidenceStudy",
+    "Recipe",
+    "Recording",
+    "Released",
+    "Resources",
+    "Study",
+    "audit_bundle",
+    "bundle_study",
+]

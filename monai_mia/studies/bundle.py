@@ -8,22 +8,27 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from monai_mia.attacks import standard_attacks
+from monai_mia.attacks import Attack, EverySignal, standard_attacks
 from monai_mia.audit.audit import Audit
-from monai_mia.bundle.config import QUERY_OPTIONS
+from monai_mia.bundle.config import QUERY_OPTIONS, bundle_root
 from monai_mia.bundle.inspection import Inspection, inspect_bundle
 from monai_mia.data import read_cohort
 from monai_mia.errors import InputError
 from monai_mia.records.design import Case
+from monai_mia.records.files import shipped_bundles
 from monai_mia.records.folder import StudyFolder
 from monai_mia.statistics import Resampling
+from monai_mia.studies.jobs import command
+from monai_mia.studies.options import Recipe, Recording, Released, Resources
 from monai_mia.studies.study import Study
 
 __all__ = [
+    "audit_bundle",
     "bundle_study",
 ]
 
@@ -39,25 +44,26 @@ _ADVISORY = "https://github.com/Project-MONAI/MONAI/security/advisories/GHSA-873
 
 
 def bundle_study(
-    bundle: str | os.PathLike[str],
     cohort: str | Sequence[Case] | Callable[[], Sequence[Case]],
     output_dir: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None = None,
     *,
     shadows: int | None = None,
     checkpoint: str | None = None,
     members: str | Sequence[str] | None = None,
     nonmembers: str | Sequence[str] | None = None,
     activation: Literal["softmax", "sigmoid", "none"] | None = None,
-    release: Literal["logits", "probabilities", "mask"] = "logits",
     seed: int = 0,
     epochs: int | None = None,
-    n_labels: int | None = None,
     labels: Mapping[str, int] | None = None,
     prediction: str | int | None = None,
-    config: Sequence[str] | None = None,
-    train_config: Sequence[str] | None = None,
+    inference: Sequence[str] | None = None,
+    train: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    attacks: Sequence[Attack | EverySignal] | Callable[[int], Sequence[Attack | EverySignal]] | None = None,
     audit: Audit | None = None,
+    skip_bad: bool = False,
+    archive: str | None = None,
     **options: Any,
 ) -> Study:
     """A study of a bundle, from its own configs.
@@ -66,91 +72,125 @@ def bundle_study(
     from the bundle's training config: what is audited then is the recipe.
 
     Args:
-        bundle: the bundle's folder.
-        cohort: what :func:`~monai_mia.data.read_cohort` reads, a list of cases, or a function that gives one.
-        output_dir: the only folder that is written.
-        shadows: number of shadows; by default 8, or 0 where none can be trained.
-        checkpoint: weights of the released target; by default those in the bundle's ``models``.
-        members: case or patient ids it was trained on, as a list or a text file.
-        nonmembers: case or patient ids it was not trained on.
-        activation: ``softmax`` or ``sigmoid``; by default as the bundle's postprocessing says. ``none``: the network
-            gives probabilities itself.
-        release: what leaves the model.
+        cohort: a dataset.json, a CSV file, a folder of images and labels, BIDS-like folders, or DICOM files; in Python
+            also a list of cases, or a function that gives one.
+        output_dir: folder of the audit, the only one that is written; run again with the same one to resume.
+        bundle: the bundle's folder; by default that of the config that ``monai.bundle run`` was given.
+        shadows: shadow models; by default 8, or 0 where none can be trained.
+        checkpoint: weights to audit; with ``members`` by default models/model.pt of the bundle.
+        members: file of case or patient ids that the checkpoint was trained on, one a line; in Python also a list.
+        nonmembers: file of case or patient ids that it was not trained on.
+        activation: ``softmax`` (one class a voxel), ``sigmoid`` (labels that may overlap) or ``none`` (the network
+            gives probabilities itself); by default as the bundle's postprocessing says.
         seed: seed of the design, the models and the audit.
-        epochs: epochs of a training, instead of the bundle's own.
-        n_labels: label files hold integers in [0, n_labels); by default as the bundle's channels say.
-        labels: of a cohort in DICOM: integer of each segment by its name, as :func:`~monai_mia.data.dicom_cohort` takes
-            it.
-        prediction: key or number of the prediction, for a network with several outputs.
-        config: configs to ask models through, relative to the bundle.
-        train_config: configs to train from.
-        overrides: ids and values on top of both, where they have them.
-        audit: the attacks and how they are measured; by default those that so many shadows allow.
-        options: of :class:`~monai_mia.studies.Study`.
+        epochs: epochs of a training; by default the bundle's own.
+        labels: of a cohort in DICOM: integer of each segment by its name, {Liver: 1, Tumour*: 2}.
+        prediction: key or number of the prediction, of a network with several outputs.
+        inference: configs to query models through, relative to the bundle; by default the bundle's own.
+        train: configs to train from, relative to the bundle; by default the bundle's own.
+        overrides: ids and values on top of the bundle's configs, where they have them.
+        attacks: the attacks; by default those that so many shadows and this release allow.
+        audit: the attacks and how they are measured, instead.
+        skip_bad: go on without cases that cannot be used; the report counts them.
+        archive: a .zip for the report, if it holds no identifier of the cohort.
+        options: of :class:`~monai_mia.studies.Recording`, :class:`~monai_mia.studies.Resources` and
+            :class:`~monai_mia.studies.Study`, by their names.
 
     Raises:
         InputError: the bundle cannot be audited so; the message says what is missing.
     """
-    found = inspect_bundle(bundle, config, train_config, overrides)
+    root = bundle_root() if bundle is None else os.fspath(bundle)
+    found = inspect_bundle(root, inference, train, overrides)
     found.require()
-    _check_output(Path(bundle), Path(output_dir))
-    warnings.warn(
-        f"the configs of {str(bundle)!r} are executed: any '_target_' in them is called and any '$' expression is "
-        f"evaluated. Only proceed if the bundle is from a source you trust (see {_ADVISORY}, and "
-        f"python -m monai_mia inspect --bundle {bundle}).",
-        stacklevel=2,
+    _check_output(Path(root), Path(output_dir))
+    _warn_of_execution(root)
+    recording, resources = (
+        {one.name: options.pop(one.name) for one in fields(kind) if one.name in options}
+        for kind in (Recording, Resources)
     )
     released = members is not None or nonmembers is not None or checkpoint is not None
     shadows = _shadows(found, shadows, released)
-    if released and checkpoint is None:
-        if found.checkpoint is None:
-            raise InputError(
-                f"checkpoint must be given, got none, and there is none in {str(Path(bundle) / 'models')!r}. Give "
-                "--checkpoint FILE."
-            )
-        checkpoint = str(Path(bundle) / found.checkpoint)
+    target = _released(found, checkpoint, members, nonmembers) if released else options.pop("target", None)
     known, given = _activation(found, activation)
-    if given and release == "logits":
-        release = "probabilities"
-    if n_labels is None:
-        n_labels = _labels(found, known)
+    if given and recording.get("release", "logits") == "logits":
+        recording["release"] = "probabilities"
+    release = recording.get("release", "logits")
+    if recording.get("n_labels") is None:
+        recording["n_labels"] = _labels(found, known)
     if labels is not None:
         if not isinstance(cohort, str):
             raise InputError("labels must be left out for a cohort that is no path, got both. Drop one of them.")
-        converted, skip_bad = StudyFolder(output_dir).dicom, options.get("skip_bad", False)
-        cohort = partial(read_cohort, cohort, converted=converted, labels=labels, skip_bad=skip_bad)
+        cohort = partial(read_cohort, cohort, converted=StudyFolder(output_dir).dicom, labels=labels, skip_bad=skip_bad)
     asking, training = dict(found.inference_overrides), dict(found.train_overrides)
     if prediction is not None:
         asking[QUERY_OPTIONS] = {**asking.get(QUERY_OPTIONS, {}), "output": prediction}
-    transform_id = None
     if given:  # what leaves the network is released as it is, or cut to a mask
-        transform_id = "mia_release"
-        asking[transform_id] = {"_target_": "Identityd", "keys": "pred"}
+        recording["transform_id"] = "mia_release"
+        asking["mia_release"] = {"_target_": "Identityd", "keys": "pred"}
         if release == "mask":
             decision = {"argmax": True} if known == "softmax" else {"threshold": 0.5}
-            asking[transform_id] = {"_target_": "AsDiscreted", "keys": "pred", **decision}
+            asking["mia_release"] = {"_target_": "AsDiscreted", "keys": "pred", **decision}
     if epochs is not None:
         training["train#trainer#max_epochs"] = epochs
-    return Study(
-        bundle_root=str(bundle),
-        cohort=cohort,
-        output_dir=str(output_dir),
-        audit=audit or Audit(partial(standard_attacks, release=release), resampling=Resampling(seed=seed)),
-        shadows=shadows,
-        seed=seed,
-        checkpoint=checkpoint,
-        members=members,
-        nonmembers=nonmembers,
-        train_files=found.train_files or ("configs/train.json",),
-        inference_files=found.inference_files,
+    recipe = Recipe(
+        bundle=root,
+        train=found.train_files or ("configs/train.json",),
+        inference=found.inference_files,
         train_overrides=training,
         inference_overrides=asking,
-        release=release,
-        activation=known,
-        transform_id=transform_id,
-        n_labels=n_labels,
+    )
+    return Study(
+        recipe=recipe,
+        cohort=cohort,
+        output_dir=os.fspath(output_dir),
+        audit=audit or Audit(attacks or partial(standard_attacks, release=release), resampling=Resampling(seed=seed)),
+        target=target,
+        shadows=shadows,
+        seed=seed,
+        recording=Recording(activation=known, **recording),
+        resources=Resources(**resources),
+        skip_bad=skip_bad,
+        archive=archive,
         **options,
     )
+
+
+def audit_bundle(**options: Any) -> Study:
+    """The study of :func:`bundle_study`, for a config: what the user must mend ends the process with one line."""
+    return command(lambda: bundle_study(**options))
+
+
+def _warn_of_execution(root: str) -> None:
+    """Say that a bundle's configs are code, unless it is one of those that come with the package."""
+    if Path(root).resolve().parent == shipped_bundles():
+        return
+    warnings.warn(
+        f"the configs of {root!r} are executed: any '_target_' in them is called and any '$' expression is "
+        f"evaluated. Only proceed if the bundle is from a source you trust (see {_ADVISORY}, and "
+        f"python -m monai_mia inspect --bundle {root}).",
+        stacklevel=3,
+    )
+
+
+def _released(
+    found: Inspection,
+    checkpoint: str | None,
+    members: str | Sequence[str] | None,
+    nonmembers: str | Sequence[str] | None,
+) -> Released:
+    """The released target."""
+    if members is None or nonmembers is None:
+        given = {"checkpoint": checkpoint, "members": members, "nonmembers": nonmembers}
+        raise InputError(
+            "checkpoint, members and nonmembers must be given together for a released target, got "
+            f"{', '.join(name for name, value in given.items() if value is not None)}."
+        )
+    if checkpoint is None and found.checkpoint is None:
+        raise InputError(
+            f"checkpoint must be given, got none, and there is none in {str(Path(found.root) / 'models')!r}. Give "
+            "--checkpoint FILE."
+        )
+    return Released(checkpoint or str(Path(found.root) / str(found.checkpoint)), members, nonmembers)
 
 
 def _check_output(bundle: Path, output: Path) -> None:
@@ -172,7 +212,7 @@ def _shadows(found: Inspection, shadows: int | None, released: bool) -> int:
             "be audited: give --members FILE and --nonmembers FILE."
         )
     if shadows:
-        raise InputError(f"bundle {found.root!r} {lacking} Give --shadows 0, or a config with --train_config.")
+        raise InputError(f"bundle {found.root!r} {lacking} Give --shadows 0, or a config with --train.")
     logger.warning(
         "No shadows can be trained (the bundle %s) Thresholds on the target's own signals are tried, and nothing that "
         "compares with other models: leakage that is found is real; where none is found, stronger attacks may find it.",

@@ -70,7 +70,7 @@ class ComparisonStudy:
         return result
 
     def _check(self) -> None:
-        self.comparison.check(self.study.shadows, self.study.maps)
+        self.comparison.check(self.study.shadows, self.study.recording.maps)
 
     def _command(self, run: Callable[[], ComparisonResult]) -> None:
         result = command(run)

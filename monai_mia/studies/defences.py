@@ -31,7 +31,6 @@ from monai_mia.audit.comparison import (
     DefenceStudyResult,
     by_patient,
 )
-from monai_mia.bundle.config import BundleConfig
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
@@ -39,6 +38,7 @@ from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
 from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
 
 __all__ = [
@@ -58,21 +58,31 @@ class Defence:
 
     Attributes:
         name: its name in the report.
-        train_files: overlays on the training config.
+        train: overlays on the training config.
         train_overrides: id-value pairs for the training config.
-        inference_files: overlays on the inference config.
+        inference: overlays on the inference config.
         inference_overrides: id-value pairs for the inference config.
         transform_id: id of its transform in the inference config.
         release: what leaves the model then; by default the study's.
     """
 
     name: str
-    train_files: Sequence[str] = ()
+    train: Sequence[str] = ()
     train_overrides: Mapping[str, Any] = field(default_factory=dict)
-    inference_files: Sequence[str] = ()
+    inference: Sequence[str] = ()
     inference_overrides: Mapping[str, Any] = field(default_factory=dict)
     transform_id: str | None = None
     release: Literal["logits", "probabilities", "mask"] | None = None
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with this defence."""
+        return replace(
+            recipe,
+            train=[*recipe.train, *self.train],
+            inference=[*recipe.inference, *self.inference],
+            train_overrides=_merged(recipe.train_overrides, self.train_overrides),
+            inference_overrides=_merged(recipe.inference_overrides, self.inference_overrides),
+        )
 
     @property
     def folder(self) -> str:
@@ -144,7 +154,7 @@ class DefenceStudy:
             )
         if "models" in folders:
             raise InputError("defences must not be named 'models', which is a folder of the study. Rename it.")
-        if self.study.checkpoint is not None:
+        if self.study.released is not None:
             raise InputError("checkpoint must be left out of a defence study, which trains its targets, got one.")
         if self.study.shadows < 1:
             raise InputError(f"shadows must be at least 1 for a defence study, got {self.study.shadows}.")
@@ -160,7 +170,7 @@ class DefenceStudy:
             InputError: as :meth:`monai_mia.studies.Study.record`.
         """
         self.check()
-        with self.study.folder.lock(self.study.wait):
+        with self.study.folder.lock(self.study.resources.wait):
             self._record()
 
     def _record(self) -> None:
@@ -170,7 +180,7 @@ class DefenceStudy:
             known = self._study_of(self._all[0]).folder.image_statistics_file
             own = study.folder.image_statistics_file
             if known.is_file() and not own.is_file():
-                with study.folder.lock(study.wait):
+                with study.folder.lock(study.resources.wait):
                     shutil.copyfile(known, own)
             study.record()
 
@@ -192,7 +202,7 @@ class DefenceStudy:
             tqdm.write(f"not recorded yet, left out: {', '.join(missing)}")
         rows = []
         plain = self._study_of(recorded[0]).folder.recorded()
-        undefended = self._comparison(self.study.release).score(plain)
+        undefended = self._comparison(self.study.recording.release).score(plain)
         for defence in tqdm(recorded, "scoring defences"):
             rows.append(self._row(defence, plain, undefended))
         result = DefenceStudyResult(
@@ -213,23 +223,19 @@ class DefenceStudy:
     def _study_of(self, defence: Defence) -> Study:
         """The study of one defence; those that train alike share their models."""
         base = self.study
-        names = [*base.train_files, *defence.train_files]
-        overrides = _merged(base.train_overrides, defence.train_overrides)
-        release = defence.release or base.release
-        target_inference = base.target_inference_files and [*base.target_inference_files, *defence.inference_files]
-        training = BundleConfig(str(base.bundle_root), tuple(names), overrides).fingerprint()
+        recipe, target = defence.applied_to(base.recipe), base.target
+        release = defence.release or base.recording.release
+        training = recipe.training().fingerprint()
         within = base.folder.within(defence.folder, training)
         return replace(
             base,
+            recipe=recipe,
+            target=defence.applied_to(target) if isinstance(target, Recipe) else target,
             output_dir=str(within.root),
-            models_dir=str(within.models_dir),
-            train_files=names,
-            train_overrides=overrides,
-            inference_files=[*base.inference_files, *defence.inference_files],
-            target_inference_files=target_inference,
-            inference_overrides=_merged(base.inference_overrides, defence.inference_overrides),
-            transform_id=defence.transform_id or base.transform_id,
-            release=release,
+            recording=replace(
+                base.recording, release=release, transform_id=defence.transform_id or base.recording.transform_id
+            ),
+            resources=replace(base.resources, models_dir=str(within.models_dir)),
             audit=replace(base.audit, attacks=list(self.attacks(base.shadows, release))),
         )
 
@@ -244,7 +250,7 @@ class DefenceStudy:
 
     def _row(self, defence: Defence, plain: Recorded, undefended: ComparisonResult) -> DefenceRow:
         study = self._study_of(defence)
-        folder, comparison = study.folder, self._comparison(study.release)
+        folder, comparison = study.folder, self._comparison(study.recording.release)
         recorded = folder.recorded()
         design, table = recorded.design, recorded.table
         aware = comparison.score(recorded)
@@ -259,7 +265,7 @@ class DefenceStudy:
         utility, gap = self._utility(table, design, comparison)
         return DefenceRow(
             name=defence.name,
-            release=study.release,
+            release=study.recording.release,
             adaptive=self._adversary(aware, undefended),
             unaware=self._adversary(unaware, undefended),
             utility=utility,

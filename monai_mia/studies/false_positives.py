@@ -98,7 +98,7 @@ class EvidenceStudy:
             InputError: as :meth:`monai_mia.studies.Study.run`; nothing that concerns one source or attack alone.
         """
         self.check()
-        with self._folder.lock(self.defences.study.wait):
+        with self._folder.lock(self.defences.study.resources.wait):
             self.defences.train_and_query()
             prepared, gaps = self._prepared()
             for name, study in self.defences.studies().items():
@@ -234,7 +234,7 @@ class EvidenceStudy:
     ) -> MitigationEvidence:
         table = study.folder.table(design.model_ids)
         result = self.evidence.run(
-            list(self.attacks(len(design.shadows), study.release)),
+            list(self.attacks(len(design.shadows), study.recording.release)),
             table,
             design.targets,
             design.shadows,
@@ -245,7 +245,7 @@ class EvidenceStudy:
             lambda case_ids: np.stack([statistics[case][0] for case in case_ids]),
             lambda case_ids: np.array([statistics[case][1] for case in case_ids]),
         )
-        return MitigationEvidence(name, study.release, self._utility(table, design), result)
+        return MitigationEvidence(name, study.recording.release, self._utility(table, design), result)
 
     def _utility(self, table: SignalTable, design: Design) -> dict[str, dict[str, Estimate]]:
         members = np.stack([table.members(target) for target in design.targets])

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +13,26 @@ import pytest
 from oracles import mann_whitney
 
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA
-from monai_mia.audit.comparison import Comparison
+from monai_mia.audit.comparison import Comparison, ComparisonResult
+from monai_mia.audit.report import write_comparison
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
-from monai_mia.records.table import SignalTable, write_signals
-from monai_mia.statistics import Estimate, Resampling
+from monai_mia.records.folder import StudyFolder
+from monai_mia.records.image_statistics import write_statistics
+from monai_mia.records.table import write_signals
+from monai_mia.statistics import Resampling
 
 
-@dataclass
-class RecordedStudy:
-    """A study whose signals are simulated and on disk."""
-
-    output_dir: str
-    shadows: int = 4
-    targets: int = 4
-    maps: bool = True
-    recorded: int = 0
-
-    def record(self) -> None:
-        self.recorded += 1
-
-    def command(self, run: Callable[[], Any]) -> Any:
-        return run()
-
-    def table(self, design: Design) -> SignalTable:
-        return SignalTable.read(Path(self.output_dir) / "private/signals", design.model_ids)
-
-    def recorded_maps(self, table: SignalTable, target: str, shadows: Sequence[str]) -> None:
-        return None
-
-    def recorded_features(self, case_ids: Sequence[str]) -> np.ndarray:
-        return np.zeros((len(case_ids), 2))
-
-
-def simulated(folder: Path, delta: float = 1.0, n: int = 80, offset: float = 0.0, seed: int = 0) -> RecordedStudy:
+def simulated(folder: Path, delta: float = 1.0, n: int = 80, offset: float = 0.0, seed: int = 0) -> StudyFolder:
     cases = [{"case_id": f"c{k:03d}", "patient_id": f"p{k // 2:03d}", "image": "i", "label": "l"} for k in range(n)]
     design = Design.randomised(cases, shadows=4, seed=seed, targets=4)
     files.private_folder(folder / "private" / "signals")
     design.write(folder / "private" / "design.csv")
+    statistics = [
+        {"case_id": c["case_id"], "stamp": "", "fingerprint": "", "voxels": "", "mean": 0.0, "deviation": 0.0}
+        for c in cases
+    ]
     rng = np.random.default_rng(seed)
     difficulty = rng.normal(0, 1, n)
     for number, model in enumerate(design.model_ids):
@@ -64,7 +43,8 @@ def simulated(folder: Path, delta: float = 1.0, n: int = 80, offset: float = 0.0
             folder / "private" / "signals" / f"{model}.csv", model, [c["case_id"] for c in cases],
             [c["patient_id"] for c in cases], list(map(bool, inside)), columns, {},
         )  # fmt: skip
-    return RecordedStudy(str(folder))
+    write_statistics(folder / "private" / "image_statistics.csv", statistics)
+    return StudyFolder(folder)
 
 
 def attacks(n_shadow: int) -> list[Any]:
@@ -73,23 +53,23 @@ def attacks(n_shadow: int) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> RecordedStudy:
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return simulated(tmp_path_factory.mktemp("comparison"), delta=2.0)
 
 
-def compare(study: RecordedStudy, **options: Any) -> Comparison:
+def compare(folder: StudyFolder, **options: Any) -> ComparisonResult:
     given: dict[str, Any] = {"budgets": (2, 4), "resampling": Resampling(n_resamples=200), "references": ("LiRA online, pooled variance: log_likelihood",)}  # fmt: skip # noqa: E501
-    return Comparison(study, attacks, **{**given, **options})
+    return Comparison(**{"attacks": attacks, **given, **options}).score(folder.recorded())
 
 
-def test_rows_and_their_aucs(study: RecordedStudy):
-    result = compare(study).score()
+def test_rows_and_their_aucs(study: StudyFolder):
+    result = compare(study)
     assert [(row.name, row.n_shadow) for row in result.rows if row.n_shadow == 0] == [
         (row.name, 0) for row in sorted((r for r in result.rows if r.n_shadow == 0), key=lambda r: -r.auc.value)
     ]
     assert {row.n_shadow for row in result.rows} == {0, 2, 4}
-    design = Design.read(Path(study.output_dir) / "private/design.csv")
-    table = study.folder.table(design.model_ids)
+    design = study.design()
+    table = study.table()
     (row,) = [row for row in result.rows if row.name == "global loss"]
     for target, auc in zip(design.targets, row.target_aucs, strict=True):
         values = table.signal("log_likelihood", target).reshape(-1, 2).mean(axis=1)
@@ -103,8 +83,8 @@ def test_rows_and_their_aucs(study: RecordedStudy):
     assert row.tpr_at_fpr[0.05] is not None
 
 
-def test_gains_are_over_the_reference_on_the_same_resamples(study: RecordedStudy):
-    result = compare(study).score()
+def test_gains_are_over_the_reference_on_the_same_resamples(study: StudyFolder):
+    result = compare(study)
     name, count = result.reference or ("", 0)
     assert (name, count) == ("LiRA online, pooled variance: log_likelihood", 4)
     itself = result.gains[name, count]
@@ -114,20 +94,20 @@ def test_gains_are_over_the_reference_on_the_same_resamples(study: RecordedStudy
 
 
 def test_whole_models_that_differ_share_no_threshold_but_for_the_standardisation(tmp_path: Path):
-    apart = compare(simulated(tmp_path / "apart", delta=4.0, offset=50.0)).score()
+    apart = compare(simulated(tmp_path / "apart", delta=4.0, offset=50.0))
     (row,) = [row for row in apart.rows if row.name == "global loss"]
     assert row.tpr_at_fpr[0.1].value > 0.5  # pooled raw scores would tell targets apart, not members
 
 
 def test_null(tmp_path: Path):
-    result = compare(simulated(tmp_path, delta=0.0)).score()
+    result = compare(simulated(tmp_path, delta=0.0))
     for row in result.rows:
         assert row.auc.low < 0.5 < row.auc.high, row.name
 
 
-def test_files(study: RecordedStudy):
-    compare(study).score()
-    folder = Path(study.output_dir) / "report"
+def test_files(study: StudyFolder):
+    comparison = Comparison(attacks, budgets=(2, 4), resampling=Resampling(n_resamples=20)0)
+    folder = write_comparison(comparison.score(study.recorded()), comparison, study.report) or study.report
     stored = json.loads((folder / "comparison.json").read_text())
     assert stored["targets"] == 4
     text = (folder / "comparison.md").read_text()
@@ -135,12 +115,12 @@ def test_files(study: RecordedStudy):
     assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     for name in ("comparison.json", "comparison.md"):
         assert "p000" not in (folder / name).read_text()
-        assert study.output_dir not in (folder / name).read_text()
+        assert str(study.root) not in (folder / name).read_text()
 
 
 def test_scores_are_kept_and_only_what_is_new_is_computed(tmp_path: Path):
     study = simulated(tmp_path)
-    first = compare(study).score()
+    first = compare(study)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "private/comparison").glob("*.csv")}
     calls = []
 
@@ -149,13 +129,12 @@ def test_scores_are_kept_and_only_what_is_new_is_computed(tmp_path: Path):
             calls.append(self.name)
             return super().__call__(view)
 
-    again = replace(compare(study), attacks=lambda n: attacks(n)).score()
+    again = compare(study, attacks=lambda n: attacks(n))
     assert [row.auc for row in again.rows] == [row.auc for row in first.rows]
-    more = replace(compare(study), attacks=lambda n: [*attacks(n), Counted("log_odds_foreground", mode="offline")])
-    more = replace(more, budgets=(4,))
-    more.score()
+    more = {"attacks": lambda n: [*attacks(n), Counted("log_odds_foreground", mode="offline")], "budgets": (4,)}
+    compare(study, **more)
     assert len(calls) == 4  # one a target
-    more.score()
+    compare(study, **more)
     assert len(calls) == 4
     for name, content in kept.items():
         assert (tmp_path / "private/comparison" / name).read_bytes() == content
@@ -163,16 +142,8 @@ def test_scores_are_kept_and_only_what_is_new_is_computed(tmp_path: Path):
     path = tmp_path / "private/signals/shadow_00.csv"
     about = files.read_json(path.with_suffix(".json"))
     files.write_json(path.with_suffix(".json"), {**about, "sha256": "0" * 64})
-    more.score()
+    compare(study, **more)
     assert len(calls) == 8
-
-
-def test_main_records_first(tmp_path: Path):
-    study = simulated(tmp_path)
-    compare(study).main()
-    assert study.recorded == 1
-    compare(study).rescore()
-    assert study.recorded == 1
 
 
 @pytest.mark.parametrize(
@@ -187,16 +158,9 @@ def test_main_records_first(tmp_path: Path):
         ({"attacks": lambda n: [GlobalLoss(), GlobalLoss()], "references": ()}, "different names"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(study: RecordedStudy, options: dict[str, Any], message: str):
+def test_what_cannot_be_compared_is_refused(study: StudyFolder, options: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
-        replace(compare(study), **options).score()
-
-
-def test_budgets_are_bounded_by_what_was_recorded(tmp_path: Path):
-    study = simulated(tmp_path)
-    study.shadows = 16
-    with pytest.raises(InputError, match="budgets must be at most 4, the recorded shadows, got 16"):
-        compare(study, budgets=(2, 16)).score()
+        compare(study, **options)
 
 
 def test_canaries_are_no_patients(tmp_path: Path):
@@ -204,9 +168,9 @@ def test_canaries_are_no_patients(tmp_path: Path):
     about = files.read_json(tmp_path / "private/design.json")
     files.write_json(tmp_path / "private/design.json", {**about, "canaries": ["lesion"]})
     with pytest.raises(InputError, match="without canaries"):
-        compare(study).score()
+        compare(study)
 
 
 def test_nothing_recorded(tmp_path: Path):
     with pytest.raises(InputError, match="design must be"):
-        Comparison(RecordedStudy(str(tmp_path)), attacks, budgets=(2,)).score()
+        StudyFolder(tmp_path).recorded()

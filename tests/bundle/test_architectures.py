@@ -22,10 +22,13 @@ from monai_mia.bundle.config import BundleConfig
 from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.records import files
+from monai_mia.studies import Recipe
 from monai_mia.studies.defences import Defence, DefenceStudy
 from monai_mia.studies.study import Study
 
 OVERLAYS = BUNDLES / "overlays" / "architectures"
+EPOCH = {"train#trainer#max_epochs": 1}
+WINDOW = {"inferer#roi_size": [16, 16, 16]}
 NETWORKS = {
     "attention_unet": AttentionUnet,
     "dynunet": DynUNet,
@@ -39,8 +42,8 @@ NETWORKS = {
 def configs(name: str) -> dict[str, list[str]]:
     overlay = str(OVERLAYS / f"{name}.yaml")
     return {
-        "train_files": ["configs/train.json", overlay],
-        "inference_files": ["configs/inference.json", overlay],
+        "train": ["configs/train.json", overlay],
+        "inference": ["configs/inference.json", overlay],
     }
 
 
@@ -109,13 +112,10 @@ def test_configs_of_the_howto(number: int, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[number])
     parser = ConfigParser()
     parser.read_config([str(PHANTOM / "configs/audit.yaml"), str(tmp_path / "more.yaml")])
-    parser.update({"bundle_root": str(PHANTOM), "output_dir": str(tmp_path / "out")})
+    parser.update({"study#bundle": str(PHANTOM), "output_dir": str(tmp_path / "out")})
     study = parser.get_parsed_content("study")
     study._check()
-    roles = [
-        BundleConfig(str(PHANTOM), tuple(names)).parser([])["network_def#_target_"]
-        for names in (study.target_inference_files or study.inference_files, study.inference_files)
-    ]
+    roles = [study._recipe(role).querying().parser([])["network_def#_target_"] for role in ("target", "shadow_00")]
     assert roles == [["UNet", "SegResNet"], ["DynUNet", "DynUNet"]][number]
 
 
@@ -128,10 +128,9 @@ class TestMismatch:
             folder,
             **{
                 **configs("segresnet"),
-                "target_train_files": ["configs/train.json"],
-                "target_inference_files": ["configs/inference.json"],
-                "train_overrides": {"train#trainer#max_epochs": 1},
-                "inference_overrides": {"inferer#roi_size": [16, 16, 16]},
+                "target": Recipe(str(PHANTOM), train_overrides=EPOCH, inference_overrides=WINDOW),
+                "train_overrides": EPOCH,
+                "inference_overrides": WINDOW,
                 **options,
             },
         )
@@ -157,18 +156,25 @@ class TestMismatch:
         assert made == {path: path.stat().st_mtime_ns for path in made}
 
         # Another way to ask the target leaves the shadows' answers as they are.
-        replace(study, target_inference_overrides={"inferer#overlap": 0.5}).record()
+        target = replace(study.target, inference_overrides={**WINDOW, "inferer#overlap": 0.5})
+        replace(study, target=target).record()
         again = {path.name for path, time in made.items() if path.stat().st_mtime_ns != time}
         assert again == {"target.csv"} | {path.name for path in made if path.name == "design.csv"}
 
     def test_the_targets_must_fit_their_training(self, cohort: Any, tmp_path: Path) -> None:
         """Weights of a UNet do not load into the shadows' network: said by name, not by a traceback."""
-        study = self.study(cohort, tmp_path, target_inference_files=None)
+        study = self.study(
+            cohort,
+            tmp_path,
+            target=replace(
+                Recipe(str(PHANTOM), **configs("segresnet")), train=["configs/train.json"], train_overrides=EPOCH
+            ),
+        )
         with pytest.raises(InputError, match="checkpoint must hold the weights of network_def"):
             study.record()
 
     def test_a_config_that_is_missing_is_refused_before_training(self, cohort: Any, tmp_path: Path) -> None:
-        study = self.study(cohort, tmp_path, target_inference_files=["configs/nowhere.json"])
+        study = self.study(cohort, tmp_path, target=Recipe(str(PHANTOM), inference=["configs/nowhere.json"]))
         with pytest.raises(InputError, match=r"nowhere\.json must be a config file"):
             study.record()
         assert not (tmp_path / "private/models").exists()
@@ -176,7 +182,7 @@ class TestMismatch:
     def test_a_defence_is_on_both_sides(self, cohort: Any, tmp_path: Path) -> None:
         study = self.study(cohort, tmp_path)
         overlay = str(BUNDLES / "overlays/defences/rounding.yaml")
-        defence = Defence("rounding", inference_files=[overlay], transform_id="defence", release="probabilities")
+        defence = Defence("rounding", inference=[overlay], transform_id="defence", release="probabilities")
         defended = DefenceStudy(study, [defence]).studies()["rounding"]
-        assert defended.target_inference_files == ["configs/inference.json", overlay]
-        assert list(defended.inference_files)[-1] == overlay
+        assert defended.target.inference == ["configs/inference.json", overlay]
+        assert list(defended.recipe.inference)[-1] == overlay

@@ -434,7 +434,7 @@ class TestInspection:
         change(spleen, notes={"a": "$import scripts.hidden_trap"})
         found = inspect_bundle(spleen)
         assert ("notes#a", True) in {(one.id, one.runs) for one in found.executed}
-        check_inference(BundleConfig(str(spleen), found.inference_files, found.inference_overrides))
+        check_inference(BundleConfig(str(spleen), found.inference, found.inference_overrides))
         assert (tmp_path / "trap").exists()  # else the test above were wrong
 
     def test_transforms_of_references_that_are_taken_over_run(self, spleen: Path) -> None:

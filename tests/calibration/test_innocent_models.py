@@ -21,6 +21,7 @@ from monai_mia.data import phantom_cohort
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.records.design import TARGET
 from monai_mia.statistics import Resampling
+from monai_mia.studies import Released
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ N_AUDITS = 20
 def trained(cohort, folder, epochs=12, **options):
     """Weights of a small model that was trained on half of a cohort."""
     overrides = {"network_def#channels": [4, 8, 8], "train#trainer#max_epochs": epochs}
-    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
+    audit = Audit([GlobalLoss()], resampling=Resampling(resampling=Resampling(n_resamples=5)0), n_permutations=50)
     study = small_study(cohort, folder, audit=audit, shadows=0, train_overrides=overrides, **options)
     study.record()
     return str(folder / "private" / "models" / "target" / "model.pt")
@@ -56,9 +57,7 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
     cases = phantom_cohort(folder / "phantoms", n_patients=60, size=16, seed=0)
     members, nonmembers = split(cases, 0)
     audit = Audit(standard_attacks, resampling=Resampling(n_resamples=1000), n_permutations=1000)
-    study = small_study(
-        cases, folder / "out", checkpoint=stranger, members=members, nonmembers=nonmembers, audit=audit, shadows=4
-    )
+    study = small_study(cases, folder / "out", target=Released(stranger, members, nonmembers), audit=audit, shadows=4)
     first = study.run()  # the whole command for one split; what is recorded does not depend on the split
     table = study.folder.table(study.record()[0].model_ids)
     features = study.folder.image_statistics().of(table.case_ids)
@@ -124,9 +123,7 @@ def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
     result = small_study(
         brightened(cases, set(members), tmp_path / "brighter", where),
         tmp_path / "out",
-        checkpoint=stranger,
-        members=members,
-        nonmembers=nonmembers,
+        target=Released(stranger, members, nonmembers),
         audit=Audit(standard_attacks, resampling=Resampling(n_resamples=500), n_permutations=500),
         shadows=2,
         blind_network=BlindNetwork(size=16),

@@ -314,7 +314,7 @@ def test_the_audit_of_the_phantom_bundle(tmp_path: Path) -> None:
     """The documented config, smaller: canaries are patients of the study, they are examined, trained on and asked."""
     parser = ConfigParser()
     parser.read_config(str(PHANTOM / "configs/canary_audit.yaml"))
-    parser.update({"bundle_root": str(PHANTOM), "output_dir": str(tmp_path / "out"), "patients": 46, "canaries": 14})
+    parser.update({"study#bundle": str(PHANTOM), "output_dir": str(tmp_path / "out"), "patients": 46, "canaries": 14})
     configured = parser.get_parsed_content("study")
     assert not (tmp_path / "out").exists()  # nothing is written before the study looks at its folder
     small = small_study([], tmp_path, train_overrides={**SMALL, "train#trainer#max_epochs": 1})

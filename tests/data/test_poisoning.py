@@ -25,6 +25,7 @@ from monai_mia.data import RandPoisonTrigger, RandPoisonTriggerd
 from monai_mia.errors import InputError
 from monai_mia.handlers.resuming import EpochSeeder
 from monai_mia.records import files
+from monai_mia.studies import Recipe
 
 
 def case(*spatial: int, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -274,10 +275,12 @@ class TestStudies:
         """The faithful form: the shadows of the poisoned study are those of the clean one, bit for bit."""
         poisoned = ("configs/train.json", "configs/poison.yaml")
         overrides = {**SMALL, "train#trainer#max_epochs": 1}
+        more = {**overrides, "poison#prob": 0.5}
+        faithful = Recipe(str(PHANTOM), poisoned, train_overrides=more, inference_overrides=SMALL)
         keys = {}
         for name, options in (
             ("clean", {}),
-            ("faithful", {"target_train_files": poisoned, "target_train_overrides": {"poison#prob": 0.5}}),
+            ("faithful", {"target": faithful}),
         ):
             study = small_study(cohort, tmp_path / name, train_overrides=overrides, **options)
             study.record()
@@ -294,7 +297,8 @@ class TestStudies:
         parser.read_config(str(PHANTOM / "configs/poison_audit.yaml"))
         parser.update(
             {
-                "bundle_root": str(PHANTOM),
+                "study#bundle": str(PHANTOM),
+                "study#target#bundle": str(PHANTOM),
                 "output_dir": str(tmp_path / "out"),
                 "adaptive": adaptive,
                 "poison_options": {"poison#prob": 0.25},
@@ -302,7 +306,7 @@ class TestStudies:
         )
         study = parser.get_parsed_content("study")
         for model, on in (("target", True), ("shadow_00", adaptive)):
-            config = study._train_config(model).parser(["network_def"])
+            config = study._recipe(model).training().parser(["network_def"])
             assert ("poison" in config) == on
             if on:
                 assert config["poison#prob"] == 0.25

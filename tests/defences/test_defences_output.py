@@ -328,7 +328,7 @@ def test_in_a_study(cohort: Any, tmp_path: Path) -> None:
             cohort,
             tmp_path / "out",
             shadows=1,
-            inference_files=("configs/inference.json", str(OVERLAYS / f"{name}.yaml")),
+            inference=("configs/inference.json", str(OVERLAYS / f"{name}.yaml")),
             inference_overrides={**small, **overrides},
             release="probabilities",
             transform_id="defence",

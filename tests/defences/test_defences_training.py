@@ -820,9 +820,9 @@ class TestOverlays:
             tmp_path,
             audit=Audit([GlobalLoss()]),
             shadows=0,
-            train_files=["configs/train.json", str(overlay)],
+            train=["configs/train.json", str(overlay)],
             train_overrides=options_of(overlay, patients[1]),
-            inference_files=inference_files(overlay),
+            inference=inference_files(overlay),
         )
         design, _ = study.record()
         assert len(study.folder.table(design.model_ids).case_ids) == len(patients[0])
@@ -833,12 +833,12 @@ class TestOverlays:
         study = small_study(
             patients[0],
             tmp_path,
-            bundle_root=str(SLICES),
+            bundle=str(SLICES),
             audit=Audit([GlobalLoss()]),
             shadows=0,
-            train_files=["configs/train.json", str(overlay)],
+            train=["configs/train.json", str(overlay)],
             train_overrides={**options_of(overlay, patients[1]), **THIN, "slices": 2},
-            inference_files=inference_files(overlay),
+            inference=inference_files(overlay),
             inference_overrides=THIN,
         )
         design, _ = study.record()
@@ -913,7 +913,7 @@ class TestOverlays:
             tmp_path,
             audit=Audit([GlobalLoss()]),
             shadows=0,
-            train_files=["configs/train.json", str(path)],
+            train=["configs/train.json", str(path)],
             train_overrides=options_of(path, []),
         )
         with pytest.raises(InputError, match="In a study set auxiliary, the share of patients that is set apart"):
@@ -927,7 +927,7 @@ class TestOverlays:
             parser.read_config([str(PHANTOM / "configs/train.json"), str(OVERLAYS / f"{overlay}.yaml")])
             for name, value in {
                 **SMALL,
-                "bundle_root": str(PHANTOM),
+                "bundle": str(PHANTOM),
                 "ckpt_dir": str(tmp_path / overlay),
                 "cohort": phantom_cohort(tmp_path / "cohort", n_patients=5, size=16, seed=0),
                 "train#trainer#max_epochs": 1,

@@ -632,7 +632,7 @@ def test_a_private_study(tmp_path):
         data,
         tmp_path / "out",
         shadows=1,
-        train_files=("configs/train.json", overlay),
+        train=("configs/train.json", overlay),
         train_overrides={**SMALL, "train#trainer#max_epochs": 2, "secure": False, "target_epsilon": 3.0},
     )
     result = study.run()
@@ -679,7 +679,7 @@ def test_a_killed_private_training_continues_its_account(tmp_path):
             data,
             tmp_path / name,
             shadows=1,
-            train_files=("configs/train.json", str(BUNDLES / "overlays/defences/dp_sgd.yaml")),
+            train=("configs/train.json", str(BUNDLES / "overlays/defences/dp_sgd.yaml")),
             train_overrides=overrides,
         )
         if stops:

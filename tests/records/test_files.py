@@ -88,7 +88,8 @@ def test_a_kill_leaves_a_whole_file(tmp_path):
     """SIGKILL in the middle of endless rewriting: the file is one of those written, to the last byte."""
     path = tmp_path / "file"
     loop = (
-        f"from monai_mia import files\nfor n in range(10**9):\n    files.write({str(path)!r}, str(n % 10) * 300_000)\n"
+        "from monai_mia.records import files\nfor n in range(10**9):\n"
+        f"    files.write({str(path)!r}, str(n % 10) * 300_000)\n"
     )
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", loop], env=environment())

@@ -17,6 +17,7 @@ from scipy.ndimage import distance_transform_cdt
 
 from monai_mia import signals
 from monai_mia.errors import InputError
+from monai_mia.signals import segmentation
 from monai_mia.signals.release import Release, boundary_distance
 from monai_mia.signals.segmentation import TopProbabilities, segmentation_signals
 
@@ -116,7 +117,7 @@ def test_runners_up_are_those_of_topk(classes: int, kind: str, monkeypatch: pyte
     top = logits.softmax(0).flatten(1).double().topk(min(3, classes), 0).values
     predicted = (logits.argmax(0) > 0).flatten()
     release = Release(logits if kind == "logits" else logits.softmax(0), kind)  # type: ignore[arg-type]
-    monkeypatch.setattr(signals, "_CHUNK", {"cpu": 700})  # in slabs
+    monkeypatch.setattr(segmentation, "_CHUNK", {"cpu": 700})  # in slabs
     found = TopProbabilities()(release, None)
     names = ("second_probability", "third_probability")[: classes - 1]
     assert set(found) == {name + suffix for name in names for suffix in ("", "_predicted")}
@@ -154,7 +155,7 @@ def test_boundary_distance_is_the_chessboard_transform() -> None:
 def test_slabs_give_what_the_whole_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     release, label = CASES[name](1)
     whole = segmentation_signals(release, label)
-    monkeypatch.setattr(signals, "_CHUNK", {"cpu": 700})  # a fraction of a plane at a time
+    monkeypatch.setattr(segmentation, "_CHUNK", {"cpu": 700})  # a fraction of a plane at a time
     assert segmentation_signals(release, label) == pytest.approx(whole, rel=1e-5, abs=1e-6)
 
 

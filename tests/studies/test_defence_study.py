@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from conftest import SMALL, small_study
+from conftest import small_study
 
 from monai_mia.attacks import Threshold
 from monai_mia.audit.comparison import DefenceStudyResult
@@ -20,8 +19,8 @@ from monai_mia.audit.disclosure.archive import report_leaks
 from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Utility
-from monai_mia.signals.release import Release
 from monai_mia.statistics import Resampling
+from monai_mia.studies import Released
 from monai_mia.studies.defences import Defence, DefenceStudy
 
 MASK = Defence("argmax", release="mask")
@@ -30,7 +29,7 @@ SHORT = Defence("early stop", train_overrides={"train#trainer#max_epochs": 1})
 
 def defence_study(cohort: Any, folder: Path, defences: Any = (MASK, SHORT), **options: Any) -> DefenceStudy:
     study = small_study(cohort, folder, shadows=2, targets=2, signals=(Utility(),), **options)
-    return DefenceStudy(study, defences, resampling=Resampling(n_resamples=100))
+    return DefenceStudy(study, defences, resampling=Resampling(resampling=Resampling(n_resamples=10)0))
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +87,11 @@ class TestStudy:
         study, result = finished
         row = result.rows[2]
         assert row.unaware != row.adaptive
-        private = Path(study.study.output_dir) / "private"
-        marks = {
-            name: json.loads((private / f"early_stop_unaware/private/signals/{name}.json").read_text())["sha256"]
-            for name in ("target", "shadow_00")
-        }
-        for name, origin in (("target", "early_stop"), ("shadow_00", "none")):
-            assert marks[name] == json.loads((private / f"{origin}/private/signals/{name}.json").read_text())["sha256"]
+        defended, plain = (study._study_of(defence).folder.recorded() for defence in (SHORT, Defence("none")))
+        mixed = defended.with_shadows_of(plain, defended.scores)
+        for name, origin in (("target", defended), ("shadow_00", plain)):
+            assert mixed.hashes[name] == origin.hashes[name]
+            np.testing.assert_array_equal(mixed.table.signal("dice", name), origin.table.signal("dice", name))
 
     def test_report(self, finished: tuple[DefenceStudy, DefenceStudyResult]) -> None:
         study, result = finished
@@ -147,123 +144,20 @@ class TestStudy:
         with pytest.raises(InputError, match="shadows must be at least 1"):
             replace(study, study=replace(study.study, shadows=0)).check()
         with pytest.raises(InputError, match="checkpoint must be left out"):
-            replace(study, study=replace(study.study, checkpoint="x.pt")).check()
+            replace(study, study=replace(study.study, target=Released("x.pt", ["a"], ["b"]))).check()
 
 
 def test_a_perfect_defence_is_seen(finished: tuple[DefenceStudy, DefenceStudyResult], tmp_path: Path) -> None:
     """A known answer: signals that do not depend on membership give an AUC near chance, and the change is the rest."""
     study = finished[0]
-    plain = study._comparison(study._study_of(Defence("none")))
-    table = plain.study.table(_design(study))
-    members = np.stack([table.members(target) for target in ("target", "target_01")])
-    leaking = replace(table, values=table.values + 100.0 * table.member[:, :, None])
-
-    class Fake:
-        output_dir = str(tmp_path)
-        shadows, targets, maps, release = 2, 2, False, "logits"
-
-        def table(self, design: Any) -> Any:
-            return leaking
-
-        def recorded_features(self, case_ids: Any) -> Any:
-            return plain.study.recorded_features(case_ids)
-
-        def recorded_maps(self, *_: Any) -> None:
-            return None
-
-    private = Path(study.study.output_dir) / "private/none/private"
-    (tmp_path / "private").mkdir()
-    for name in ("design.csv", "design.json"):
-        (tmp_path / "private" / name).write_bytes((private / name).read_bytes())
-    found = replace(plain, study=Fake(), attacks=lambda _: [Threshold("dice")]).score()
-    adversary = study._adversary(found, plain.score())
-    assert adversary.auc.value == 1.0
-    assert adversary.auc_change.value == pytest.approx(1 - finished[1].rows[0].adaptive.auc.value)
-    assert adversary.auc_change[1][0] <= adversary.auc_change[0] <= adversary.auc_change[1][1]
-    assert members.any()
-
-
-def _design(study: DefenceStudy) -> Any:
-    from monai_mia.records.design import Design
-
-    return Design.read(Path(study.study.output_dir) / "private/none/private/design.csv")
-
-
-class TestUtility:
-    """Against closed forms."""
-
-    def release(self, mask: torch.Tensor, confidence: float = 0.9) -> Release:
-        p = torch.full((2, *mask.shape), 1 - confidence)
-        p[1][mask] = confidence
-        p[0][~mask] = confidence
-        return Release(p, "probabilities")
-
-    def test_a_shifted_cube(self) -> None:
-        """Moved by two voxels: surfaces are two voxels apart; within a tolerance of two all of the surface agrees."""
-        label = torch.zeros(1, 24, 24, 24)
-        label[:, 6:14, 6:14, 6:14] = 1
-        mask = torch.zeros(24, 24, 24, dtype=torch.bool)
-        mask[8:16, 6:14, 6:14] = True
-        found = Utility(tolerance=2.0)(self.release(mask), label)
-        assert found["negative_hd95"] == pytest.approx(-2.0)
-        assert found["surface_dice"] == pytest.approx(1.0)
-        assert Utility(tolerance=1.0)(self.release(mask), label)["surface_dice"] < 0.9
-
-    def test_calibration_by_hand(self) -> None:
-        """All voxels at a confidence of .9, 80 % of the region right: both errors are .1, overconfidence times .9."""
-        label = torch.zeros(1, 10, 10)
-        label[:, :, :5] = 1
-        mask = label[0].bool().clone()
-        mask[:2] = False  # 10 of the 50 foreground voxels are missed
-        found = Utility()(self.release(mask), label)
-        assert found["negative_calibration_error"] == pytest.approx(-0.1, abs=1e-6)
-        assert found["negative_overconfidence"] == pytest.approx(-0.09, abs=1e-6)
-
-    def test_perfectly_calibrated(self) -> None:
-        """Labels drawn by the probabilities: the error is that of sampling alone."""
-        rng = torch.Generator().manual_seed(0)
-        p = torch.rand((1, 64, 64, 16), generator=rng)
-        label = (torch.rand(p.shape, generator=rng) < p).float()
-        found = Utility()(Release(torch.cat([1 - p, p]), "probabilities"), label)
-        everywhere = Utility()(Release(p.logit(), "logits", "sigmoid"), label)
-        # The region holds the voxels that are foreground in either, where labels are no fair draw; sigmoid alike.
-        assert found["negative_calibration_error"] == pytest.approx(everywhere["negative_calibration_error"], abs=1e-3)
-
-    def test_empty(self) -> None:
-        """Neither has the label: as good as can be; only one has it: as bad as can be."""
-        nothing, something = torch.zeros(8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool)
-        something[2:4, 2:4] = True
-        both = Utility()(self.release(nothing), torch.zeros(1, 8, 8))
-        assert both["surface_dice"] == 1
-        assert both["negative_hd95"] == 0
-        one = Utility()(self.release(something), torch.zeros(1, 8, 8))
-        assert one["surface_dice"] == 0
-        assert one["negative_hd95"] == pytest.approx(-np.sqrt(128))
-
-    def test_a_mask_has_no_calibration(self) -> None:
-        mask = torch.zeros(1, 8, 8)
-        mask[:, 2:5, 2:5] = 2
-        found = Utility()(Release(mask, "mask", n_classes=3), mask)
-        assert found == {"negative_hd95": 0.0, "surface_dice": 1.0}
-
-    @pytest.mark.parametrize(
-        ("options", "match"), [({"tolerance": -1}, "tolerance must be"), ({"bins": 0}, "bins must be")]
+    recorded = study._study_of(Defence("none")).folder.recorded()
+    table = recorded.table
+    leaking = replace(
+        recorded, table=replace(table, values=table.values + 100.0 * table.member[:, :, None]), scores=tmp_path
     )
-    def test_options(self, options: Any, match: str) -> None:
-        with pytest.raises(InputError, match=match):
-            Utility(**options)
-
-    def test_without_a_label(self) -> None:
-        with pytest.raises(InputError, match="label must be given"):
-            Utility()(self.release(torch.zeros(4, 4, dtype=torch.bool)), None)
-
-
-def test_overrides_of_a_defence_reach_its_study(finished: tuple[DefenceStudy, DefenceStudyResult]) -> None:
-    """Files and overrides are added to the study's own."""
-    study = finished[0]
-    made = study._study_of(Defence("x", ("a.yaml",), {"b": 1}, ("c.yaml",), {"d": 2}, "defence", "probabilities"))
-    assert made.train_files == ["configs/train.json", "a.yaml"]
-    assert made.train_overrides == {**SMALL, "train#trainer#max_epochs": 2, "b": 1}
-    assert made.inference_files == ["configs/inference.json", "c.yaml"]
-    assert made.inference_overrides == {**SMALL, "d": 2}
-    assert (made.transform_id, made.release) == ("defence", "probabilities")
+    comparison = study._comparison("logits")
+    found = replace(comparison, attacks=lambda _: [Threshold("dice")]).score(leaking)
+    adversary = study._adversary(found, comparison.score(recorded))
+    assert adversary.auc[0] == 1.0
+    assert adversary.auc_change[0] == pytest.approx(1 - finished[1].rows[0].adaptive.auc[0])
+    assert adversary.auc_change[1][0] <= adversary.auc_change[0] <= adversary.auc_change[1][1]

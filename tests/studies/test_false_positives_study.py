@@ -32,7 +32,7 @@ Cohort = list[dict[str, Any]]
 
 TEMPERATURE = Defence(
     "temperature",
-    inference_files=[str(BUNDLES / "overlays/defences/temperature.yaml")],
+    inference=[str(BUNDLES / "overlays/defences/temperature.yaml")],
     transform_id="defence",
     release="probabilities",
 )
@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
         DefenceStudy(study, [TEMPERATURE]),
         sources,
         few_attacks,
-        Evidence(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(n_resamples=100)),
+        Evidence(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(resampling=Resampling(n_resamples=10)0)),
     )
     return evidence, evidence.run()
 

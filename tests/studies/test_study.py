@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, PHANTOM, ROOT, SMALL, environment, run_bundle, small_study
+from conftest import BUNDLES, PHANTOM, ROOT, SMALL, environment, run_bundle, small_study, varied
 
 from monai_mia import attacks, neural_attacks
 from monai_mia.attacks import standard_attacks
@@ -35,6 +35,7 @@ from monai_mia.records.maps import MapStore
 from monai_mia.records.table import SignalTable
 from monai_mia.signals.perturbations import Flip, QueryVariants
 from monai_mia.statistics import Resampling
+from monai_mia.studies import Released
 from monai_mia.studies.study import Study
 
 OVERLAYS = BUNDLES / "overlays/defences"
@@ -131,7 +132,7 @@ def test_more_shadows_extend_a_study(cohort: Any, tmp_path: Path) -> None:
 
 def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: Path) -> None:
     asked = QueryVariants((Flip(0),), ("dice",))
-    wide = replace(small_study(cohort, tmp_path, targets=2), maps=True, signals=(asked,))
+    wide = small_study(cohort, tmp_path, targets=2, maps=True, signals=(asked,))
     result = wide.run()
     assert "agreement" in {signal for attack in result.attacks for signal in attack.signals}
     recorded = signals(tmp_path)
@@ -178,7 +179,7 @@ def test_released_target(study: Study, cohort: Any, tmp_path: Path, hashes: Hash
     }
     others = [c["case_id"] for c, m in zip(design.cases, design.member["target"], strict=True) if not m]
     (tmp_path / "out.txt").write_text("\n".join(others))
-    released = small_study(cohort, tmp_path / "study", checkpoint=str(checkpoint), **sides)
+    released = small_study(cohort, tmp_path / "study", target=Released(str(checkpoint), **sides))
     released.run()
     assert files.sha256(checkpoint) == sha
     content = json.loads((tmp_path / "study/report/report.json").read_text())
@@ -193,7 +194,7 @@ def test_mask_only_release(cohort: Any, tmp_path: Path) -> None:
         cohort,
         tmp_path,
         release="mask",
-        audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(n_resamples=50)),
+        audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(resampling=Resampling(n_resamples=5)0)),
     ).run()
     assert {attack.access for attack in result.attacks} == {"mask+label"}
     assert "calibrated: dice" in {attack.name for attack in result.attacks}
@@ -215,9 +216,7 @@ def test_output_defence_in_the_release(study: Study, cohort: Any, tmp_path: Path
         "  - {_target_: Lambdad, keys: pred, func: '$lambda p: p.round(decimals=1)'}\n"
     )
     files_ = ("configs/inference.json", str(tmp_path / "rounded.yaml"))
-    defended = small_study(
-        cohort, tmp_path / "out", release="probabilities", transform_id="rounded", inference_files=files_
-    )
+    defended = small_study(cohort, tmp_path / "out", release="probabilities", transform_id="rounded", inference=files_)
     defended.run()
     before, after = (SignalTable.read(Path(p) / "private/signals") for p in (study.output_dir, tmp_path / "out"))
     assert (before.signal("log_likelihood", "target") != after.signal("log_likelihood", "target")).all()
@@ -228,7 +227,7 @@ def test_training_overlay(cohort: Any, tmp_path: Path, hashes: Hashes) -> None:
     before = hashes(PHANTOM)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("optimizer::_target_: torch.optim.SGD\ntrain::trainer::max_epochs: 1\n")
-    options = {"train_files": ("configs/train.json", str(overlay)), "train_overrides": SMALL}
+    options = {"train": ("configs/train.json", str(overlay)), "train_overrides": SMALL}
     small_study(cohort, tmp_path / "out", **options).run()
     assert files.read_json(tmp_path / "out/private/models/shadow_00/model.json")["epochs"] == 1
     assert hashes(PHANTOM) == before
@@ -243,7 +242,7 @@ def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
         f"seen_file: {tmp_path / 'seen.txt'}\n"
         'train#trainer#max_epochs: "$1 if @seen else 1"\n'
     )
-    options = {"train_files": ("configs/train.json", str(overlay)), "train_overrides": SMALL, "auxiliary": 0.3}
+    options = {"train": ("configs/train.json", str(overlay)), "train_overrides": SMALL, "auxiliary": 0.3}
     small_study(cohort, tmp_path / "out", **options).run()
     design = Design.read(tmp_path / "out/private/design.csv")
     apart = {case["patient_id"] for case in cohort} - set(design.patient_ids)
@@ -271,7 +270,7 @@ def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("auxiliary: []\ntrain#trainer#max_epochs: $len(@auxiliary) and 1\n")
     files_used = ("configs/train.json", str(overlay))
-    small_study(named, tmp_path / "out", train_files=files_used, train_overrides=SMALL, auxiliary=0.3).run()
+    small_study(named, tmp_path / "out", train=files_used, train_overrides=SMALL, auxiliary=0.3).run()
     assert not trap.exists()
     table = SignalTable.read(tmp_path / "out/private/signals")
     assert set(table.patient_ids) < set(patients.values())
@@ -369,22 +368,21 @@ class TestRefusals:
             ({"checkpoint_interval": 0}, ["checkpoint_interval must be"]),
             ({"release": "logit"}, ["release must be one of", "'logit'"]),
             ({"transform_id": "defence"}, ["transform_id must be an id", "'defence'"]),
-            ({"train_files": ["/nowhere.yaml"]}, ["/nowhere.yaml must be a config file"]),
+            ({"train": ["/nowhere.yaml"]}, ["/nowhere.yaml must be a config file"]),
             ({"inference_overrides": {"device": "$torch.device('abacus')"}}, ["'device'", "can be built"]),
             (
                 {"train_overrides": {"train#random_transforms": [{"_target_": "Nonsense"}]}},
                 ["'train#dataset'", "Nonsense"],
             ),
-            ({"bundle_root": "nowhere"}, ["bundle_root", "configs/train.json", "--bundle_root"]),
-            ({"inference_files": ["configs/logging.conf"]}, ["must be configs of a bundle"]),
+            ({"bundle": "nowhere"}, ["bundle_root", "configs/train.json", "--bundle_root"]),
+            ({"inference": ["configs/logging.conf"]}, ["must be configs of a bundle"]),
             (
-                {"inference_files": ["configs/metadata.json"], "inference_overrides": {}},
+                {"inference": ["configs/metadata.json"], "inference_overrides": {}},
                 ["must define network_def, inferer, preprocessing"],
             ),
-            ({"train_files": ["configs/inference.json"], "train_overrides": {}}, ["must define train#dataset#data"]),
+            ({"train": ["configs/inference.json"], "train_overrides": {}}, ["must define train#dataset#data"]),
             ({"train_overrides": {"train#no#such": 1}}, ["override 'train#no#such'"]),
             ({"cohort": "nowhere"}, ["dataset_dir", "nowhere'", "does not exist"]),
-            ({"checkpoint": "x.pt"}, ["checkpoint, members and nonmembers", "together"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
             ({"audit": Audit([attacks.LiRA(variance="case")])}, ["shadows must be at least 4", "LiRA", "--shadows"]),
             ({"auxiliary": 1.0}, ["auxiliary must be a share of the patients in [0, 1), got 1.0"]),
@@ -394,7 +392,7 @@ class TestRefusals:
         ],
     )
     def test_settings(self, cohort: Any, tmp_path: Path, options: dict[str, Any], parts: list[str]) -> None:
-        message = stop(replace(small_study(cohort, tmp_path / "out"), **options))
+        message = stop(small_study(cohort, tmp_path / "out", **options))
         for part in parts:
             assert part in message
         assert not (tmp_path / "out" / "report").exists()
@@ -417,7 +415,7 @@ class TestRefusals:
             ),
             (
                 {
-                    "inference_files": ("configs/inference.json", str(OVERLAYS / "noise.yaml")),
+                    "inference": ("configs/inference.json", str(OVERLAYS / "noise.yaml")),
                     "transform_id": "defence",
                     "release": "probabilities",
                 },
@@ -426,7 +424,7 @@ class TestRefusals:
         ],
     )
     def test_before_any_training(self, cohort: Any, tmp_path: Path, options: dict[str, Any], parts: list[str]) -> None:
-        message = stop(replace(small_study(cohort, tmp_path / "out"), **options))
+        message = stop(small_study(cohort, tmp_path / "out", **options))
         for part in parts:
             assert part in message
         assert not (tmp_path / "out" / "private" / "models").exists()
@@ -443,7 +441,7 @@ class TestRefusals:
         checkpoint = Path(study.output_dir) / "private/models/target/model.pt"
         ids = [case["case_id"] for case in cohort]
         sides = {"members": ids[:1] + ids[5:7], "nonmembers": ids[1:5]}  # the first patient has cases 0 and 1
-        message = stop(small_study(cohort, tmp_path / "out", checkpoint=str(checkpoint), **sides))
+        message = stop(small_study(cohort, tmp_path / "out", target=Released(str(checkpoint), **sides)))
         assert "patient" in message
         assert cohort[0]["patient_id"] in message
 
@@ -460,8 +458,8 @@ class TestRefusals:
     def test_folder_of_another_study(self, study: Study, hashes: Hashes) -> None:
         before = hashes(Path(study.output_dir))
         assert "another seed" in stop(replace(study, seed=5))
-        other = {**study.train_overrides, "train#trainer#max_epochs": 3}
-        assert "another training" in stop(replace(study, train_overrides=other))
+        other = {**study.recipe.train_overrides, "train#trainer#max_epochs": 3}
+        assert "another training" in stop(varied(study, train_overrides=other))
         assert hashes(Path(study.output_dir)) == before
 
     def test_folder_of_something_else(self, cohort: Any, tmp_path: Path) -> None:

@@ -1,54 +1,28 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The commands about what leaves: ``python -m monai_mia archive`` and ``card``."""
+"""The privacy section of a model card, and putting it into a bundle."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from monai_mia.audit.disclosure.archive import check_archive, report_leaks, write_archive
+from monai_mia.audit.disclosure.archive import report_leaks
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.folder import StudyFolder
 
 __all__ = [
-    "add_commands",
+    "read_card",
     "write_card",
 ]
 
 # Between these the section of a README is ours; what else it says is left alone.
 _BEGIN, _END = "<!-- monai_mia: privacy -->", "<!-- monai_mia: end of privacy -->"
 _CARD = ("privacy.json", "model_card.md")
-
-
-def add_commands(commands: Any) -> None:
-    """Add the commands to the parser of ``python -m monai_mia``; each sets ``run``, which takes the options.
-
-    Args:
-        commands: what ``argparse.ArgumentParser.add_subparsers`` gave.
-    """
-    archive = commands.add_parser(
-        "archive",
-        help="pack the report of a study, after a search for everything that names a patient; or check such a pack",
-    )
-    what = archive.add_mutually_exclusive_group(required=True)
-    what.add_argument("--output", metavar="OUT", help="folder of the study")
-    what.add_argument("--check", metavar="FILE", help="an archive to check against its manifest")
-    archive.add_argument("--archive", metavar="FILE", help="the .zip to write; by default OUT/report.zip")
-    archive.add_argument(
-        "--allow", metavar="WORD", nargs="*", default=[], help="words that may appear though the cohort has them"
-    )
-    archive.set_defaults(run=_archive)
-    card = commands.add_parser("card", help="print the privacy section of a model card, or put it into a bundle")
-    card.add_argument("--output", metavar="OUT", required=True, help="folder of the study")
-    card.add_argument("--bundle", metavar="DIR", help="a bundle for configs/metadata.json and docs/README.md")
-    card.add_argument("--write", action="store_true", help="write into the bundle; without, nothing is changed")
-    card.set_defaults(run=_card)
 
 
 def write_card(output_dir: str | os.PathLike[str], bundle: str | os.PathLike[str], write: bool = True) -> list[Path]:
@@ -102,6 +76,16 @@ def write_card(output_dir: str | os.PathLike[str], bundle: str | os.PathLike[str
     return [metadata_path, readme_path]
 
 
+def read_card(output_dir: str | os.PathLike[str]) -> str:
+    """The section as text: ``privacy`` for metadata.json, and the section of the README.
+
+    Raises:
+        InputError: there is no finished study; or the section names a patient.
+    """
+    privacy, section = _read_card(output_dir)
+    return f"{json.dumps({'privacy': privacy}, indent=4, ensure_ascii=False)}\n\n{section}"
+
+
 def _read_card(output_dir: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     """The content of ``privacy.json`` and ``model_card.md``, if they name nobody."""
     folder = StudyFolder(output_dir).report
@@ -115,40 +99,3 @@ def _read_card(output_dir: str | os.PathLike[str]) -> tuple[dict[str, Any], str]
     if found:
         raise InputError(f"report must hold no id, path or header value of the cohort, got one in {', '.join(found)}.")
     return files.read_json(folder / _CARD[0]), (folder / _CARD[1]).read_text(encoding="utf-8")
-
-
-def _card(options: argparse.Namespace) -> None:
-    if options.write and options.bundle is None:
-        raise InputError("bundle must be given to write into it, got --write alone. Add --bundle DIR.")
-    privacy, section = _read_card(options.output)
-    if options.bundle is None:
-        print(json.dumps({"privacy": privacy}, indent=4, ensure_ascii=False))
-        print(f"\n{section}")
-        return
-    paths = write_card(options.output, options.bundle, options.write)
-    if options.write:
-        print("\n".join(f"Written: {path}" for path in paths))
-    else:
-        print("\n".join(f"Would be written, with --write: {path}" for path in paths))
-
-
-def _archive(options: argparse.Namespace) -> None:
-    if options.check is not None:
-        manifest = check_archive(options.check)
-        print(f"{options.check}: {len(manifest['files'])} files, as in its manifest")
-        _tell_allowed(manifest)
-        return
-    path = options.archive or f"{options.output}/report.zip"
-    manifest = write_archive(options.output, path, options.allow)
-    searched = manifest["searched"]
-    print(f"Searched for {searched['values']} ids, paths and header values: none is in the report.")
-    if searched["too_short"]:
-        print(f"{searched['too_short']} values are too short to be told from other text, and were not searched for.")
-    _tell_allowed(manifest)
-    print(f"Archive: {path}")
-
-
-def _tell_allowed(manifest: dict[str, Any]) -> None:
-    allowed = manifest.get("searched", {}).get("allowed", 0)
-    if allowed:
-        print(f"{allowed} values were not searched for, since whoever packed it allowed them (--allow).")

@@ -11,7 +11,7 @@ from monai_mia.audit.report.defences import write_defences
 from monai_mia.audit.report.false_positives import write_evidence
 from monai_mia.audit.report.generator import scan_grid, write_generator
 from monai_mia.audit.report.page import write_report
-from monai_mia.audit.report.summary import write_summary
+from monai_mia.audit.report.summary_page import write_summary
 from monai_mia.audit.report.vulnerability import write_individuals
 
 __all__ = [

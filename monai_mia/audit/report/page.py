@@ -20,7 +20,7 @@ from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
 from monai_mia.audit.report.figures import Picture
 from monai_mia.audit.report.pages import template
-from monai_mia.audit.report.summary import write_summary
+from monai_mia.audit.report.summary_page import write_summary
 from monai_mia.audit.report.vulnerability import individuals_pictures, individuals_tables, individuals_text
 from monai_mia.audit.results import AttackResult, AuditResult
 from monai_mia.audit.verdict import Verdict

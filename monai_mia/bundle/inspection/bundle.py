@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _ADVICE = {
-    "network_def": "Name it with --set network_def=@ID, or give a config that has it with --config.",
+    "network_def": "Name it with --set network_def=@ID, or give a config that has it with --inference.",
     "inferer": 'Give one, such as --set "inferer={_target_: SlidingWindowInferer, roi_size: [96, 96, 96]}".',
     "preprocessing": "Name it with --set preprocessing=@ID: what images pass before the network sees them.",
 }
@@ -145,17 +145,17 @@ class Inspection:
 
 def inspect_bundle(
     root: str | os.PathLike[str],
-    config: Sequence[str] | None = None,
-    train_config: Sequence[str] | None = None,
+    inference: Sequence[str] | None = None,
+    train: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Inspection:
     """Read a bundle's configs and say what an audit can do with it; no expression and no component of it is evaluated.
 
     Args:
         root: the bundle's folder.
-        config: configs to ask a model through, relative to the folder; by default ``configs/inference``, or
+        inference: configs to query a model through, relative to the folder; by default ``configs/inference``, or
             ``configs/evaluate`` laid upon ``configs/train``, or ``configs/test``, or ``configs/train`` alone.
-        train_config: configs to train from; by default ``configs/train``, if there is one.
+        train: configs to train from; by default ``configs/train``, if there is one.
         overrides: ids and values on top of them.
 
     Raises:
@@ -164,8 +164,8 @@ def inspect_bundle(
     folder = Path(root)
     if not folder.is_dir():
         raise InputError(f"bundle must be a folder, got {str(root)!r}, which is none. Give --bundle DIR.")
-    inference = tuple(config) if config else parts.workflow(folder)
-    train = tuple(train_config) if train_config else parts.named(folder, "train")
+    inference = tuple(inference) if inference else parts.workflow(folder)
+    train = tuple(train) if train else parts.named(folder, "train")
     overrides = {name.replace("::", "#"): value for name, value in (overrides or {}).items()}
     own_asked = _known(folder, inference, overrides) | {n: v for n, v in overrides.items() if "#" not in n}
     own_train = _known(folder, train, overrides) if train else {}

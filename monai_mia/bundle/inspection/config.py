@@ -154,7 +154,7 @@ def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
         if path:
             raise InputError(
                 f"{', '.join(names)} must be read whole, got the file {path!r} in {place!r} by a macro. Give the "
-                "configs one after the other (--config, --train_config), and refer to ids of the same config."
+                "configs one after the other (--inference, --train), and refer to ids of the same config."
             )
 
 

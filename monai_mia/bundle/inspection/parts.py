@@ -48,7 +48,7 @@ def workflow(folder: Path) -> tuple[str, ...]:
             return tuple(name for one in found for name in one)
     raise InputError(
         f"bundle must have configs/inference.json, evaluate.json or train.json (or .yaml), got none in "
-        f"{str(folder)!r}. Give --bundle DIR, the folder above configs/, or name the config with --config."
+        f"{str(folder)!r}. Give --bundle DIR, the folder above configs/, or name the config with --inference."
     )
 
 
