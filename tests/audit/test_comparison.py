@@ -21,7 +21,7 @@ from monai_mia.records.design import Design
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.image_statistics import write_statistics
 from monai_mia.records.table import write_signals
-from monai_mia.statistics import Resampling
+from monai_mia.statistics import Estimate, Resampling
 
 
 def simulated(folder: Path, delta: float = 1.0, n: int = 80, offset: float = 0.0, seed: int = 0) -> StudyFolder:
@@ -106,7 +106,7 @@ def test_null(tmp_path: Path):
 
 
 def test_files(study: StudyFolder):
-    comparison = Comparison(attacks, budgets=(2, 4), resampling=Resampling(n_resamples=20)0)
+    comparison = Comparison(attacks, budgets=(2, 4), resampling=Resampling(n_resamples=200))
     folder = write_comparison(comparison.score(study.recorded()), comparison, study.report) or study.report
     stored = json.loads((folder / "comparison.json").read_text())
     assert stored["targets"] == 4

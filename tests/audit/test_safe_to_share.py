@@ -101,7 +101,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, drawn: list[str]) -> Stud
         study = small_study(canary_cohort(folder), folder / f"{SITE}_output")
         study.run()
         comparison = Comparison(
-            lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), resampling=Resampling(resampling=Resampling(n_resamples=2)0)
+            lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), resampling=Resampling(n_resamples=20)
         )
         ComparisonStudy(study, comparison).score()
     return study
@@ -550,7 +550,7 @@ class TestLogs:
         for shadow in range(2):
             evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
         audit = Audit(
-            [GlobalLoss(), EverySignal()], fprs=(0.5,), resampling=Resampling(resampling=Resampling(n_resamples=5)0), n_permutations=50
+            [GlobalLoss(), EverySignal()], fprs=(0.5,), resampling=Resampling(n_resamples=50), n_permutations=50
         )
         writer = Writer()
         evaluator = evaluate(

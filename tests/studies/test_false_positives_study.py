@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
         DefenceStudy(study, [TEMPERATURE]),
         sources,
         few_attacks,
-        Evidence(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(resampling=Resampling(n_resamples=10)0)),
+        Evidence(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(n_resamples=100)),
     )
     return evidence, evidence.run()
 

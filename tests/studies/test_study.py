@@ -194,7 +194,7 @@ def test_mask_only_release(cohort: Any, tmp_path: Path) -> None:
         cohort,
         tmp_path,
         release="mask",
-        audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(resampling=Resampling(n_resamples=5)0)),
+        audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(n_resamples=50)),
     ).run()
     assert {attack.access for attack in result.attacks} == {"mask+label"}
     assert "calibrated: dice" in {attack.name for attack in result.attacks}

@@ -97,7 +97,7 @@ def recorded(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
             Calibration(),
         ],
         blind_network=BlindNetwork(size=8, epochs=1, folds=2),
-        audit=Audit(listed, resampling=Resampling(resampling=Resampling(n_resamples=10)0), n_permutations=100),
+        audit=Audit(listed, resampling=Resampling(n_resamples=100), n_permutations=100),
     )
     return study, study.run()
 
@@ -290,7 +290,7 @@ class TestStudy:
         recorded_files = sorted((folder / "private").glob("*/*.csv")) + sorted((folder / "private").glob("maps/*.npz"))
         times = [path.stat().st_mtime_ns for path in recorded_files]
         again = replace(
-            study, audit=Audit([attacks.GlobalLoss()], resampling=Resampling(resampling=Resampling(n_resamples=5)0), n_permutations=50)
+            study, audit=Audit([attacks.GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
         ).run()
         assert times == [path.stat().st_mtime_ns for path in recorded_files]
         first = next(attack for attack in result.attacks if attack.name == again.attacks[0].name)
@@ -305,7 +305,7 @@ class TestStudy:
             tmp_path / "out",
             shadows=0,
             release=release,
-            audit=Audit(attacks.standard_attacks(0, release), resampling=Resampling(resampling=Resampling(n_resamples=5)0), n_permutations=50),
+            audit=Audit(attacks.standard_attacks(0, release), resampling=Resampling(n_resamples=50), n_permutations=50),
             train_overrides={**FLAT_TRAINING, **channels},
             inference_overrides={**FLAT_INFERENCE, **channels},
         )
