@@ -19,7 +19,7 @@ from monai_mia.audit.disclosure.archive import report_leaks
 from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Utility
-from monai_mia.statistics import Resampling
+from monai_mia.statistics import Estimate, Resampling
 from monai_mia.studies import Released
 from monai_mia.studies.defences import Defence, DefenceStudy
 
@@ -68,7 +68,7 @@ class TestStudy:
     ) -> None:
         row = finished[1].rows[0]
         assert row.adaptive == row.unaware
-        assert row.adaptive.auc_change == (0.0, (0.0, 0.0))
+        assert row.adaptive.auc_change == Estimate(0.0, 0.0, 0.0)
 
     def test_masks_keep_the_dice_and_have_no_calibration(
         self, finished: tuple[DefenceStudy, DefenceStudyResult]
@@ -158,6 +158,6 @@ def test_a_perfect_defence_is_seen(finished: tuple[DefenceStudy, DefenceStudyRes
     comparison = study._comparison("logits")
     found = replace(comparison, attacks=lambda _: [Threshold("dice")]).score(leaking)
     adversary = study._adversary(found, comparison.score(recorded))
-    assert adversary.auc[0] == 1.0
-    assert adversary.auc_change[0] == pytest.approx(1 - finished[1].rows[0].adaptive.auc[0])
-    assert adversary.auc_change[1][0] <= adversary.auc_change[0] <= adversary.auc_change[1][1]
+    assert adversary.auc.value == 1.0
+    assert adversary.auc_change.value == pytest.approx(1 - finished[1].rows[0].adaptive.auc.value)
+    assert adversary.auc_change.low <= adversary.auc_change.value <= adversary.auc_change.high

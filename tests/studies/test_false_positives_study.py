@@ -131,7 +131,7 @@ class TestStudy:
         content = json.loads((folder / "evidence.json").read_text())
         first = result.mitigations[0].result.attacks[0]
         told = content["mitigations"][0]["result"]["attacks"][0]
-        assert told["sources"][1]["fpr"] == [first.sources[1].fpr[0], list(first.sources[1].fpr[1])]
+        assert told["sources"][1]["fpr"] == first.sources[1].fpr.as_json()
         assert set(told["sources"][0]["precision"]) == {"0.01", "0.5"}
         for name in ("evidence_sources.png", "evidence_calibration.png"):
             assert (folder / name).stat().st_size > 10_000
