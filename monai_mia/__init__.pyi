@@ -27,6 +27,9 @@ from .audit import (
     AuditResult,
     Comparison,
     ComparisonResult,
+    Criteria,
+    Verdict,
+    judge,
 )
 from .bundle import (
     BundleConfig,
@@ -65,6 +68,10 @@ from .signals import (
     WhiteBox,
     segmentation_signals,
 )
+from .statistics import (
+    Estimate,
+    Resampling,
+)
 from .studies import (
     ComparisonStudy,
     Defence,
@@ -94,10 +101,12 @@ __all__ = [
     "Comparison",
     "ComparisonResult",
     "ComparisonStudy",
+    "Criteria",
     "Defence",
     "DefenceStudy",
     "Design",
     "DifficultyCalibration",
+    "Estimate",
     "EverySignal",
     "EvidenceStudy",
     "FeatureRegression",
@@ -117,6 +126,7 @@ __all__ = [
     "Recording",
     "Release",
     "Released",
+    "Resampling",
     "Resources",
     "SignalRecorder",
     "SignalTable",
@@ -126,12 +136,14 @@ __all__ = [
     "TopScores",
     "TransferredThreshold",
     "Utility",
+    "Verdict",
     "VoxelCalibration",
     "WhiteBox",
     "accounted_epsilon",
     "audit_bundle",
     "bundle_study",
     "dicom_cohort",
+    "judge",
     "phantom_cohort",
     "read_cohort",
     "segmentation_signals",

@@ -158,11 +158,10 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(given: argparse.Namespace) -> None:
-    from monai_mia.audit import report
     from monai_mia.audit.report.rescoring import rescore
     from monai_mia.records import StudyFolder
 
-    print(report.summary(rescore(given.output, seed=given.seed)))
+    print(rescore(given.output, seed=given.seed))
     print(f"Report: {StudyFolder(given.output).report / 'index.html'}")
 
 
@@ -179,6 +178,7 @@ def _compare(given: argparse.Namespace) -> None:
     from monai_mia.audit import report
     from monai_mia.audit.comparison import Comparison
     from monai_mia.records import StudyFolder
+    from monai_mia.statistics import Resampling
 
     folder = StudyFolder(given.output)
     recorded = folder.recorded()
@@ -195,7 +195,7 @@ def _compare(given: argparse.Namespace) -> None:
     comparison = Comparison(
         lambda budget: [attack for attack in listed[budgets.index(budget)] if is_recorded(attack)],
         budgets=budgets,
-        seed=given.seed,
+        resampling=Resampling(n_resamples=1000, seed=given.seed),
     )
     with folder.lock():
         result = comparison.score(recorded)

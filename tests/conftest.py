@@ -21,6 +21,7 @@ from monai_mia.audit.audit import Audit
 from monai_mia.audit.report import check_report
 from monai_mia.data import phantom_cohort
 from monai_mia.records import files
+from monai_mia.statistics import Resampling
 from monai_mia.studies import Recipe, Resources, Study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +77,7 @@ def small_study(cohort: Any, output_dir: Path, /, **options: Any) -> Study:
     recipe = Recipe(str(PHANTOM), train_overrides={**SMALL, "train#trainer#max_epochs": 2}, inference_overrides=SMALL)
     audit = Audit(
         [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
-        n_resamples=200,
+        resampling=Resampling(n_resamples=200),
         n_permutations=200,
     )
     study = Study(recipe, cohort, str(output_dir), audit, shadows=2, resources=Resources(n_jobs=1))

@@ -4,8 +4,9 @@
 
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.comparison import Comparison, ComparisonResult
-from monai_mia.audit.results import AttackResult, AuditResult, Interval, Verdict
-from monai_mia.audit.verdict import VerdictRules
+from monai_mia.audit.criteria import Criteria, Statement
+from monai_mia.audit.results import AttackResult, AuditResult
+from monai_mia.audit.verdict import Verdict, judge
 
 __all__ = [
     "AttackResult",
@@ -13,7 +14,8 @@ __all__ = [
     "AuditResult",
     "Comparison",
     "ComparisonResult",
-    "Interval",
+    "Criteria",
+    "Statement",
     "Verdict",
-    "VerdictRules",
+    "judge",
 ]

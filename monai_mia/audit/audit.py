@@ -8,8 +8,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +21,16 @@ from monai_mia.attacks import Attack, EverySignal, GlobalLoss
 from monai_mia.attacks.adversary import AdversaryView, Maps, highest_access
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit.controls import BlindScores, blind_baseline, examine_sides, stand_in, stand_in_scores
-from monai_mia.audit.results import AttackResult, AuditResult, Interval, Verdict
+from monai_mia.audit.criteria import Criteria
+from monai_mia.audit.results import AttackResult, AuditResult
 from monai_mia.audit.scoring import access_needed, granted, needed, score_cases
-from monai_mia.audit.verdict import VerdictRules, judge
 from monai_mia.errors import InputError
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
-from monai_mia.statistics import epsilon
+from monai_mia.statistics import Estimate, Resampling, epsilon
 from monai_mia.statistics.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 
 __all__ = [
-    "AttackResult",
     "Audit",
-    "AuditResult",
-    "Interval",
-    "Verdict",
-    "VerdictRules",
 ]
 
 logger = logging.getLogger(__name__)
@@ -73,15 +69,14 @@ class Audit:
         fprs: the FPRs at which the TPR is reported, where the cohort resolves them.
         access: what the adversary is granted; an attack that needs more is refused.
         utility: signals that are reported as the model's utility.
-        confidence: coverage of the intervals.
-        n_resamples: bootstrap resamples.
+        resampling: coverage of the intervals, bootstrap resamples, and the one seed of the audit: of resamples, folds,
+            permutations and splits.
         n_permutations: permutations of the null control.
         stand_ins: models that are attacked in the target's stead, as a control, at most; see
             :func:`~monai_mia.audit.controls.stand_in_scores`.
         claims_q: bound on the expected share of false claims among the patients that the best attack claims.
         delta: the delta of the guarantee that canaries audit.
-        rules: when a verdict is what.
-        seed: seed of resamples, folds, permutations and splits.
+        criteria: the thresholds of verdict and recommendation.
     """
 
     attacks: Sequence[Attack | EverySignal] | Callable[[int], Sequence[Attack | EverySignal]]
@@ -89,14 +84,17 @@ class Audit:
     fprs: Sequence[float] = (0.1, 0.05, 0.01, 0.001)
     access: str = "white-box"
     utility: Sequence[str] = ("dice",)
-    confidence: float = 0.95
-    n_resamples: int = 2000
+    resampling: Resampling = Resampling()
     n_permutations: int = 2000
     stand_ins: int = 2
     claims_q: float = 0.1
     delta: float = 1e-5
-    rules: VerdictRules = field(default_factory=VerdictRules)
-    seed: int = 0
+    criteria: Criteria = Criteria()
+
+    @property
+    def seed(self) -> int:
+        """The seed of the resampling, which is that of everything."""
+        return self.resampling.seed
 
     def check(self, n_shadow: int, maps: bool = True, access_of: Callable[[str], str] | None = None) -> None:
         """Refuse, before anything is trained, what cannot be done.
@@ -113,9 +111,7 @@ class Audit:
             raise InputError(f"unit must be 'patient' or 'case', got {self.unit!r}.")
         if self.access not in ACCESS_LEVELS:
             raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}, got {self.access!r}.")
-        if not 0 < self.confidence < 1:
-            raise InputError(f"confidence must be in (0, 1), got {self.confidence}.")
-        for option, lowest in (("n_resamples", 1), ("n_permutations", 1), ("stand_ins", 0)):
+        for option, lowest in (("n_permutations", 1), ("stand_ins", 0)):
             if getattr(self, option) < lowest:
                 raise InputError(f"{option} must be at least {lowest}, got {getattr(self, option)}.")
         for option, value in (("claims_q", self.claims_q), ("delta", self.delta)):
@@ -221,13 +217,13 @@ class Audit:
         ]  # fmt: skip
         fprs = statistics.resolved(self.fprs, member)
         tails = statistics.permuted_tails(stacked, member, groups, fprs, self.n_permutations, self.seed)
-        if self.n_permutations * self.rules.tail_significance < len(fprs):
+        if self.n_permutations * self.criteria.tail_significance < len(fprs):
             logger.warning("n_permutations should be 1000 or more: with %d no tail can count.", self.n_permutations)
         results = self._at_once(found, statistics.tail_p_values(*tails), units)
-        order = sorted(range(len(results)), key=lambda k: -results[k].auc)
+        order = sorted(range(len(results)), key=lambda k: -results[k].auc.value)
         results = [results[k] for k in order]
         best = results[0]
-        best_scores, headline = raw[order[0]], (best.auc, found[order[0]][1])
+        best_scores, headline = raw[order[0]], (best.auc.value, found[order[0]][1])
 
         blinds: dict[str, tuple[AttackResult, Array]] = {}
         if features is not None:
@@ -240,13 +236,14 @@ class Audit:
             )
             p_value = blind_scores.p_value(table.members(target), table.patient_ids, self.n_permutations, self.seed)
             blinds["network"] = replace(result, p_value=p_value), samples
-        by_auc = sorted(blinds.values(), key=lambda one: -one[0].auc)
+        by_auc = sorted(blinds.values(), key=lambda one: -one[0].auc.value)
         difference = None
         if by_auc:
-            difference = best.auc - by_auc[0][0].auc, self._quantiles(headline[1] - by_auc[0][1])
+            blind, drawn = by_auc[0]
+            difference = self.resampling.estimate(best.auc.value - blind.auc.value, headline[1] - drawn)
         controls = examine_sides(
             best_scores[real], table.members(target), table.patient_ids, features, feature_names,
-            self.n_permutations, self.seed, self.confidence, self.fprs,
+            self.n_permutations, self.seed, self.resampling.confidence, self.fprs,
         )  # fmt: skip
         others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
         stand_ins = stand_in_scores(
@@ -257,12 +254,12 @@ class Audit:
             dealt = statistics.permuted_members(member, groups, self.n_permutations, self.seed)
             control = stand_in(
                 stand_ins, names, stacked, permuted, member, dealt, units.weights,
-                headline, self._quantiles, self._wider_auc,
+                headline, self.resampling.estimate, partial(self._auc, member=member),
             )  # fmt: skip
             controls = replace(controls, stand_in=control)
         canaries = epsilon.audit_kinds(  # by the attack that is best on the patients: no canary helped to choose it
             best_scores, everything.members(target), everything.patient_ids, canary or (),
-            self.delta, self.confidence, self.seed,
+            self.delta, self.resampling.confidence, self.seed,
         )  # fmt: skip
         return AuditResult(
             target=target,
@@ -283,18 +280,10 @@ class Audit:
             claims=self._claims(best, units),
             canaries=canaries,
             utility=self._utilities(table, target, units),
-            verdict=judge(
-                self.rules,
-                results,
-                [result for result, _ in by_auc],
-                difference,
-                units.sides,
-                float(np.quantile(best_by_chance, 0.95)),
-                randomised,
-                controls,
-                self.confidence,
-            ),
-            confidence=self.confidence,
+            n_patients=units.sides,
+            randomised=randomised,
+            criteria=self.criteria,
+            confidence=self.resampling.confidence,
             seconds=time.perf_counter() - start,
         )
 
@@ -334,8 +323,7 @@ class Audit:
             names, share = statistics.group_means(members, patients)
             members, ids = share > 0.5, [str(name) for name in names]
             patients = ids
-        weights = statistics.weights_by_group(members, patients, self.n_resamples, self.seed)
-        return _Units(tuple(ids), members, tuple(patients), weights)
+        return _Units(tuple(ids), members, tuple(patients), self.resampling.weights(members, patients))
 
     def _pool(self, values: Array, table: SignalTable) -> Array:
         return values if self.unit == "case" else statistics.group_means(values, table.patient_ids)[1]
@@ -349,18 +337,17 @@ class Audit:
         ``found`` has each result with its resampled AUCs, shape (B,); ``tails`` the p-values of their tails.
         """
         samples = np.stack([drawn for _, drawn in found])
-        reach = max(statistics.simultaneous_reach(samples, self.confidence), norm.ppf((1 + self.confidence) / 2))
+        confidence = self.resampling.confidence
+        reach = max(statistics.simultaneous_reach(samples, confidence), norm.ppf((1 + confidence) / 2))
         n_member, n_nonmember, results = int(units.member.sum()), int((~units.member).sum()), []
         for (result, _), tail, deviation in zip(found, tails, samples.std(axis=1), strict=True):
-            bounds = [*result.auc_ci, result.auc - reach * deviation, result.auc + reach * deviation]
+            value = result.auc.value
+            bounds = [*result.auc.ci, value - reach * deviation, value + reach * deviation]
             if self.unit == "patient":
-                bounds += statistics.auc_interval(result.auc, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
-            at_once = max(0.0, min(bounds)), min(1.0, max(bounds))
-            results.append(replace(result, auc_ci_simultaneous=at_once, tail_p_value=float(tail)))
+                bounds += statistics.auc_interval(value, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
+            at_once = Estimate(value, max(0.0, min(bounds)), min(1.0, max(bounds)))
+            results.append(replace(result, auc_simultaneous=at_once, tail_p_value=float(tail)))
         return results
-
-    def _quantiles(self, values: Array) -> Interval:
-        return statistics.percentiles(values, self.confidence)
 
     def _result(
         self,
@@ -386,44 +373,34 @@ class Audit:
             advantages.append(block.advantage)
             tprs.append(np.stack([block.tpr_at(fpr) for fpr in self.fprs], axis=1))
             band.append(np.stack([block.tpr_at(fpr) for fpr in grid], axis=1))
-        resampled = np.concatenate(aucs)
-        tpr_samples = np.concatenate(tprs)
-        low, high = np.quantile(np.concatenate(band), [(1 - self.confidence) / 2, (1 + self.confidence) / 2], axis=0)
-        rates: dict[float, tuple[float, Interval] | None] = {}
+        resampled, tpr_samples = np.concatenate(aucs), np.concatenate(tprs)
+        confidence, estimate = self.resampling.confidence, self.resampling.estimate
+        low, high = np.quantile(np.concatenate(band), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         resolved = statistics.resolved(self.fprs, member)
-        for column, fpr in enumerate(self.fprs):
-            if fpr not in resolved:
-                rates[fpr] = None
-                continue
-            value = float(curve.tpr_at(fpr))
-            exact = statistics.clopper_pearson(round(value * n_member), n_member, self.confidence)
-            rates[fpr] = value, self._wider(tpr_samples[:, column], exact)
+        rates = {
+            fpr: self._proportion(float(curve.tpr_at(fpr)), tpr_samples[:, column], n_member)
+            if fpr in resolved
+            else None
+            for column, fpr in enumerate(self.fprs)
+        }
         accuracy, decision = statistics.balanced_accuracy(scores, member, groups, self.seed)
         correct = decision == member
         accuracies = [(weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
         bound = None
         if self.unit == "patient" and min(member.sum(), (~member).sum()) >= 4:
-            bound = epsilon.epsilon_lower_bound(scores, member, "split", 0.0, self.confidence, self.seed)
+            bound = epsilon.epsilon_lower_bound(scores, member, "split", 0.0, confidence, self.seed)
         transferred = None
         if decides:
             claimed = scores >= 0  # by the attack's own threshold, not by one chosen here
             shares = [(weights[:, side] @ claimed[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
-            hits = [int(claimed[side].sum()) for side in (member, ~member)]
-            rate = [hits[0] / n_member, hits[1] / (len(member) - n_member)]
-            exacts = [
-                statistics.clopper_pearson(hits[0], n_member, self.confidence),
-                statistics.clopper_pearson(hits[1], len(member) - n_member, self.confidence),
-            ]
+            tpr, fpr = int(claimed[member].sum()) / n_member, int(claimed[~member].sum()) / (len(member) - n_member)
             transferred = {
-                "tpr": (rate[0], self._wider(shares[0], exacts[0])),
-                "fpr": (rate[1], self._wider(shares[1], exacts[1])),
-                "balanced_accuracy": ((rate[0] + 1 - rate[1]) / 2, self._quantiles((shares[0] + 1 - shares[1]) / 2)),
+                "tpr": self._proportion(tpr, shares[0], n_member),
+                "fpr": self._proportion(fpr, shares[1], len(member) - n_member),
+                "balanced_accuracy": estimate((tpr + 1 - fpr) / 2, (shares[0] + 1 - shares[1]) / 2),
             }
-        auc = float(curve.auc)
-        gain = None
-        if baseline is not None:
-            gain = auc - baseline[0], self._quantiles(resampled - baseline[1])
-        auc_ci = self._wider_auc(resampled, auc, member)
+        value = float(curve.auc)
+        auc = self._auc(value, resampled, member)
         result = AttackResult(
             name=name,
             access=access,
@@ -431,17 +408,14 @@ class Audit:
             n_shadow=n_shadow,
             scores=scores,
             auc=auc,
-            auc_ci=auc_ci,
-            auc_ci_simultaneous=auc_ci,
-            p_value=float((1 + (chance >= auc - 1e-12).sum()) / (1 + len(chance))),
+            auc_simultaneous=auc,
+            p_value=float((1 + (chance >= value - 1e-12).sum()) / (1 + len(chance))),
             tail_p_value=None,
             tpr_at_fpr=rates,
-            advantage=float(curve.advantage),
-            advantage_ci=self._quantiles(np.concatenate(advantages)),
-            balanced_accuracy=accuracy,
-            balanced_accuracy_ci=self._quantiles((accuracies[0] + accuracies[1]) / 2),
+            advantage=estimate(float(curve.advantage), np.concatenate(advantages)),
+            balanced_accuracy=estimate(accuracy, (accuracies[0] + accuracies[1]) / 2),
             epsilon_lower_bound=bound,
-            auc_gain=gain,
+            auc_gain=None if baseline is None else estimate(value - baseline[0], resampled - baseline[1]),
             transferred=transferred,
             roc={
                 "fpr": curve.fpr.tolist(),
@@ -454,40 +428,44 @@ class Audit:
         )
         return result, resampled
 
-    def _wider(self, samples: Array, exact: Interval) -> Interval:
-        """The wider of bootstrap and, where units are independent, exact: near 0 and 1 a bootstrap is too narrow."""
-        low, high = self._quantiles(samples)
-        if self.unit == "patient":
-            low, high = min(low, exact[0]), max(high, exact[1])
-        return low, high
+    def _proportion(self, value: float, samples: Array, n: int) -> Estimate:
+        """A share of n units; of patients, who are independent, never narrower than the exact interval."""
+        if self.unit == "case":
+            return self.resampling.estimate(value, samples)
+        return self.resampling.proportion(value, samples, n)
 
-    def _wider_auc(self, samples: Array, auc: float, member: NDArray[np.bool_]) -> Interval:
+    def _auc(self, value: float, samples: Array, member: NDArray[np.bool_]) -> Estimate:
+        """An AUC; of patients, who are independent, never narrower than the score interval."""
+        if self.unit == "case":
+            return self.resampling.estimate(value, samples)
         n_member = int(member.sum())
-        return self._wider(samples, statistics.auc_interval(auc, n_member, len(member) - n_member, self.confidence))
+        return self.resampling.auc(value, samples, n_member, len(member) - n_member)
 
     def _claims(self, best: AttackResult, units: _Units) -> ClaimsEvaluation | None:
         n_member, n_nonmember = units.sides
         if min(n_member, n_nonmember) < 2 or fewest_claims(n_member, n_nonmember // 2, self.claims_q) > n_member:
             return None  # nobody could be claimed; the report says so
         return evaluate_claims(
-            best.scores, units.member, units.groups, self.claims_q, self.seed, True, confidence=self.confidence
+            best.scores,
+            units.member,
+            units.groups,
+            self.claims_q,
+            self.seed,
+            True,
+            confidence=self.resampling.confidence,
         )
 
-    def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Any]]:
-        member, weights = units.member, units.weights
-        result: dict[str, dict[str, Any]] = {}
+    def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Estimate]]:
+        member, weights, estimate = units.member, units.weights, self.resampling.estimate
+        result: dict[str, dict[str, Estimate]] = {}
         for name in self.utility:
             values = self._pool(table.signal(name, target), table)
-            means, samples = {}, {}
-            for key, side in (("members", member), ("nonmembers", ~member)):
-                means[key] = float(values[side].mean())
-                samples[key] = (weights[:, side] @ values[side]) / weights[:, side].sum(axis=1)
+            means = [float(values[side].mean()) for side in (member, ~member)]
+            drawn = [(weights[:, side] @ values[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
             result[name] = {
-                **{key: {"value": means[key], "ci": self._quantiles(samples[key])} for key in means},
-                "gap": {
-                    "value": means["members"] - means["nonmembers"],
-                    "ci": self._quantiles(samples["members"] - samples["nonmembers"]),
-                },
+                "members": estimate(means[0], drawn[0]),
+                "nonmembers": estimate(means[1], drawn[1]),
+                "gap": estimate(means[0] - means[1], drawn[0] - drawn[1]),
             }
         return result
 

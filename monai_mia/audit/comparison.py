@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,19 @@ from monai_mia import __version__, statistics
 from monai_mia.attacks import Attack, EverySignal
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import missing_maps
+from monai_mia.audit.criteria import percent
+from monai_mia.audit.printing import data_frame, flat, text_table
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Estimate, Resampling
 from monai_mia.statistics.epsilon import EpsilonBound
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Adversary",
@@ -43,9 +50,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-Interval = tuple[float, float]
-
-
 _Attacks = Callable[[int], Sequence[Attack | EverySignal]]
 
 
@@ -57,9 +61,9 @@ class ComparisonRow:
         name: the attack's name.
         access: what the adversary needs.
         n_shadow: how many shadows it had; 0 if it reads none.
-        auc: mean over targets, and its interval.
+        auc: mean over targets.
         target_aucs: the AUC of each target.
-        tpr_at_fpr: for each FPR, the TPR and its interval, or None below the resolution; one threshold for all targets.
+        tpr_at_fpr: for each FPR, the TPR, or None below the resolution; one threshold for all targets.
         transferred: of an attack with a threshold of its own: TPR and FPR of its decision, else None.
         seconds: to score all targets, with all that the attack fits; of the machine that ran it. What several attacks
             share, such as a network that was trained before or voxelwise features, is counted with the first.
@@ -68,9 +72,9 @@ class ComparisonRow:
     name: str
     access: str
     n_shadow: int
-    auc: tuple[float, Interval]
+    auc: Estimate
     target_aucs: tuple[float, ...]
-    tpr_at_fpr: dict[float, tuple[float, Interval] | None]
+    tpr_at_fpr: dict[float, Estimate | None]
     transferred: tuple[float, float] | None
     seconds: float
 
@@ -100,7 +104,39 @@ class ComparisonResult:
     member: NDArray[np.bool_]
     scores: dict[tuple[str, int], Array]
     samples: dict[tuple[str, int], tuple[Array, Array]]
-    gains: dict[tuple[str, int], dict[str, tuple[float, Interval]]]
+    gains: dict[tuple[str, int], dict[str, Estimate]]
+
+    def __str__(self) -> str:
+        """The rows, for a terminal of 100 columns."""
+        fprs = [fpr for fpr, value in self.rows[0].tpr_at_fpr.items() if value is not None]
+        heads = ["attack", "shadows", "AUC", *(f"TPR@{fpr:.3g}" for fpr in fprs)]
+        rows = []
+        for row in self.rows:
+            rates = [row.tpr_at_fpr[fpr] for fpr in fprs]
+            cells = ["" if rate is None else f"{rate.value:.3f}" for rate in rates]
+            rows.append([row.name, str(row.n_shadow), str(row.auc), *cells])
+        about = f"{self.targets} targets, {self.patients} patients; rates below {percent(self.resolution)} unresolved"
+        return "\n".join([*text_table(heads, rows), about])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row for each attack and number of shadows.
+
+        Columns are ``attack``, ``access``, ``n_shadow``, ``auc``, ``tpr@<fpr>``, ``gain_auc``, ``gain_tpr_ratio`` and
+        ``seconds``; beside a number with an interval stand ``<name> low`` and ``<name> high``.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        rows = []
+        for row in self.rows:
+            cells: dict[str, Any] = {"attack": row.name, "access": row.access, "n_shadow": row.n_shadow}
+            cells |= flat("auc", row.auc)
+            for fpr, value in row.tpr_at_fpr.items():
+                cells |= flat(f"tpr@{fpr:g}", value)
+            gain = self.gains.get((row.name, row.n_shadow), {})
+            cells |= {**flat("gain_auc", gain.get("auc")), **flat("gain_tpr_ratio", gain.get("tpr_ratio"))}
+            rows.append({**cells, "seconds": row.seconds})
+        return data_frame(rows)
 
 
 @dataclass(frozen=True)
@@ -115,9 +151,7 @@ class Comparison:
             shadows.
         fprs: FPRs at which the TPR is reported.
         headline_fpr: the FPR of the gains.
-        confidence: coverage of the intervals.
-        n_resamples: bootstrap resamples.
-        seed: of resamples and folds.
+        resampling: of patients and of targets, for the intervals; its seed is that of folds, too.
 
     Intervals are percentiles of a bootstrap that draws patients and targets, both with replacement; all attacks are
     measured on the same resamples. Scores are pooled over targets, after each target's median and spread over its
@@ -130,9 +164,12 @@ class Comparison:
     references: Sequence[str] = ()
     fprs: Sequence[float] = (0.1, 0.05, 0.01)
     headline_fpr: float = 0.05
-    confidence: float = 0.95
-    n_resamples: int = 1000
-    seed: int = 0
+    resampling: Resampling = Resampling(n_resamples=1000)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the resampling, which is that of everything."""
+        return self.resampling.seed
 
     def check(self, n_shadow: int, maps: bool) -> None:
         """Refuse what cannot be compared, before anything is trained.
@@ -256,8 +293,8 @@ class Comparison:
         """How often each (target, patient) occurs in each resample, shape (B, T, P)."""
         n_targets, n_patients = len(members), len(set(table.patient_ids))
         rng = np.random.default_rng([self.seed, 0, 0, 10])
-        drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=self.n_resamples)
-        targets = rng.multinomial(n_targets, np.full(n_targets, 1 / n_targets), size=self.n_resamples)
+        drawn = self.resampling.counts(rng, n_patients)
+        targets = self.resampling.counts(rng, n_targets)
         return np.asarray(targets[:, :, None] * drawn[:, None, :], dtype=np.float64)
 
     def _row(
@@ -277,17 +314,12 @@ class Comparison:
         flat, flat_weights = inside.ravel(), weights.reshape(len(weights), -1)
         curve = statistics.roc(spread, flat)
         sampled = list(statistics.resampled_rocs(spread, flat, flat_weights))
-        rates: dict[float, tuple[float, Interval] | None] = {}
+        rates: dict[float, Estimate | None] = {}
+        n_member = int(inside.sum(axis=1).min())  # the same patients are members of several targets: those of one count
         for fpr in self.fprs:
-            resolved = fpr >= statistics.resolution(flat)
             drawn = np.concatenate([block.tpr_at(fpr) for block in sampled])
-            value = float(curve.tpr_at(fpr))
-            # Near 0 and 1 a bootstrap is too narrow; the same patients are members of several targets, so that the
-            # exact interval counts those of one.
-            n_member = int(inside.sum(axis=1).min())
-            exact = statistics.clopper_pearson(round(value * n_member), n_member, self.confidence)
-            low, high = self._quantiles(drawn)
-            rates[fpr] = (value, (min(low, exact[0]), max(high, exact[1]))) if resolved else None
+            rate = self.resampling.proportion(float(curve.tpr_at(fpr)), drawn, n_member)
+            rates[fpr] = rate if fpr >= statistics.resolution(flat) else None
         headline = np.concatenate([block.tpr_at(self.headline_fpr) for block in sampled])
         claimed = pooled >= 0
         decided = getattr(attack, "decides", False)
@@ -295,7 +327,7 @@ class Comparison:
             name=attack.name,
             access=access,
             n_shadow=budget if attack.min_shadows else 0,
-            auc=(float(aucs.mean()), self._quantiles(auc_samples)),
+            auc=self.resampling.estimate(float(aucs.mean()), auc_samples),
             target_aucs=tuple(map(float, aucs)),
             tpr_at_fpr=rates,
             transferred=(float(claimed[inside].mean()), float(claimed[~inside].mean())) if decided else None,
@@ -311,11 +343,11 @@ class Comparison:
         members: NDArray[np.bool_],
         table: SignalTable,
     ) -> ComparisonResult:
-        rows = sorted(rows, key=lambda row: (row.n_shadow, -row.auc[0]))
+        rows = sorted(rows, key=lambda row: (row.n_shadow, -row.auc.value))
         most = max(self.budgets)
         candidates = [row for row in rows if row.name in self.references and row.n_shadow == most]
         reference = max(candidates, key=self._headline, default=None)
-        gains: dict[tuple[str, int], dict[str, tuple[float, Interval]]] = {}
+        gains: dict[tuple[str, int], dict[str, Estimate]] = {}
         if reference is not None and reference.tpr_at_fpr[self.headline_fpr] is not None:
             floor = 1 / (len(members) * len(set(table.patient_ids)))
             auc, tpr = samples[reference.name, reference.n_shadow]
@@ -324,8 +356,8 @@ class Comparison:
                 ratio = own_tpr / np.maximum(tpr, floor)
                 value = self._headline(row) / max(self._headline(reference), floor)
                 gains[row.name, row.n_shadow] = {
-                    "auc": (row.auc[0] - reference.auc[0], self._quantiles(own_auc - auc)),
-                    "tpr_ratio": (value, self._quantiles(ratio)),
+                    "auc": self.resampling.estimate(row.auc.value - reference.auc.value, own_auc - auc),
+                    "tpr_ratio": self.resampling.estimate(value, ratio),
                 }
         n_out = sum(len({p for p, m in zip(table.patient_ids, side, strict=True) if not m}) for side in members)
         return ComparisonResult(
@@ -342,10 +374,7 @@ class Comparison:
 
     def _headline(self, row: ComparisonRow) -> float:
         value = row.tpr_at_fpr.get(self.headline_fpr)
-        return 0.0 if value is None else value[0]
-
-    def _quantiles(self, values: Array) -> Interval:
-        return statistics.percentiles(values, self.confidence)
+        return 0.0 if value is None else value.value
 
 
 def by_patient(values: Array | NDArray[np.bool_], table: SignalTable) -> Array:
@@ -360,18 +389,15 @@ def _standardised(scores: Array) -> Array:
     return np.asarray(centred / spread)
 
 
-Estimate = tuple[float, tuple[float, float]]
-
-
 @dataclass(frozen=True)
 class Adversary:
     """What the best of the attacks finds, by patient, over all targets.
 
     Attributes:
         attack: the one with the highest AUC.
-        auc: mean over targets, and its interval.
-        tpr: TPR at the headline FPR and its interval, or None below the resolution.
-        auc_change: AUC minus that of the best attack without the defence, and its paired interval.
+        auc: mean over targets.
+        tpr: TPR at the headline FPR, or None below the resolution.
+        auc_change: AUC minus that of the best attack without the defence, paired.
     """
 
     attack: str
@@ -389,7 +415,7 @@ class DefenceRow:
         release: what leaves the model.
         adaptive: the adversary who knows it: shadows are trained and queried under it.
         unaware: the one who does not: shadows have no defence.
-        utility: by metric, mean over patients who are non-members, over all targets, and its interval.
+        utility: by metric, mean over patients who are non-members, over all targets.
         gap: the same of members minus non-members.
         accounted_epsilon: (epsilon, delta) of the first target's training, if it has any; epsilon None: no bound.
         audited_epsilon: what the adaptive adversary proves on the first target.

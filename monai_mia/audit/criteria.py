@@ -1,21 +1,26 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Statements for whoever decides on a release: each with what was measured, its threshold, and pass or fail."""
+"""The criteria of an audit: every threshold once, and what was measured held against each of them.
+
+The verdict's level and the recommendation about a release are both read from these statements
+(:mod:`monai_mia.audit.verdict`), so that they cannot contradict each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from monai_mia import statistics
 from monai_mia.errors import InputError
+from monai_mia.statistics import Estimate
 from monai_mia.statistics.epsilon import at_least, at_most
 
 __all__ = [
-    "Conclusion",
+    "Criteria",
+    "Findings",
     "Statement",
-    "Statements",
     "percent",
 ]
 
@@ -24,12 +29,6 @@ Outcome = Literal["pass", "fail", "undetermined"]
 #: Claims of up to so many times the allowed share may go unseen, for want of known non-members, before none seen proves
 #: nothing.
 _UNSEEN = 4
-
-_WORDS = {
-    "support": "The evidence supports a release: every statement holds.",
-    "reject": "The evidence speaks against a release.",
-    "undetermined": "The evidence is not enough for either. A person decides, or more is measured.",
-}
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Statement:
         ci: its interval, or None.
         threshold: what it is held against, as text.
         outcome: ``pass`` and ``fail`` need the whole interval on one side of the threshold.
+        reasons: sentences that the verdict takes over where this statement decides it.
+        high: whether its failure alone makes the verdict ``high``.
     """
 
     name: str
@@ -55,55 +56,181 @@ class Statement:
     ci: tuple[float, float] | None
     threshold: str
     outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """What the statements come to.
-
-    Attributes:
-        recommendation: ``support``, ``reject`` or ``undetermined``.
-        statements: the statements.
-    """
-
-    recommendation: Literal["support", "reject", "undetermined"]
-    statements: tuple[Statement, ...]
-
-    @property
-    def text(self) -> str:
-        """The recommendation in a sentence."""
-        return _WORDS[self.recommendation]
+    reasons: tuple[str, ...] = ()
+    high: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For ``privacy.json``."""
-        return {"recommendation": self.recommendation, "statements": [asdict(one) for one in self.statements]}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("reasons", "high")}
 
 
 @dataclass(frozen=True)
-class Statements:
-    """The thresholds of the statements; the defaults' reasons are in docs/report_format.md.
+class AttackFinding:
+    """What a report says of one attack.
+
+    Attributes:
+        name: the attack's name.
+        n_shadow: how many shadows it used.
+        p_value: of its AUC, over all attacks.
+        tail_p_value: of its tail, over all attacks; None of a blind one, and in reports of schema 1.4 and before.
+        auc: with the interval for this attack alone.
+        simultaneous: with the interval for all attacks at once.
+        rates: the TPR at each resolved FPR.
+    """
+
+    name: str
+    n_shadow: int
+    p_value: float
+    tail_p_value: float | None
+    auc: Estimate
+    simultaneous: Estimate
+    rates: Mapping[float, Estimate]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> AttackFinding:
+        """Read a row of ``attacks`` of ``report.json``."""
+        rates = {float(fpr): Estimate.of_json(rate) for fpr, rate in row["tpr_at_fpr"].items() if rate is not None}
+        tail = row.get("tail_p_value")
+        return cls(
+            str(row["name"]),
+            int(row["n_shadow"]),
+            float(row["p_value"]),
+            None if tail is None else float(tail),
+            Estimate.of_json(row, "auc"),
+            Estimate.of_json(row, "auc", "auc_ci_simultaneous"),
+            rates,
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report says, as far as a criterion reads it.
+
+    Attributes:
+        attacks: the attacks, best first.
+        blinds: the blind baseline and the blind network, as far as there are, the stronger first.
+        gain: AUC of the best attack minus that of the stronger blind one, or None without one.
+        n_member: member patients; units, where the design is not known.
+        n_nonmember: non-member patients, likewise.
+        resolution: the smallest FPR that is resolved.
+        randomised: whether a coin decided who is a member.
+        detectable: the AUC that chance gives the best attack in 1 of 20 permutations.
+        placebo: the attack on models in the target's stead, as ``controls`` has it, or None.
+        shifts: image statistics of members against non-members, likewise.
+        halves: each side against itself, likewise.
+        image_tail: how seldom chance gives an image statistic such a tail, or None.
+        claims: what claims are worth, likewise, or None.
+        epsilon: audited epsilon of the best attack, or None.
+        ceiling: what a perfect attack would have shown.
+        accounted: accounted epsilon of the target's training, or None.
+        confidence: coverage of the intervals.
+    """
+
+    attacks: Sequence[AttackFinding]
+    blinds: Sequence[AttackFinding]
+    gain: Estimate | None
+    n_member: int
+    n_nonmember: int
+    resolution: float
+    randomised: bool
+    detectable: float
+    placebo: Mapping[str, Any] | None
+    shifts: Sequence[Mapping[str, Any]]
+    halves: Sequence[Mapping[str, Any]]
+    image_tail: float | None
+    claims: Mapping[str, Any] | None
+    epsilon: float | None
+    ceiling: float
+    accounted: float | None
+    confidence: float
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Findings:
+        """Read the content of ``report.json``."""
+        design, exposure, controls = content.get("design", {}), content["exposure"], content["controls"]
+        best = content["attacks"][0]
+        blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
+        gain = controls["attack_minus_blind"]
+        return cls(
+            attacks=[AttackFinding.of(row) for row in content["attacks"]],
+            blinds=sorted(map(AttackFinding.of, blinds), key=lambda blind: -blind.auc.value),
+            gain=None if gain is None else Estimate.of_json(gain),
+            n_member=int(design.get("n_member", exposure.get(f"n_{content['unit']}s"))),
+            n_nonmember=int(design.get("n_nonmember", round(1 / float(exposure["resolution"])))),
+            resolution=float(exposure["resolution"]),
+            randomised=design.get("kind") == "randomised",
+            detectable=float(controls["null"]["auc_95"]),
+            placebo=controls.get("permuted_membership"),
+            shifts=controls.get("shifts", ()),
+            halves=controls.get("halves", ()),
+            image_tail=controls.get("image_tail"),
+            claims=content["claims"],
+            epsilon=best["epsilon_lower_bound"],
+            ceiling=0.0 if best["epsilon"] is None else float(best["epsilon"]["ceiling"]),
+            accounted=(content.get("target", {}).get("privacy") or {}).get("epsilon"),
+            confidence=float(content["confidence"]),
+        )
+
+    @property
+    def best(self) -> AttackFinding:
+        """The attack with the highest AUC."""
+        return self.attacks[0]
+
+    def corrected(self, rate: Estimate) -> Estimate:
+        """A TPR with an interval that holds for all attacks at once (Bonferroni), never narrower than its own."""
+        confidence = 1 - (1 - self.confidence) / len(self.attacks)
+        return rate.wider(statistics.clopper_pearson(round(rate.value * self.n_member), self.n_member, confidence))
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """The TPR of an attack at one FPR."""
+
+    attack: str
+    fpr: float
+    tpr: Estimate
+    p_value: float = 1.0
+
+    @property
+    def text(self) -> str:
+        return f"“{self.attack}” finds {self.tpr} of the members while it falsely accuses {self.fpr:.1%} of the others"
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """The thresholds of an audit, each once; the defaults' reasons are in docs/report_format.md.
 
     Attributes:
         min_patients: so many member and non-member patients at least.
-        significance: a blind attack counts if chance gives its AUC less often than this.
-        min_gain_over_blind: where the images alone tell members in a randomised design, the attack must be better by
-            more than this.
-        tail_significance: a rate counts, however few false alarms it rests on, if chance gives it less often than this.
-        max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations.
-        min_shadows: so many shadows at least for some attack.
-        max_auc: the AUC of the best attack is at most this.
-        max_lift: its TPR is at most this many times the FPR.
+        significance: an AUC counts if chance gives it less often than this, over all attacks tried; a control fails by
+            the same level.
+        tail_significance: a TPR at a resolved FPR counts if chance gives it less often than this, over all attacks and
+            FPRs.
+        min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
+            than this.
+        max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations; else finding nothing
+            is ``inconclusive``.
+        min_shadows: so many shadows at least for some attack, or a release is not supported.
+        high_auc: the verdict is ``high`` if the best attack's own interval of the AUC lies above this: membership is
+            told with ease.
+        max_auc: a release is supported only if the interval of the best attack's AUC, for all attacks at once, lies at
+            or below this. It is lower than ``high_auc``: what is not told with ease is not yet safe to release.
+        max_lift: no TPR is more than this many times its FPR, by the whole interval.
         min_false_alarms: the smallest FPR at which so many non-members would be accused is the one that can pass.
         max_claimed: share of the members who can be claimed while few claims are false.
         max_epsilon: the audited epsilon is at most this.
+
+    Raises:
+        InputError: a threshold is one that nothing, or anything, could pass.
     """
 
     min_patients: int = 10
     significance: float = 0.05
-    min_gain_over_blind: float = 0.1
     tail_significance: float = 0.01
+    min_gain_over_blind: float = 0.1
     max_detectable: float = 0.75
     min_shadows: int = 4
+    high_auc: float = 0.7
     max_auc: float = 0.65
     max_lift: float = 4.0
     min_false_alarms: int = 10
@@ -115,7 +242,7 @@ class Statements:
         for name in ("significance", "tail_significance", "max_claimed"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
-        for name in ("max_auc", "max_detectable"):
+        for name in ("high_auc", "max_auc", "max_detectable"):
             if not 0.5 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0.5, 1), got {getattr(self, name)}.")
         for name, lowest in (("min_patients", 1), ("min_shadows", 0), ("min_false_alarms", 1), ("max_lift", 1)):
@@ -125,187 +252,287 @@ class Statements:
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
-    def judge(self, content: Mapping[str, Any]) -> Conclusion:
-        """Hold what a report says against the thresholds.
+    def check(self, found: Findings) -> tuple[Statement, ...]:
+        """Hold what was found against every threshold.
 
-        Args:
-            content: of ``report.json``, see :func:`~monai_mia.audit.report.as_json`.
+        Where nothing is shown that chance would not give, no statement about the model fails: it is undetermined.
 
         Returns:
-            ``undetermined`` if the audit is not valid, ``reject`` if a statement about the model fails, ``support`` if
-            every statement holds, and else ``undetermined``.
+            The statements by name: ``patients``, ``controls``, ``blind``; ``detectable``, ``shadows``; ``chance``,
+            ``auc``, ``rate``, ``claims``, ``epsilon``.
         """
-        found = (
-            self._patients(content),
-            self._conclusive(content),
-            self._blind(content),
-            self._detectable(content),
-            self._shadows(content),
-            self._auc(content),
-            self._rate(content),
-            self._claims(content),
-            self._epsilon(content),
+        by_auc = found.best.p_value < self.significance
+        tail = self._sharpest(found)
+        shown = by_auc or tail is not None
+        unclear = None if found.randomised or tail is None else self._without_model(found, tail)
+        if unclear is not None:
+            tail = None
+        model = (
+            self._chance(found, by_auc, tail),
+            self._auc(found, by_auc),
+            self._rate(found, by_auc, tail),
+            self._claims(found),
+            self._epsilon(found),
         )
-        if any(one.outcome == "fail" for one in found if one.about == "validity"):
-            return Conclusion("undetermined", found)
-        if any(one.outcome == "fail" for one in found if one.about == "model"):
-            return Conclusion("reject", found)
-        holds = all(one.outcome == "pass" for one in found)
-        return Conclusion("support" if holds else "undetermined", found)
+        return (
+            self._patients(found),
+            self._controls(found, shown, by_auc, unclear),
+            self._blind(found),
+            self._detectable(found),
+            self._shadows(found),
+            *(one if shown else _not_shown(one) for one in model),
+        )
 
-    def _patients(self, content: Mapping[str, Any]) -> Statement:
-        members, others = _sides(content)
+    def _patients(self, found: Findings) -> Statement:
+        fewest = min(found.n_member, found.n_nonmember)
+        few = (
+            f"Only {found.n_member} member and {found.n_nonmember} non-member patients: too few to tell anything (at "
+            f"least {self.min_patients} on each side are needed)."
+        )
         return Statement(
-            "patients", "validity", "There are enough patients on both sides.", f"{members} and {others}",
-            min(members, others), None, f"at least {self.min_patients} each",
-            _outcome(min(members, others) >= self.min_patients),
+            "patients", "validity", "There are enough patients on both sides.",
+            f"{found.n_member} and {found.n_nonmember}", fewest, None, f"at least {self.min_patients} each",
+            _outcome(fewest >= self.min_patients), (few,),
         )  # fmt: skip
 
-    def _conclusive(self, content: Mapping[str, Any]) -> Statement:
-        level = str(content["verdict"]["level"])
+    def _controls(self, found: Findings, shown: bool, by_auc: bool, unclear: str | None) -> Statement:
+        """All controls but the blind ones; in a randomised design the sides differ by chance alone."""
+        doubts: list[str] = []
+        remarks: list[str] = []
+        placebo = found.placebo
+        if placebo is not None and placebo["p_value"] < self.significance and (shown or not found.randomised):
+            auc, gain = Estimate.of_json(placebo, "auc"), Estimate.of_json(placebo["attack_minus"])
+            words = f"a model with other members gives the same patients away (AUC {auc})"
+            if not found.randomised or gain.low <= self.min_gain_over_blind:
+                doubts.append(
+                    f"But {words}, where an AUC of one half was due; the attack on the target has {gain} more. What "
+                    "the attack finds is no memory of the target's."
+                )
+            else:
+                remarks.append(f"Although {words}, the attack on the target is clearly better ({gain} more).")
+        if not found.randomised:
+            doubts += self._drifts(found)
+        if unclear is not None:
+            (remarks if by_auc else doubts).append(unclear)
         return Statement(
-            "verdict", "validity", "No control puts the audit’s verdict in doubt.", level, None, None,
-            "not inconclusive", _outcome(level != "inconclusive"),
+            "controls", "validity", "No control puts the finding in doubt.",
+            f"{len(doubts)} in doubt" if doubts else "none in doubt", None, None, f"p at least {self.significance:g}",
+            _outcome(not doubts), tuple(doubts or remarks),
         )  # fmt: skip
 
-    def _blind(self, content: Mapping[str, Any]) -> Statement:
+    def _drifts(self, found: Findings) -> list[str]:
+        """Why members and non-members may come from different sources, where no coin dealt the sides."""
+        doubts = []
+        shifted = [str(shift["feature"]) for shift in found.shifts if shift["p_adjusted"] < self.significance]
+        if shifted:
+            named = ", ".join(shifted[:3]) + (" and others" if len(shifted) > 3 else "")
+            doubts.append(
+                f"Members and non-members differ in {len(shifted)} of {len(found.shifts)} image statistics ({named}), "
+                "allowing for how many were compared."
+            )
+        for half in found.halves:
+            ordered = half["by"] == "order" and half["side"] == "nonmembers"
+            if ordered and half["p_adjusted"] < self.significance:
+                doubts.append(
+                    "The attack tells the first half of the non-members from the second, in the order of their ids "
+                    f"(AUC {Estimate.of_json(half, 'auc')}). Cases differ along the list, and none of these is a "
+                    "member."
+                )
+        return doubts
+
+    def _blind(self, found: Findings) -> Statement:
         """In a randomised design the sides differ by chance alone, so that a lead over the images is enough."""
-        controls = content["controls"]
-        blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
-        randomised = content.get("design", {}).get("kind") == "randomised"
         text = "The images alone do not tell members from non-members, or far less than the attack does."
         limit = f"p at least {self.significance:g}"
-        if not blinds:
-            outcome: Outcome = "pass" if randomised else "undetermined"
-            measured = "not measured; a coin drew the members" if randomised else "not measured"
+        if not found.blinds:
+            outcome: Outcome = "pass" if found.randomised else "undetermined"
+            measured = "not measured; a coin drew the members" if found.randomised else "not measured"
             return Statement("blind", "validity", text, measured, None, None, limit, outcome)
-        corrected = statistics.holm([blind["p_value"] for blind in blinds])
-        worst, p_value = min(zip(blinds, corrected, strict=True), key=lambda pair: float(pair[1]))
-        told = p_value < self.significance
-        gain = controls["attack_minus_blind"]
-        led = randomised and gain is not None and gain["ci"][0] > self.min_gain_over_blind
-        measured = f"AUC {_with_ci(worst['auc'], worst['auc_ci'])}, p {p_value:.3f}"
-        if told and led:
-            measured += f"; the attack has {gain['value']:+.3f} [{gain['ci'][0]:.3f}, {gain['ci'][1]:.3f}] more"
-            limit += f", or a lead above {self.min_gain_over_blind:g}"
+        corrected = statistics.holm([blind.p_value for blind in found.blinds])
+        worst, p_value = min(zip(found.blinds, corrected, strict=True), key=lambda pair: float(pair[1]))
+        measured = f"AUC {worst.auc}, p {p_value:.3f}"
+        reasons: tuple[str, ...] = ()
+        told, led = p_value < self.significance, False
+        if told and found.gain is not None:
+            first = next(one for one, p in zip(found.blinds, corrected, strict=True) if p < self.significance)
+            led = found.randomised and found.gain.low > self.min_gain_over_blind
+            words = f"membership can be told without the model ({first.name}, AUC {first.auc})"
+            if led:
+                measured += (
+                    f"; the attack has {found.gain.value:+.3f} [{found.gain.low:.3f}, {found.gain.high:.3f}] more"
+                )
+                limit += f", or a lead above {self.min_gain_over_blind:g}"
+                reasons = (f"Although {words}, the attack is clearly better ({found.gain} more).",)
+            else:
+                reasons = (
+                    f"But {words}; the attack has {found.gain} more than the images alone. Members and non-members "
+                    "differ as images, so that the attack may have found that difference and no memory, or may have "
+                    "been hindered by it.",
+                )
         return Statement(
-            "blind", "validity", text, measured, worst["auc"], _pair(worst["auc_ci"]), limit, _outcome(led or not told)
+            "blind",
+            "validity",
+            text,
+            measured,
+            worst.auc.value,
+            worst.auc.ci,
+            limit,
+            _outcome(led or not told),
+            reasons,
         )
 
-    def _detectable(self, content: Mapping[str, Any]) -> Statement:
-        value = float(content["controls"]["null"]["auc_95"])
+    def _detectable(self, found: Findings) -> Statement:
+        value = found.detectable
+        fine = value <= self.max_detectable
+        reason = (
+            f"A measured AUC above {value:.2f} would have counted as more than chance. This is no proof of privacy: "
+            "other attacks, more shadows or more patients could find more."
+            if fine
+            else f"With so few patients, only a measured AUC above {value:.2f} could be told from chance."
+        )
         return Statement(
             "detectable", "power", "A leak could be told from chance.", f"from an AUC of {value:.3f} on", value, None,
-            f"at most {self.max_detectable:g}", _outcome(value <= self.max_detectable),
+            f"at most {self.max_detectable:g}", _outcome(fine), (reason,),
         )  # fmt: skip
 
-    def _shadows(self, content: Mapping[str, Any]) -> Statement:
-        count = max(int(attack["n_shadow"]) for attack in content["attacks"])
+    def _shadows(self, found: Findings) -> Statement:
+        count = max(attack.n_shadow for attack in found.attacks)
         return Statement(
             "shadows", "power", "The attacks were strong: they had shadow models to compare with.", f"{count} shadows",
             count, None, f"at least {self.min_shadows}", _outcome(count >= self.min_shadows),
         )  # fmt: skip
 
-    def _auc(self, content: Mapping[str, Any]) -> Statement:
-        best = content["attacks"][0]
-        low, high = _pair(best["auc_ci_simultaneous"])
+    def _chance(self, found: Findings, by_auc: bool, tail: _Rate | None) -> Statement:
+        """It never fails by itself: what chance does not explain may be little; how much, the other statements say."""
+        best, several = found.best, len(found.attacks) > 1
+        which = f"The best of {len(found.attacks)} attacks, “{best.name}”," if several else f"The attack “{best.name}”"
+        reason = f"{which} has an AUC of {best.auc}; chance alone reaches that in {_small(best.p_value)} of cases."
+        tails = [attack.tail_p_value for attack in found.attacks if attack.tail_p_value is not None]
+        measured = f"p {best.p_value:.3f}" + (f"; of tails {min(tails):.3f}" if tails else "")
+        conclusion = "" if by_auc else "So nothing was shown." if tail is None else _TAIL_ALONE
         return Statement(
-            "auc", "model", "The best attack hardly tells members from non-members.",
-            f"AUC {_with_ci(best['auc'], (low, high))}", best["auc"], (low, high), f"at most {self.max_auc:g}",
-            _beside(low, high, self.max_auc),
+            "chance", "model", "No attack tells members from non-members better than chance does.", measured,
+            best.p_value, None, f"p at least {self.significance:g}; of tails {self.tail_significance:g}",
+            "undetermined" if by_auc or tail is not None else "pass", (reason, conclusion),
         )  # fmt: skip
 
-    def _rate(self, content: Mapping[str, Any]) -> Statement:
+    def _auc(self, found: Findings, by_auc: bool) -> Statement:
+        best, limit = found.best, f"at most {self.max_auc:g}"
+        auc = best.simultaneous
+        outcome = _beside(auc, self.max_auc)
+        high = by_auc and best.auc.low > self.high_auc
+        reasons: tuple[str, ...] = ()
+        if high:
+            if outcome != "fail":
+                limit += f"; of its own interval, {best.auc.low:.3f} and more, {self.high_auc:g}"
+            outcome = "fail"
+            reasons = (f"The whole interval of the AUC lies above {self.high_auc:g}: membership is told with ease.",)
+        return Statement(
+            "auc", "model", "The best attack hardly tells members from non-members.", f"AUC {auc}", auc.value, auc.ci,
+            limit, outcome, reasons, high,
+        )  # fmt: skip
+
+    def _rate(self, found: Findings, by_auc: bool, tail: _Rate | None) -> Statement:
         """Any rate that is clearly too high fails; one that rests on enough false alarms can pass."""
         text = "Nobody is found almost surely: few members while few others are falsely accused."
-        rates = [
-            (float(fpr), rate["value"], _pair(rate["ci"]))
-            for fpr, rate in content["attacks"][0]["tpr_at_fpr"].items()
-            if rate is not None
-        ]
         limit = f"TPR at most {self.max_lift:g} × FPR"
+        rates = [_Rate(found.best.name, fpr, tpr) for fpr, tpr in found.best.rates.items()]
         if not rates:
             return Statement("rate", "model", text, "below resolution", None, None, limit, "undetermined")
-        failing = [rate for rate in rates if rate[2][0] > self.max_lift * rate[0]]
-        n_others = 1 / float(content["exposure"]["resolution"])
-        sound = [rate for rate in rates if rate[0] * n_others >= self.min_false_alarms - 1e-9]
-        fpr, value, ci = (
-            max(failing, key=lambda rate: rate[2][0] / rate[0]) if failing else min(sound) if sound else max(rates)
-        )
-        outcome: Outcome = "fail" if failing else "undetermined"
-        if not failing and sound and ci[1] <= self.max_lift * fpr:
-            outcome = "pass"
-        tail = None if failing else self._sharper(content, sound)
-        if tail is not None:  # the attack with the best AUC need not be the one that finds a few almost surely
-            name, fpr, value, ci, outcome = tail
-            text = f"{text[:-1]}, not even by “{name}”."
+        above = [rate for rate in rates if rate.tpr.low > self.max_lift * rate.fpr]
+        sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
+        reasons: tuple[str, ...] = ()
+        if tail is not None:
+            rare = f"chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases"
+            reasons = (f"{'And' if by_auc else 'But'} {tail.text}; {rare}.",)
+        outcome: Outcome = "undetermined"
+        shown = min(sound, key=_fpr) if sound else max(rates, key=_fpr)
+        if above and (by_auc or tail is None):
+            shown, outcome = max(above, key=_lift), "fail"
+            found_ = f"it finds {shown.tpr} of the members."
+            reasons = (f"While it falsely accuses {shown.fpr:.1%} of the others, {found_}",) if by_auc else ()
+        elif tail is not None and tail.tpr.low > self.max_lift * tail.fpr:
+            shown, outcome = tail, "fail"
+        else:
+            if sound and not above and shown.tpr.high <= self.max_lift * shown.fpr:
+                outcome = "pass"
+            others = self._above(found, [rate.fpr for rate in sound])
+            if others:  # the attack with the best AUC need not be the one that finds a few almost surely
+                shown, outcome = max(others, key=lambda rate: rate.tpr.value / rate.fpr), "undetermined"
+        if shown.attack != found.best.name:
+            text = f"{text[:-1]}, not even by “{shown.attack}”."
         return Statement(
-            "rate", "model", text, f"TPR {_with_ci(value, ci)} at {percent(fpr)} FPR", value, ci, limit, outcome
-        )
+            "rate", "model", text, f"TPR {shown.tpr} at {percent(shown.fpr)} FPR", shown.tpr.value, shown.tpr.ci, limit,
+            outcome, reasons, outcome == "fail" and (by_auc or tail is not None),
+        )  # fmt: skip
 
-    def _sharper(
-        self, content: Mapping[str, Any], rates: Sequence[tuple[float, float, tuple[float, float]]]
-    ) -> tuple[str, float, float, tuple[float, float], Outcome] | None:
-        """Another attack whose rate is above the limit where the best one is sound, the most extreme one.
+    def _sharpest(self, found: Findings) -> _Rate | None:
+        """Of the attacks whose tail chance hardly gives, the rate that lies the furthest above its FPR."""
+        rates = [
+            _Rate(attack.name, fpr, found.corrected(tpr), attack.tail_p_value)
+            for attack in found.attacks
+            if attack.tail_p_value is not None and attack.tail_p_value < self.tail_significance
+            for fpr, tpr in attack.rates.items()
+        ]
+        return max(rates, key=_lift, default=None)
 
-        It fails the statement if its lower bound is above the limit after a correction for the number of attacks
-        (Bonferroni); else it leaves it undetermined.
-        """
-        attacks = content["attacks"]
-        n_member, _ = _sides(content)
-        found: list[tuple[float, str, float, float, tuple[float, float], Outcome]] = []
-        for number, attack in enumerate(attacks):
-            p_value = attack.get("tail_p_value")  # none in reports of schema 1.4 and before
-            rare = p_value is not None and p_value < self.tail_significance
-            fprs = [fpr for fpr, _, _ in rates] if number else []
-            for fpr in map(float, attack["tpr_at_fpr"]) if rare else fprs:
-                rate = attack["tpr_at_fpr"].get(f"{fpr:g}")
-                if rate is None or rate["value"] <= self.max_lift * fpr:
-                    continue
-                confidence = 1 - (1 - float(content["confidence"])) / len(attacks)
-                exact = statistics.clopper_pearson(round(rate["value"] * n_member), n_member, confidence)
-                ci = _pair(rate["ci"])
-                sure = min(exact[0], ci[0]) > self.max_lift * fpr
-                found.append(
-                    (rate["value"] / fpr, attack["name"], fpr, rate["value"], ci, "fail" if sure else "undetermined")
+    def _above(self, found: Findings, fprs: Sequence[float]) -> list[_Rate]:
+        """Rates above the limit: of other attacks than the best at these FPRs, of one with a rare tail at any."""
+        rates = []
+        for number, attack in enumerate(found.attacks):
+            rare = attack.tail_p_value is not None and attack.tail_p_value < self.tail_significance
+            for fpr, tpr in attack.rates.items():
+                if (rare or (number and fpr in fprs)) and tpr.value > self.max_lift * fpr:
+                    rates.append(_Rate(attack.name, fpr, tpr))
+        return rates
+
+    def _without_model(self, found: Findings, tail: _Rate) -> str | None:
+        """Why a tail may be one of the images, where no coin dealt the sides."""
+        if found.image_tail is None:
+            return f"But while {tail.text}, whether the images alone single them out was not measured."
+        if found.image_tail < self.significance:
+            return (
+                f"But while {tail.text}, an image statistic singles out members, too (chance gives any as unlikely a "
+                f"tail in {_small(found.image_tail)} of cases): those who stand out may do so as images, and not in "
+                "the model’s memory."
+            )
+        for blind in found.blinds:
+            rate = blind.rates.get(tail.fpr)
+            if rate is not None and rate.high >= tail.tpr.value:
+                return (
+                    f"But while {tail.text}, the images alone ({blind.name}) find {rate}: that a few stand out may be "
+                    "theirs, and no memory."
                 )
-        if not found:
-            return None
-        _, name, fpr, value, ci, outcome = max(found, key=lambda one: (one[-1] == "fail", one[0]))
-        return name, fpr, value, ci, outcome
+        return None
 
-    def _claims(self, content: Mapping[str, Any]) -> Statement:
-        claims = content["claims"]
+    def _claims(self, found: Findings) -> Statement:
+        claims = found.claims
         text = "Hardly any member can be named with confidence."
         limit = f"at most {percent(self.max_claimed)} of members"
         if claims is None:
             return Statement("claims", "model", text, "too few patients", None, None, limit, "undetermined")
-        low, high = _pair(claims["tpr_ci"])
-        measured = f"{_with_ci(claims['tpr'], (low, high))} claimed, {percent(claims['q'])} false at most"
+        tpr = Estimate.of_json(claims, "tpr")
+        measured = f"{tpr} claimed, {percent(claims['q'])} false at most"
         resolved = claims["fewest"] / claims["n_member"]
-        outcome = _beside(low, high, max(self.max_claimed, resolved))
-        if low > self.max_claimed:
+        outcome = _beside(tpr, max(self.max_claimed, resolved))
+        if tpr.low > self.max_claimed:
             outcome = "fail"
         if resolved > self.max_claimed:  # what could not have been seen is said, and too much of it proves nothing
             limit += f"; under {percent(resolved)} could not be seen"
             outcome = "undetermined" if outcome == "pass" and resolved > _UNSEEN * self.max_claimed else outcome
-        return Statement("claims", "model", text, measured, claims["tpr"], (low, high), limit, outcome)
+        return Statement("claims", "model", text, measured, tpr.value, tpr.ci, limit, outcome)
 
-    def _epsilon(self, content: Mapping[str, Any]) -> Statement:
+    def _epsilon(self, found: Findings) -> Statement:
         """A lower bound refutes; it supports only where it could have refuted, or where an accountant bounds it."""
-        best = content["attacks"][0]
-        privacy = content.get("target", {}).get("privacy") or {}
-        accounted = privacy.get("epsilon")
         text = "The privacy loss that attacks show is small."
         limit = f"epsilon at most {self.max_epsilon:g}"
-        shown = best["epsilon_lower_bound"]
+        shown, accounted = found.epsilon, found.accounted
         if shown is None:
             return Statement("epsilon", "model", text, "not measured", None, None, limit, "undetermined")
-        ceiling = float(best["epsilon"]["ceiling"])
-        measured = f"at least {at_least(shown)}; {at_least(ceiling)} could have been shown"
+        measured = f"at least {at_least(shown)}; {at_least(found.ceiling)} could have been shown"
         if accounted is not None:
             measured += f"; accounted: at most {at_most(accounted)}"
-        outcome: Outcome = "pass" if ceiling >= self.max_epsilon else "undetermined"
+        outcome: Outcome = "pass" if found.ceiling >= self.max_epsilon else "undetermined"
         if accounted is not None and accounted <= self.max_epsilon:
             outcome = "pass"
         if shown > self.max_epsilon or (accounted is not None and shown > accounted):
@@ -313,27 +540,34 @@ class Statements:
         return Statement("epsilon", "model", text, measured, shown, None, limit, outcome)
 
 
-def _sides(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Member and non-member patients; units, where the design is not known."""
-    design, exposure = content.get("design", {}), content["exposure"]
-    members = design.get("n_member", exposure.get(f"n_{content['unit']}s"))
-    return int(members), int(design.get("n_nonmember", round(1 / float(exposure["resolution"]))))
+_TAIL_ALONE = "So of the average patient nothing was shown."
+
+
+def _not_shown(one: Statement) -> Statement:
+    """A statement about the model where chance explains what was found: it cannot fail."""
+    if one.outcome != "fail":
+        return one
+    return replace(one, outcome="undetermined", measured=f"{one.measured}; chance gives as much", high=False)
+
+
+def _fpr(rate: _Rate) -> float:
+    return rate.fpr
+
+
+def _lift(rate: _Rate) -> tuple[float, float]:
+    return rate.tpr.low / rate.fpr, rate.fpr
 
 
 def _outcome(holds: bool) -> Outcome:
     return "pass" if holds else "fail"
 
 
-def _beside(low: float, high: float, limit: float) -> Outcome:
-    return "pass" if high <= limit else "fail" if low > limit else "undetermined"
+def _beside(estimate: Estimate, limit: float) -> Outcome:
+    return "pass" if estimate.high <= limit else "fail" if estimate.low > limit else "undetermined"
 
 
-def _pair(ci: Sequence[float]) -> tuple[float, float]:
-    return float(ci[0]), float(ci[1])
-
-
-def _with_ci(value: float, ci: Sequence[float]) -> str:
-    return f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
+def _small(p_value: float) -> str:
+    return "less than 0.1%" if p_value < 0.001 else f"{p_value:.1%}"
 
 
 def percent(rate: float) -> str:

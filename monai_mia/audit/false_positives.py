@@ -27,6 +27,7 @@ from monai_mia.audit.disclosure.cells import MIN_CELL
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Estimate, Resampling
 
 __all__ = [
     "AttackEvidence",
@@ -42,8 +43,6 @@ __all__ = [
 Array = NDArray[np.float64]
 
 Mask = NDArray[np.bool_]
-
-Estimate = tuple[float, tuple[float, float]]
 
 #: Cells of the confusion matrix.
 CELLS = ("TP", "FP", "FN", "TN")
@@ -218,28 +217,28 @@ class Evidence:
         headline_fpr: the FPR of the information that is reported beside.
         gate: share of known releases for which the adversary's out-of-distribution gate withholds a claim, in (0, 1);
             the gate is the Mahalanobis distance of the signals of the release alone from the shadows' on the cohort.
-        confidence: coverage of the intervals.
-        n_resamples: bootstrap resamples of patients and of targets.
+        resampling: of patients and of targets, for the intervals; its seed is that of folds, too.
         min_cell: a mean confidence over fewer patients is not given.
-        seed: of resamples and folds.
     """
 
     base_rates: Sequence[float] = (0.01, 0.1, 0.5)
     headline_fpr: float = 0.05
     gate: float = 0.05
-    confidence: float = 0.95
-    n_resamples: int = 1000
+    resampling: Resampling = Resampling(n_resamples=1000)
     min_cell: int = MIN_CELL
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse options that measure nothing."""
-        for name in ("headline_fpr", "gate", "confidence"):
+        for name in ("headline_fpr", "gate"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
-        for name in ("n_resamples", "min_cell"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.min_cell < 1:
+            raise InputError(f"min_cell must be at least 1, got {self.min_cell}.")
+
+    @property
+    def seed(self) -> int:
+        """The seed of the resampling, which is that of everything."""
+        return self.resampling.seed
 
     def run(
         self,
@@ -292,7 +291,7 @@ class Evidence:
                 continue
             access = access_needed(attack, joined.view[targets[0]])
             found.append(self._attack(attack.name, access, scores, threshold, tables, asked, inside, base_rates))
-        return EvidenceResult(tuple(sorted(found, key=lambda item: -item.auc[0])), tuple(gaps))
+        return EvidenceResult(tuple(sorted(found, key=lambda item: -item.auc.value)), tuple(gaps))
 
     def weights(self, n_targets: int, n_patients: int) -> Array:
         """How often each (target, patient) occurs in each resample, shape (B, T, P).
@@ -300,15 +299,13 @@ class Evidence:
         Targets are drawn alike for all sources, and patients for all sources with as many, most often the same ones.
         """
         rng = [np.random.default_rng([self.seed, 0, 0, stream]) for stream in (11, 12)]
-        targets, patients = (
-            rng[k].multinomial(n, np.full(n, 1 / n), size=self.n_resamples)
-            for k, n in enumerate((n_targets, n_patients))
-        )
+        targets, patients = (self.resampling.counts(rng[k], n) for k, n in enumerate((n_targets, n_patients)))
         return np.asarray(targets[:, :, None] * patients[:, None, :], dtype=np.float64)
 
     def mean(self, values: Array, among: Mask, weights: Array) -> Estimate:
         """Mean over those among whom it is asked for, all targets together; shapes (T, P), (T, P), (B, T, P)."""
-        return float(values[among].mean()), self._quantiles(statistics.resampled_means(values, among, weights))
+        drawn = statistics.resampled_means(values, among, weights)
+        return self.resampling.estimate(float(values[among].mean()), drawn)
 
     def _asked(
         self,
@@ -378,8 +375,6 @@ class Evidence:
             for statistic in (lambda roc: roc.auc, lambda roc: roc.tpr_at(self.headline_fpr))
         )
         n_in, n_out = int(inside.sum(axis=1).min()), int((~inside).sum(axis=1).min())
-        exact_auc = statistics.auc_interval(float(aucs.mean()), n_in, n_out, self.confidence)
-        exact_tpr = statistics.clopper_pearson(round(float(tprs.mean()) * n_in), n_in, self.confidence)
         claimed = pooled >= threshold
         tpr, tpr_drawn = self._share(claimed, inside, own.weights)
         found95 = np.array([_finding(row[side], 0.95) for row, side in zip(pooled, inside, strict=True)])
@@ -391,11 +386,10 @@ class Evidence:
             fpr, fpr_drawn = self._share(calls, outside, source.weights)
             worth: dict[float, Estimate] = {}
             for rate in base_rates:
-                low, high = self._quantiles(precision(tpr_drawn, fpr_drawn, rate))
-                worst = float(precision(tpr[1][0], fpr[1][1], rate))
-                best = float(precision(tpr[1][1], fpr[1][0], rate))
-                ends = float(np.fmin(low, worst)), float(np.fmax(high, best))
-                worth[rate] = float(precision(tpr[0], fpr[0], rate)), ends
+                low, high = self.resampling.interval(precision(tpr_drawn, fpr_drawn, rate))
+                worst, best = precision(tpr.low, fpr.high, rate), precision(tpr.high, fpr.low, rate)
+                value = float(precision(tpr.value, fpr.value, rate))
+                worth[rate] = Estimate(value, float(np.fmin(low, worst)), float(np.fmax(high, best)))
             sources.append(
                 SourceEvidence(
                     source=source.name,
@@ -411,11 +405,11 @@ class Evidence:
         return AttackEvidence(
             attack=name,
             access=access,
-            auc=_wider(float(aucs.mean()), self._quantiles(auc_drawn), exact_auc),
+            auc=self.resampling.auc(float(aucs.mean()), auc_drawn, n_in, n_out),
             tpr_at_fpr=(
-                _wider(float(tprs.mean()), self._quantiles(tprs_drawn), exact_tpr)
+                self.resampling.proportion(float(tprs.mean()), tprs_drawn, n_in)
                 if self.headline_fpr * n_out >= 1 - 1e-9
-                else (float("nan"), (float("nan"), float("nan")))
+                else Estimate(np.nan, np.nan, np.nan)
             ),
             threshold=threshold,
             tpr=tpr,
@@ -432,9 +426,7 @@ class Evidence:
         """
         value = float(happened[among].mean())
         drawn = statistics.resampled_means(happened, among, weights)
-        n = int(among.sum(axis=1).min())
-        exact = statistics.clopper_pearson(round(value * n), n, self.confidence)
-        return _wider(value, self._quantiles(drawn), exact), drawn
+        return self.resampling.proportion(value, drawn, int(among.sum(axis=1).min())), drawn
 
     def _confidences(
         self, source: _Asked, among: Mask, cells: Mapping[str, Mask]
@@ -453,11 +445,9 @@ class Evidence:
                     found[name][kind] = None
                     continue
                 drawn = statistics.resampled_means(values, counted, source.weights)
-                found[name][kind] = (float((counted * values).sum() / counted.sum()), self._quantiles(drawn))
+                mean = float((counted * values).sum() / counted.sum())
+                found[name][kind] = self.resampling.estimate(mean, drawn)
         return found
-
-    def _quantiles(self, values: Array) -> tuple[float, float]:
-        return statistics.percentiles(values, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -504,11 +494,6 @@ class _Joined:
             member[target] = foreign.copy()
             member[target][cases[COHORT]] = own.members(target)
         return cls(view, member, cases)
-
-
-def _wider(value: float, drawn: tuple[float, float], exact: tuple[float, float]) -> Estimate:
-    """A value with the bootstrap's interval, never narrower than the exact one."""
-    return value, (min(drawn[0], exact[0]), max(drawn[1], exact[1]))
 
 
 def _pooled(values: NDArray[Any], table: SignalTable) -> Array:

@@ -22,7 +22,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from monai_mia.errors import InputError
-from monai_mia.statistics.roc import clopper_pearson
+from monai_mia.statistics import Estimate, clopper_pearson
 
 __all__ = [
     "GeneratorResult",
@@ -83,10 +83,10 @@ class Novelty:
         """The distances as a share of the reference's median, shape (N,)."""
         return self.distance / float(np.median(self.reference))
 
-    def share_of_copies(self, confidence: float = 0.95) -> tuple[float, tuple[float, float]]:
+    def share_of_copies(self, confidence: float = 0.95) -> Estimate:
         """The share of copies with its exact interval."""
         count = int(self.copy.sum())
-        return count / len(self.copy), clopper_pearson(count, len(self.copy), confidence)
+        return Estimate(count / len(self.copy), *clopper_pearson(count, len(self.copy), confidence))
 
 
 def scan_features(image: NDArray[np.generic], label: NDArray[np.generic], edge: int = 16) -> Array:

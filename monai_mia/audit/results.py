@@ -1,39 +1,45 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What an audit finds, as it is handed to verdict, report and handlers."""
+"""What an audit finds: its numbers, its verdict, and how they print, plot and become JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_mia.audit.controls import Controls
+from monai_mia.audit.criteria import Criteria, percent
+from monai_mia.audit.printing import data_frame, flat, text_table, wrapped
+from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
+from monai_mia.statistics import Estimate, resolution
 from monai_mia.statistics.claims import ClaimsEvaluation
-from monai_mia.statistics.epsilon import EpsilonBound
+from monai_mia.statistics.epsilon import EpsilonBound, at_least, at_most
 
 if TYPE_CHECKING:
-    from monai_mia.audit.controls import Controls
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from monai_mia.audit.drawing import Curve
 
 __all__ = [
     "AttackResult",
     "AuditResult",
-    "Interval",
-    "Verdict",
 ]
 
 Array = NDArray[np.float64]
 
-Interval = tuple[float, float]
+_VULNERABILITY_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What one attack achieved against the target, in the audit's unit.
+    """What one attack achieved against the target, in the audit's unit. ``print`` shows it.
 
     Attributes:
         name: the attack's name.
@@ -41,22 +47,20 @@ class AttackResult:
         signals: what it reads.
         n_shadow: how many shadows it used.
         scores: one per unit, shape (U,), higher = more likely a member.
-        auc: area under the ROC, and its interval.
-        auc_ci: interval of the AUC.
-        auc_ci_simultaneous: interval that holds for all attacks of the audit at once, and so for the best of them.
+        auc: area under the ROC, in [0, 1].
+        auc_simultaneous: the same with an interval that holds for all attacks of the audit at once, and so for the best
+            of them.
         p_value: probability under permuted membership that the best of all attacks of the audit reaches this AUC.
         tail_p_value: probability under permuted membership that any attack of the audit has, at any resolved FPR, a TPR
             that chance gives as seldom as the least likely one of this attack; 1 without a resolved FPR; None of a
             blind one.
-        tpr_at_fpr: for each FPR, the TPR and its interval, or None below the resolution of the cohort.
-        advantage: largest TPR - FPR, and its interval; optimistic.
-        advantage_ci: interval of the advantage.
+        tpr_at_fpr: for each FPR, the TPR, or None below the resolution of the cohort.
+        advantage: largest TPR - FPR, in [0, 1]; optimistic.
         balanced_accuracy: of a threshold chosen on other patients.
-        balanced_accuracy_ci: its interval.
         epsilon_lower_bound: audited epsilon, or None where the unit is not the patient.
         auc_gain: AUC minus that of the global loss, with its paired interval.
         transferred: of an attack with a threshold of its own, fitted on shadows: TPR, FPR and balanced accuracy of its
-            decision, each with its interval; else None.
+            decision; else None.
         roc: FPR, TPR, and lower and upper TPR of the band, each a list.
         seconds: time to score.
     """
@@ -66,26 +70,91 @@ class AttackResult:
     signals: tuple[str, ...]
     n_shadow: int
     scores: Array
-    auc: float
-    auc_ci: Interval
-    auc_ci_simultaneous: Interval
+    auc: Estimate
+    auc_simultaneous: Estimate
     p_value: float
     tail_p_value: float | None
-    tpr_at_fpr: Mapping[float, tuple[float, Interval] | None]
-    advantage: float
-    advantage_ci: Interval
-    balanced_accuracy: float
-    balanced_accuracy_ci: Interval
+    tpr_at_fpr: Mapping[float, Estimate | None]
+    advantage: Estimate
+    balanced_accuracy: Estimate
     epsilon_lower_bound: EpsilonBound | None
-    auc_gain: tuple[float, Interval] | None
-    transferred: Mapping[str, tuple[float, Interval]] | None
+    auc_gain: Estimate | None
+    transferred: Mapping[str, Estimate] | None
     roc: Mapping[str, list[float]]
     seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``attacks`` of ``report.json`` has it, without the scores."""
+        bound = self.epsilon_lower_bound
+        return {
+            "name": self.name,
+            "access": self.access,
+            "signals": list(self.signals),
+            "n_shadow": self.n_shadow,
+            **self.auc.named("auc"),
+            "auc_ci_simultaneous": list(self.auc_simultaneous.ci),
+            "p_value": self.p_value,
+            "tail_p_value": self.tail_p_value,
+            "auc_gain_over_global_loss": _json(self.auc_gain),
+            "tpr_at_fpr": {f"{fpr:g}": _json(value) for fpr, value in self.tpr_at_fpr.items()},
+            **self.advantage.named("advantage"),
+            **self.balanced_accuracy.named("balanced_accuracy"),
+            "transferred": None
+            if self.transferred is None
+            else {rate: value.as_json() for rate, value in self.transferred.items()},
+            "epsilon_lower_bound": None if bound is None else bound.value,
+            "epsilon": None
+            if bound is None
+            else {
+                "delta": bound.delta,
+                "confidence": bound.confidence,
+                "threshold": bound.method,
+                "ceiling": bound.ceiling,
+            },
+            "roc": {key: list(values) for key, values in self.roc.items()},
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        """Its numbers, one a line."""
+        shadows = f"{self.n_shadow} shadow{'s' * (self.n_shadow != 1)}" if self.n_shadow else "no shadow"
+        rows = [("AUC", f"{self.auc}, p {self.p_value:.3f}")]
+        rows += [
+            (f"TPR at {percent(fpr)} FPR", "below resolution" if value is None else str(value))
+            for fpr, value in self.tpr_at_fpr.items()
+        ]
+        rows += [("balanced accuracy", str(self.balanced_accuracy)), ("advantage", str(self.advantage))]
+        if self.epsilon_lower_bound is not None:
+            rows.append(("audited epsilon", f"at least {at_least(self.epsilon_lower_bound.value)}"))
+        lines = wrapped(f"{self.name} (access: {self.access}; {shadows})")
+        return "\n".join([lines[0].lstrip(), *lines[1:], *(f"  {name:22}{value}" for name, value in rows)])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Its ROC as a data frame: columns ``fpr`` and ``tpr``, a row for each threshold, the strictest first.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return data_frame([{"fpr": x, "tpr": y} for x, y in zip(self.roc["fpr"], self.roc["tpr"], strict=True)])
+
+    def plot_roc(self, axes: Axes | None = None) -> Axes:
+        """Draw its ROC with its band on logarithmic axes, from the resolution of the cohort upwards.
+
+        Args:
+            axes: where to draw; by default in a figure of its own.
+
+        Returns:
+            The axes.
+        """
+        from monai_mia.audit.drawing import Curve, draw_roc
+
+        finest = self.roc["band_fpr"][0]
+        return draw_roc([Curve("best", self.name, self.auc.value, self.roc, True)], finest, finest / 2, axes)
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit found; :func:`monai_mia.audit.report.write_report` prints it.
+    """What an audit found. ``print`` shows it; :func:`monai_mia.audit.report.write_report` writes it.
 
     Attributes:
         target: id of the audited model in the table.
@@ -99,10 +168,13 @@ class AuditResult:
         controls: further controls.
         null: what chance gives: quantiles of the best AUC under permuted membership.
         exposure: for each unit, the smallest FPR at which the best attack still calls it a member; private.
-        utility: mean and interval of each utility metric on members, on non-members, and their gap.
+        utility: mean of each utility metric on ``members``, on ``nonmembers``, and their ``gap``.
         claims: what claims of membership by the best attack would have been worth, or None if the cohort is too small.
         canaries: for each kind of canary, bounds on epsilon by method; empty without canaries.
-        verdict: the verdict.
+        n_patients: number of member and of non-member patients.
+        randomised: whether a coin decided the members.
+        criteria: what the verdict is judged by.
+        confidence: coverage of the intervals.
         seconds: time of the audit.
     """
 
@@ -113,14 +185,16 @@ class AuditResult:
     attacks: tuple[AttackResult, ...]
     blind: AttackResult | None
     blind_network: AttackResult | None
-    attack_minus_blind: tuple[float, Interval] | None
+    attack_minus_blind: Estimate | None
     controls: Controls
     null: Mapping[str, float]
     exposure: Array
-    utility: Mapping[str, Mapping[str, Any]]
+    utility: Mapping[str, Mapping[str, Estimate]]
     claims: ClaimsEvaluation | None
     canaries: Mapping[str, Mapping[str, EpsilonBound]]
-    verdict: Verdict
+    n_patients: tuple[int, int]
+    randomised: bool
+    criteria: Criteria
     confidence: float
     seconds: float
 
@@ -128,6 +202,23 @@ class AuditResult:
     def best(self) -> AttackResult:
         """The attack with the highest AUC."""
         return self.attacks[0]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict by the audit's criteria."""
+        return self.judge()
+
+    def judge(self, about: Mapping[str, Any] | None = None) -> Verdict:
+        """The verdict, where more is known of the study: an accounted epsilon can support a release.
+
+        Args:
+            about: ``design`` and ``target``, as in ``report.json``.
+        """
+        about = about or {}
+        kind = "randomised" if self.randomised else "observational"
+        known = {"kind": kind, "n_member": self.n_patients[0], "n_nonmember": self.n_patients[1]}
+        design, target = {**known, **about.get("design", {})}, about.get("target", {})
+        return judge({**self._measured, "design": design, "target": target}, self.criteria)
 
     def attack(self, name: str) -> AttackResult:
         """The result of the attack of that name."""
@@ -138,23 +229,157 @@ class AuditResult:
 
     def metrics(self) -> dict[str, float]:
         """AUC and TPR of every attack, flat, for a logger."""
-        flat = {}
+        found = {}
         for result in self.attacks:
-            flat[f"{result.name} AUC"] = result.auc
+            found[f"{result.name} AUC"] = result.auc.value
             for fpr, value in result.tpr_at_fpr.items():
                 if value is not None:
-                    flat[f"{result.name} TPR@{fpr:g}"] = value[0]
-        return flat
+                    found[f"{result.name} TPR@{fpr:g}"] = value.value
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``report.json`` says of the audit alone; nothing in it names a patient."""
+        measured = dict(self._measured)
+        head = {key: measured.pop(key) for key in ("unit", "confidence")}
+        return {**head, "verdict": self.verdict.as_json(), **measured}
+
+    @cached_property
+    def _measured(self) -> dict[str, Any]:
+        """The same without the verdict, which is judged by it."""
+        found = self.exposure[self.member]
+        return {
+            "unit": self.unit,
+            "confidence": self.confidence,
+            "attacks": [attack.as_json() for attack in self.attacks],
+            "controls": {
+                "blind_baseline": None if self.blind is None else self.blind.as_json(),
+                "blind_network": None if self.blind_network is None else self.blind_network.as_json(),
+                "attack_minus_blind": _json(self.attack_minus_blind),
+                **self.controls.as_json(),
+                "null": dict(self.null),
+            },
+            "utility": {
+                side: {metric: sides[side].as_json() for metric, sides in self.utility.items()}
+                for side in ("members", "nonmembers", "gap")
+            },
+            "exposure": {
+                "attack": self.best.name,
+                "definition": "share of non-members that score at least as high as the member",
+                f"n_{self.unit}s": int(self.member.sum()),
+                "resolution": resolution(self.member),
+                "quantiles": {f"{q:g}": float(np.quantile(found, q)) for q in _VULNERABILITY_QUANTILES},
+                "share_exposed_at_fpr": {
+                    f"{fpr:g}": float((found <= fpr + 1e-12).mean())  # as the TPR allows for rounding
+                    for fpr, value in self.best.tpr_at_fpr.items()
+                    if value is not None
+                },
+            },
+            "claims": None if self.claims is None else {"attack": self.best.name, **self.claims.as_json()},
+            "canaries": {
+                kind: {method: dict(vars(bound)) for method, bound in bounds.items()}
+                for kind, bounds in self.canaries.items()
+            },
+        }
+
+    def text(self, n_rows: int = 12, privacy: Mapping[str, Any] | None = None) -> str:
+        """The best attacks, utility, canaries and the verdict, for a terminal of 100 columns.
+
+        Args:
+            n_rows: attacks that are listed, the best ones; the global loss always is.
+            privacy: what the target's training accounted for: ``epsilon`` (None: no bound), ``delta``, ``unit``.
+        """
+        fprs = [fpr for fpr, value in self.best.tpr_at_fpr.items() if value is not None]
+        heads = ["attack", f"AUC [{self.confidence:.0%} interval]", *(f"TPR@{fpr:.3g}" for fpr in fprs), "epsilon >="]
+        shown = list(self.attacks[:n_rows])
+        shown += [attack for attack in self.attacks[n_rows:] if attack.name == "global loss"]
+        blinds = [blind for blind in (self.blind, self.blind_network) if blind is not None]
+        lines = text_table(heads, [_row(attack, fprs) for attack in (*shown, *blinds)])
+        if len(self.attacks) > len(shown):
+            lines.append(f"... and {len(self.attacks) - len(shown)} more attacks in the report.")
+        for metric, sides in self.utility.items():
+            values = [f"{side} {sides[side].value:.3f}" for side in ("members", "nonmembers")]
+            lines.append(f"{metric}: {', '.join(values)} (means over {self.unit}s)")
+        for kind, bounds in self.canaries.items():
+            bound = bounds["one run"]
+            lines.append(
+                f"canaries ({kind}): epsilon >= {at_least(bound.value)} at delta {bound.delta:g} (one run; at most "
+                f"{bound.ceiling:.2f} could have been shown)"
+            )
+        if privacy is not None:
+            bounded = "no bound" if privacy["epsilon"] is None else f"at most {at_most(privacy['epsilon'])}"
+            lines.append(f"accounted epsilon: {bounded} at delta {privacy['delta']:g} ({privacy['unit']}s)")
+        verdict = self.verdict if privacy is None else self.judge({"target": {"privacy": privacy}})
+        lines.append(f"Verdict: {verdict.level.upper()}")
+        for reason in verdict.reasons:
+            lines += wrapped(reason)
+        lines.append(f"Recommendation about a release: {verdict.recommendation}")
+        lines += wrapped(verdict.text)
+        if verdict.open:
+            lines += wrapped(f"Not settled in its favour: {', '.join(one.name for one in verdict.open)}.")
+        return "\n".join(["", *lines, ""])
+
+    def __str__(self) -> str:
+        """The best attacks and the verdict, for a terminal of 100 columns."""
+        return self.text()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A data frame with a row for each attack, best first, then the blind ones.
+
+        Columns are ``attack``, ``access``, ``n_shadow``, ``auc``, ``p_value``, ``tpr@<fpr>``, ``balanced_accuracy``,
+        ``advantage`` and ``epsilon_lower_bound``; beside a number with an interval stand ``<name> low`` and ``<name>
+        high``.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        rows = []
+        for attack in (*self.attacks, *(one for one in (self.blind, self.blind_network) if one is not None)):
+            row: dict[str, Any] = {"attack": attack.name, "access": attack.access, "n_shadow": attack.n_shadow}
+            row |= {**flat("auc", attack.auc), "p_value": attack.p_value}
+            for fpr, value in attack.tpr_at_fpr.items():
+                row |= flat(f"tpr@{fpr:g}", value)
+            row |= {**flat("balanced_accuracy", attack.balanced_accuracy), **flat("advantage", attack.advantage)}
+            bound = attack.epsilon_lower_bound
+            rows.append({**row, "epsilon_lower_bound": None if bound is None else bound.value})
+        return data_frame(rows)
+
+    def curves(self) -> list[Curve]:
+        """A handful of attacks to draw: the best, the best without shadows, the global loss, and the blind one."""
+        from monai_mia.audit.drawing import Curve
+
+        chosen = [("best", f"best attack: {self.best.name}", self.best, True)]
+        cheap = next((attack for attack in self.attacks if not attack.n_shadow), None)
+        loss = next((attack for attack in self.attacks if attack.name == "global loss"), None)
+        if cheap is not None and cheap is not self.best and cheap is not loss:
+            chosen.append(("no shadow", f"best without shadows: {cheap.name}", cheap, False))
+        if loss is not None and loss is not self.best:
+            words = f"{loss.name} (the best without shadows)" if loss is cheap else loss.name
+            chosen.append(("global loss", words, loss, True))
+        if self.blind is not None:
+            chosen.append(("blind", "blind baseline: the images alone", self.blind, False))
+        return [Curve(role, label, attack.auc.value, attack.roc, band) for role, label, attack, band in chosen]
+
+    def plot_roc(self, axes: Axes | None = None) -> Axes:
+        """Draw the ROC of the :meth:`curves` on logarithmic axes, from the resolution of the cohort upwards.
+
+        Args:
+            axes: where to draw; by default in a figure of its own.
+
+        Returns:
+            The axes; ``axes.figure.savefig`` writes a file.
+        """
+        from monai_mia.audit.drawing import draw_roc
+
+        finest = resolution(self.member)
+        return draw_roc(self.curves(), finest, min(finest, 1 / int(self.member.sum())) / 2, axes)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The answer in one word, and why.
+def _json(value: Estimate | None) -> dict[str, Any] | None:
+    return None if value is None else value.as_json()
 
-    Attributes:
-        level: ``low``, ``moderate``, ``high`` or ``inconclusive``.
-        reasons: sentences for a reader without a background in privacy.
-    """
 
-    level: Literal["low", "moderate", "high", "inconclusive"]
-    reasons: tuple[str, ...]
+def _row(attack: AttackResult, fprs: list[float]) -> list[str]:
+    rates = [attack.tpr_at_fpr[fpr] for fpr in fprs]
+    bound = attack.epsilon_lower_bound
+    cells = ["" if rate is None else f"{rate.value:.3f}" for rate in rates]
+    return [attack.name, str(attack.auc), *cells, "" if bound is None else at_least(bound.value)]

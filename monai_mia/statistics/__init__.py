@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rates of an attack, their intervals, and what chance alone gives: pure functions of scores and membership."""
 
+from monai_mia.statistics.estimate import Estimate, Resampling
 from monai_mia.statistics.permutation import holm, permuted_aucs, permuted_members, permuted_tails, tail_p_values
 from monai_mia.statistics.resampling import (
     group_means,
-    interval,
     mean_over_targets,
     means_by_group,
     patient_folds,
@@ -28,6 +28,8 @@ from monai_mia.statistics.roc import (
 )
 
 __all__ = [
+    "Estimate",
+    "Resampling",
     "Roc",
     "auc_interval",
     "auc_of_ranks",
@@ -36,7 +38,6 @@ __all__ = [
     "clopper_pearson",
     "group_means",
     "holm",
-    "interval",
     "mean_over_targets",
     "means_by_group",
     "patient_folds",

@@ -24,11 +24,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from monai_mia.errors import InputError
+from monai_mia.statistics.estimate import Estimate
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import clopper_pearson
 
@@ -92,10 +94,8 @@ class ClaimsEvaluation:
         fewest: fewer patients than this cannot be claimed.
         n_claims: claims.
         n_false: false claims.
-        false_share: false claims among the claims; 0 without claims.
-        false_share_ci: its Clopper-Pearson interval, (0, 1) without claims.
-        tpr: members that were claimed, as a share.
-        tpr_ci: its Clopper-Pearson interval.
+        false_share: false claims among the claims, with Clopper and Pearson's interval; 0 in [0, 1] without claims.
+        tpr: members that were claimed, as a share, with Clopper and Pearson's interval.
         mean_claims: mean number of claims.
         mean_false_share: mean share of false claims, what ``q`` bounds.
         mean_tpr: mean share of members that were claimed.
@@ -108,13 +108,18 @@ class ClaimsEvaluation:
     fewest: int
     n_claims: int
     n_false: int
-    false_share: float
-    false_share_ci: tuple[float, float]
-    tpr: float
-    tpr_ci: tuple[float, float]
+    false_share: Estimate
+    tpr: Estimate
     mean_claims: float
     mean_false_share: float
     mean_tpr: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``claims`` of ``report.json`` has it: a number with an interval has its own key, and one with ``_ci``."""
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            found |= value.named(name) if isinstance(value, Estimate) else {name: value}
+        return found
 
 
 def conformal_p_values(scores: ArrayLike, nonmember_scores: ArrayLike, seed: int | None = None) -> Array:
@@ -263,10 +268,10 @@ def evaluate_claims(
         fewest=fewest,
         n_claims=n_claims,
         n_false=n_false,
-        false_share=n_false / max(1, n_claims),
-        false_share_ci=clopper_pearson(n_false, n_claims, confidence) if n_claims else (0.0, 1.0),
-        tpr=true / len(members),
-        tpr_ci=clopper_pearson(true, len(members), confidence),
+        false_share=Estimate(
+            n_false / max(1, n_claims), *(clopper_pearson(n_false, n_claims, confidence) if n_claims else (0.0, 1.0))
+        ),
+        tpr=Estimate(true / len(members), *clopper_pearson(true, len(members), confidence)),
         mean_claims=float(made.mean()),
         mean_false_share=float((false / np.maximum(1, made)).mean()),
         mean_tpr=float((made - false).mean() / len(members)),

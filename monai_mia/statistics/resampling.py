@@ -13,7 +13,6 @@ from monai_mia.statistics.roc import Roc, resampled_rocs, roc
 
 __all__ = [
     "group_means",
-    "interval",
     "mean_over_targets",
     "means_by_group",
     "patient_folds",
@@ -48,22 +47,6 @@ def weights_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int,
         chosen = np.flatnonzero(member[first] == side)
         counts[:, chosen] = rng.multinomial(len(chosen), np.full(len(chosen), 1 / len(chosen)), size=n_resamples)
     return counts[:, inverse]
-
-
-def interval(
-    statistic: Callable[[Roc], Array], scores: ArrayLike, member: ArrayLike, weights: Array, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of the ROC.
-
-    Args:
-        statistic: for example ``lambda curve: curve.auc``.
-        scores: shape (N,).
-        member: shape (N,), bool.
-        weights: from :func:`weights_by_group`, shape (B, N).
-        confidence: nominal coverage, in (0, 1).
-    """
-    values = np.concatenate([statistic(curve) for curve in resampled_rocs(scores, member, weights)])
-    return percentiles(values, confidence)
 
 
 def percentiles(samples: Array, confidence: float = 0.95) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from monai_mia.errors import InputError
 from monai_mia.records.design import Case
 from monai_mia.records.files import shipped_bundles
 from monai_mia.records.folder import StudyFolder
+from monai_mia.statistics import Resampling
 from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe, Recording, Released, Resources
 from monai_mia.studies.study import Study
@@ -142,7 +143,7 @@ def bundle_study(
         recipe=recipe,
         cohort=cohort,
         output_dir=os.fspath(output_dir),
-        audit=audit or Audit(attacks or partial(standard_attacks, release=release), seed=seed),
+        audit=audit or Audit(attacks or partial(standard_attacks, release=release), resampling=Resampling(seed=seed)),
         target=target,
         shadows=shadows,
         seed=seed,

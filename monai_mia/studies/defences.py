@@ -36,6 +36,7 @@ from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Estimate, Resampling
 from monai_mia.statistics.epsilon import epsilon_lower_bound
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
@@ -46,8 +47,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-
-Estimate = tuple[float, tuple[float, float]]
 
 #: Name of the row without a defence.
 UNDEFENDED = "none"
@@ -101,10 +100,8 @@ class DefenceStudy:
         attacks: from a number of shadows and a release to the attacks; the best of them counts, for each adversary.
         utility: signals that tell of what use the model is.
         headline_fpr: the FPR of the TPRs.
-        confidence: coverage of the intervals.
-        n_resamples: bootstrap resamples of patients and targets, the same for all rows.
+        resampling: of patients and targets, the same for all rows; its seed is that of folds, too.
         delta: of the audited epsilon where no training accounts for one.
-        seed: of resamples and folds.
 
     Within the study's folder each defence is a study of its own (:meth:`monai_mia.records.StudyFolder.within`); the
     result is ``defences.*`` in the report. Run again to resume.
@@ -121,10 +118,8 @@ class DefenceStudy:
         "negative_overconfidence",
     )
     headline_fpr: float = 0.05
-    confidence: float = 0.95
-    n_resamples: int = 1000
+    resampling: Resampling = Resampling(n_resamples=1000)
     delta: float = 1e-5
-    seed: int = 0
 
     def main(self) -> None:
         """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
@@ -216,7 +211,7 @@ class DefenceStudy:
             shadows=self.study.shadows,
             patients=undefended.patients,
             headline_fpr=self.headline_fpr,
-            confidence=self.confidence,
+            confidence=self.resampling.confidence,
         )
         report.write_defences(result, self.study.folder.report)
         return result
@@ -250,9 +245,7 @@ class DefenceStudy:
             budgets=(self.study.shadows,),
             fprs=(self.headline_fpr,),
             headline_fpr=self.headline_fpr,
-            confidence=self.confidence,
-            n_resamples=self.n_resamples,
-            seed=self.seed,
+            resampling=self.resampling,
         )
 
     def _row(self, defence: Defence, plain: Recorded, undefended: ComparisonResult) -> DefenceRow:
@@ -279,7 +272,7 @@ class DefenceStudy:
             gap=gap,
             accounted_epsilon=accounted,
             audited_epsilon=epsilon_lower_bound(
-                scores, aware.member[0], "split", delta, self.confidence, seed=self.seed
+                scores, aware.member[0], "split", delta, self.resampling.confidence, self.resampling.seed
             ),
             training_s=_mean([folder.trained(model).get("seconds") for model in design.model_ids]),
             query_s=_mean([folder.queried(model).get("seconds") for model in design.model_ids]),
@@ -292,7 +285,7 @@ class DefenceStudy:
             attack=best.name,
             auc=best.auc,
             tpr=best.tpr_at_fpr[self.headline_fpr],
-            auc_change=(best.auc[0] - plain.auc[0], self._quantiles(drawn)),
+            auc_change=self.resampling.estimate(best.auc.value - plain.auc.value, drawn),
         )
 
     def _utility(
@@ -309,12 +302,9 @@ class DefenceStudy:
             once = np.ones((1, *values.shape))
             (out,), (into,) = (statistics.resampled_means(values, side, once) for side in (~inside, inside))
             drawn_out, drawn_in = (statistics.resampled_means(values, side, weights) for side in (~inside, inside))
-            utility[name] = (float(out), self._quantiles(drawn_out))
-            gap[name] = (float(into - out), self._quantiles(drawn_in - drawn_out))
+            utility[name] = self.resampling.estimate(float(out), drawn_out)
+            gap[name] = self.resampling.estimate(float(into - out), drawn_in - drawn_out)
         return utility, gap
-
-    def _quantiles(self, values: Array) -> tuple[float, float]:
-        return statistics.percentiles(values, self.confidence)
 
 
 def _merged(*overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,7 +313,7 @@ def _merged(*overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _best(result: ComparisonResult) -> ComparisonRow:
-    return max(result.rows, key=lambda row: row.auc[0])
+    return max(result.rows, key=lambda row: row.auc.value)
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -29,6 +29,7 @@ from monai_mia.records.design import Case, Design
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.identifiers import IDENTIFIERS
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Estimate
 from monai_mia.studies.defences import DefenceStudy
 from monai_mia.studies.study import Study
 
@@ -38,7 +39,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-Estimate = tuple[float, tuple[float, float]]
 _Prepared = list[tuple[ForeignSource, Sequence[Case], ImageStatistics]]
 
 
@@ -156,7 +156,7 @@ class EvidenceStudy:
             shadows=len(design.shadows),
             patients=len(set(design.patient_ids)),
             headline_fpr=self.evidence.headline_fpr,
-            confidence=self.evidence.confidence,
+            confidence=self.evidence.resampling.confidence,
         )
         report.write_evidence(self._shareable(result), self._folder.report)
         return result

@@ -101,7 +101,7 @@ class Study:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
         result = self.command(self.run)
         target = self.folder.about().get("target", {})
-        tqdm.write(report.summary(result, accounted=target.get("privacy")))
+        tqdm.write(result.text(privacy=target.get("privacy")))
         tqdm.write(f"Report: {self.folder.report / 'index.html'}")
 
     def command(self, run: Callable[[], _T]) -> _T:

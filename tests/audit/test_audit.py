@@ -24,15 +24,15 @@ from monai_mia.attacks import (
 )
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.criteria import Criteria
 from monai_mia.audit.results import AuditResult
 from monai_mia.audit.scoring import score_cases
-from monai_mia.audit.verdict import VerdictRules
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
-from monai_mia.statistics import epsilon
+from monai_mia.statistics import Estimate, Resampling, epsilon
 
 ATTACKS = (GlobalLoss(), Threshold("dice"), DifficultyCalibration(), LiRA(), LiRA(mode="offline"))
-QUICK = {"n_resamples": 200, "n_permutations": 199}
+QUICK = {"resampling": Resampling(n_resamples=200), "n_permutations": 199}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def pooled(played, values):
 
 def test_every_attack_is_reported_best_first(result):
     assert sorted(attack.name for attack in result.attacks) == sorted(attack.name for attack in ATTACKS)
-    aucs = [attack.auc for attack in result.attacks]
+    aucs = [attack.auc.value for attack in result.attacks]
     assert aucs == sorted(aucs, reverse=True)
     assert result.best is result.attacks[0]
     assert result.attack("global loss").name == "global loss"
@@ -79,29 +79,27 @@ def test_rates_are_those_of_the_slow_twins(result):
     member = result.member.tolist()
     for attack in result.attacks:
         scores = attack.scores.tolist()
-        assert attack.auc == pytest.approx(oracles.mann_whitney(scores, member))
+        assert attack.auc.value == pytest.approx(oracles.mann_whitney(scores, member))
         for fpr, value in attack.tpr_at_fpr.items():
             if value is not None:
-                assert value[0] == pytest.approx(oracles.tpr_at(scores, member, fpr))
-        assert attack.advantage == pytest.approx(statistics.roc(scores, member).advantage)
+                assert value.value == pytest.approx(oracles.tpr_at(scores, member, fpr))
+        assert attack.advantage.value == pytest.approx(statistics.roc(scores, member).advantage)
         assert attack.epsilon_lower_bound == epsilon.epsilon_lower_bound(scores, member)
 
 
 def test_every_rate_lies_in_its_interval(result):
     for attack in result.attacks:
-        pairs = [(attack.auc, attack.auc_ci), (attack.advantage, attack.advantage_ci)]
-        pairs += [(attack.balanced_accuracy, attack.balanced_accuracy_ci), attack.auc_gain]
-        pairs += [value for value in attack.tpr_at_fpr.values() if value is not None]
-        for value, (low, high) in pairs:
-            assert low <= value <= high
-            assert low < high or attack.name == "global loss"
+        found = [attack.auc, attack.advantage, attack.balanced_accuracy, attack.auc_gain, *attack.tpr_at_fpr.values()]
+        for one in found:
+            assert one is None or one.low <= one.value <= one.high
+            assert one is None or one.low < one.high or attack.name == "global loss"
 
 
 def test_simultaneous_intervals_hold_those_of_one_attack(result):
     for attack in result.attacks:
-        low, high = attack.auc_ci_simultaneous
-        assert 0 <= low <= attack.auc_ci[0] <= attack.auc <= attack.auc_ci[1] <= high <= 1
-    assert any(attack.auc_ci_simultaneous[0] < attack.auc_ci[0] for attack in result.attacks)
+        own, wide = attack.auc, attack.auc_simultaneous
+        assert 0 <= wide.low <= own.low <= own.value == wide.value <= own.high <= wide.high <= 1
+    assert any(attack.auc_simultaneous.low < attack.auc.low for attack in result.attacks)
 
 
 def test_nothing_is_reported_below_the_resolution(result):
@@ -117,10 +115,10 @@ def test_a_tpr_of_one_is_not_certain():
     """30 of 30: the bootstrap has no width, Clopper and Pearson give [.884, 1]."""
     strong = game(n=60, shadows=0, delta=40.0)
     audited = Audit([GlobalLoss()], fprs=(0.1,), **QUICK).run(strong.table)
-    value, interval = audited.best.tpr_at_fpr[0.1]
-    assert value == 1
-    assert interval == pytest.approx(stats.binomtest(30, 30).proportion_ci(method="exact"))
-    assert interval[0] == pytest.approx(0.025 ** (1 / 30))
+    found = audited.best.tpr_at_fpr[0.1]
+    assert found.value == 1
+    assert found.ci == pytest.approx(stats.binomtest(30, 30).proportion_ci(method="exact"))
+    assert found.low == pytest.approx(0.025 ** (1 / 30))
 
 
 def test_p_values_are_those_of_the_best_attack_by_chance(result, played):
@@ -128,7 +126,7 @@ def test_p_values_are_those_of_the_best_attack_by_chance(result, played):
     groups = list(result.unit_ids)
     best = statistics.permuted_aucs(scores, result.member, groups, 199, seed=0).max(axis=1)
     for attack in result.attacks:
-        assert attack.p_value == pytest.approx((1 + (best >= attack.auc - 1e-12).sum()) / 200)
+        assert attack.p_value == pytest.approx((1 + (best >= attack.auc.value - 1e-12).sum()) / 200)
     assert result.best.p_value == 1 / 200
     assert result.null["auc_median"] == pytest.approx(np.median(best))
     assert result.null["auc_95"] == pytest.approx(np.quantile(best, 0.95))
@@ -150,13 +148,13 @@ def test_trying_more_attacks_costs_significance():
 
 def test_gain_over_the_global_loss_is_paired(result, played):
     loss = result.attack("global loss")
-    assert loss.auc_gain == (0.0, (0.0, 0.0))
+    assert loss.auc_gain == Estimate(0.0, 0.0, 0.0)
     for attack in result.attacks:
-        assert attack.auc_gain[0] == pytest.approx(attack.auc - loss.auc)
+        assert attack.auc_gain.value == pytest.approx(attack.auc.value - loss.auc.value)
     weights = statistics.weights_by_group(result.member, result.unit_ids, 200, 0)
     curves = [next(statistics.resampled_rocs(a.scores, result.member, weights)) for a in (result.best, loss)]
     expected = np.quantile(curves[0].auc - curves[1].auc, [0.025, 0.975])
-    assert result.best.auc_gain[1] == pytest.approx(tuple(expected))
+    assert result.best.auc_gain.ci == pytest.approx(tuple(expected))
     assert Audit([LiRA()], **QUICK).run(played.table).best.auc_gain is None
 
 
@@ -172,14 +170,14 @@ def test_exposure_is_the_fpr_at_which_a_patient_is_found(result):
 def test_utility_is_the_mean_on_each_side(result, played):
     dice = pooled(played, played.table.signal("dice", "target"))
     sides = result.utility["dice"]
-    assert sides["members"]["value"] == pytest.approx(dice[result.member].mean())
-    assert sides["nonmembers"]["value"] == pytest.approx(dice[~result.member].mean())
-    assert sides["gap"]["value"] == pytest.approx(dice[result.member].mean() - dice[~result.member].mean())
+    assert sides["members"].value == pytest.approx(dice[result.member].mean())
+    assert sides["nonmembers"].value == pytest.approx(dice[~result.member].mean())
+    assert sides["gap"].value == pytest.approx(dice[result.member].mean() - dice[~result.member].mean())
     for side in sides.values():
-        assert side["ci"][0] < side["value"] < side["ci"][1]
+        assert side.low < side.value < side.high
     # The normal interval of a mean of 30: the bootstrap's is about as wide.
     width = 2 * 1.96 * dice[result.member].std() / np.sqrt(30)
-    assert sides["members"]["ci"][1] - sides["members"]["ci"][0] == pytest.approx(width, rel=0.25)
+    assert sides["members"].high - sides["members"].low == pytest.approx(width, rel=0.25)
 
 
 def test_metrics_are_flat_and_finite(result):
@@ -188,8 +186,8 @@ def test_metrics_are_flat_and_finite(result):
         f"{a.name} TPR@{fpr}" for a in ATTACKS for fpr in ("0.5", "0.1", "0.0333333")
     }
     assert set(flat) == expected
-    assert flat["global loss AUC"] == result.attack("global loss").auc
-    assert flat["global loss TPR@0.1"] == result.attack("global loss").tpr_at_fpr[0.1][0]
+    assert flat["global loss AUC"] == result.attack("global loss").auc.value
+    assert flat["global loss TPR@0.1"] == result.attack("global loss").tpr_at_fpr[0.1].value
     assert all(np.isfinite(value) for value in flat.values())
 
 
@@ -205,9 +203,9 @@ def test_curve_and_band_are_lists_for_a_plot(result):
 def test_the_same_seed_gives_the_same_result(result, played):
     audit = Audit(ATTACKS, fprs=(0.5, 0.1, 1 / 30, 0.01), **QUICK)
     assert plain(audit.run(played.table)) == plain(result)
-    other = replace(audit, seed=1).run(played.table)
+    other = replace(audit, resampling=replace(audit.resampling, seed=1)).run(played.table)
     assert plain(other) != plain(result)
-    assert [attack.auc for attack in other.attacks] == [attack.auc for attack in result.attacks]
+    assert [attack.auc.value for attack in other.attacks] == [attack.auc.value for attack in result.attacks]
 
 
 def test_the_order_of_attacks_decides_nothing(result, played):
@@ -255,12 +253,12 @@ def test_more_cases_of_a_patient_are_no_more_evidence():
     expected = audit.run(table).best
     for unit in ("patient", "case"):
         found = replace(audit, unit=unit).run(copies).best
-        assert found.auc == pytest.approx(expected.auc)
+        assert found.auc.value == pytest.approx(expected.auc.value)
         # The exact interval, which needs independent units, widens the one by patient alone.
-        narrow = found.auc_ci if unit == "case" else expected.auc_ci
-        assert expected.auc_ci[0] <= narrow[0] < narrow[1] <= expected.auc_ci[1]
+        narrow = found.auc if unit == "case" else expected.auc
+        assert expected.auc.low <= narrow.low < narrow.high <= expected.auc.high
         assert found.p_value == expected.p_value
-        assert found.advantage_ci == pytest.approx(expected.advantage_ci)
+        assert found.advantage.ci == pytest.approx(expected.advantage.ci)
     assert replace(audit, unit="patient").run(copies).best.epsilon_lower_bound == expected.epsilon_lower_bound
 
 
@@ -293,7 +291,6 @@ def test_an_attack_that_breaks_its_contract_is_named(scores):
         ({"attacks": []}, "attacks must be a list of at least one attack"),
         ({"unit": "slice"}, "unit must be 'patient' or 'case', got 'slice'"),
         ({"access": "logits"}, "access must be one of mask, .*, got 'logits'"),
-        ({"confidence": 95}, r"confidence must be in \(0, 1\), got 95"),
         ({"fprs": (0.1, 0.0)}, r"fprs must be in \(0, 1\), got 0.0"),
         ({"fprs": (1,)}, r"fprs must be in \(0, 1\), got 1"),
         ({"attacks": [LiRA(), LiRA()]}, "different names, got 'LiRA online, pooled variance: .*' more than once"),
@@ -367,10 +364,10 @@ def test_a_constant_score_shows_nothing():
     """Chance always reaches an AUC of one half: p is 1, however membership is dealt."""
     result = audit_of(game(n=40, shadows=0).table, attacks=[Broken((7.0,) * 40)])
     best = result.best
-    assert (best.auc, best.p_value, best.advantage) == (0.5, 1.0, 0.0)
-    assert best.auc_ci == pytest.approx(statistics.auc_interval(0.5, 20, 20))
+    assert (best.auc.value, best.p_value, best.advantage.value) == (0.5, 1.0, 0.0)
+    assert best.auc.ci == pytest.approx(statistics.auc_interval(0.5, 20, 20))
     assert best.epsilon_lower_bound.value == 0
-    assert best.tpr_at_fpr[0.1][0] == 0
+    assert best.tpr_at_fpr[0.1].value == 0
     assert result.verdict.level == "low"
 
 
@@ -418,24 +415,24 @@ def test_a_few_patients_who_stand_out_are_high():
     values = quiet.table.values.copy()
     values[0, np.flatnonzero(quiet.member)[:28]] += 50
     result = audit_of(replace(quiet.table, values=values), fprs=(0.1, 0.01))
-    assert result.best.auc < 0.62
+    assert result.best.auc.value < 0.62
     assert result.verdict.level == "high"
     assert "1.0% of the others" in result.verdict.reasons[-1]
 
 
 def test_a_tail_that_the_auc_hides_is_high():
     result = audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999)
-    assert result.best.auc == pytest.approx(0.5, abs=0.05)
+    assert result.best.auc.value == pytest.approx(0.5, abs=0.05)
     assert result.best.p_value > 0.05
     assert result.best.tail_p_value < 0.01
     assert result.verdict.level == "high"
     assert "of the average patient nothing was shown" in result.verdict.reasons[0]
     assert "finds 0.1" in result.verdict.reasons[1]
     assert "1.0% of the others" in result.verdict.reasons[1]
-    lax = VerdictRules(high_lift=20.0)
-    assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, rules=lax).verdict.level == "moderate"
-    strict = VerdictRules(tail_significance=1e-3)
-    assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, rules=strict).verdict.level == "low"
+    lax = Criteria(max_lift=20.0)
+    assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, criteria=lax).verdict.level == "moderate"
+    strict = Criteria(tail_significance=1e-3)
+    assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, criteria=strict).verdict.level == "low"
 
 
 def test_the_tail_of_another_attack_than_the_best_counts():
@@ -446,7 +443,7 @@ def test_the_tail_of_another_attack_than_the_best_counts():
     attacks = [Broken(tuple(found)), GlobalLoss()]
     result = audit_of(table, fprs=(0.1, 0.01), attacks=attacks, n_permutations=999)
     assert result.best.name == attacks[0].name
-    assert result.best.auc_ci[0] < 0.7
+    assert result.best.auc.low < 0.7
     assert result.verdict.level == "high"
     assert f"“{GlobalLoss().name}” finds" in result.verdict.reasons[-1]
 
@@ -457,7 +454,7 @@ def test_a_tail_that_the_images_have_is_none_of_the_model():
     features = np.random.default_rng(0).normal(size=(200, 6))
     features[np.flatnonzero(table.members("target"))[:14], 0] += 6
     options = {"fprs": (0.1, 0.01), "n_permutations": 999, "utility": ()}
-    audit = Audit([GlobalLoss()], n_resamples=200, **options)
+    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=200), **options)
     observational = audit.run(table, features=features, randomised=False).verdict
     assert observational.level == "inconclusive"
     assert audit.run(table, features=features).verdict.level == "high"
@@ -482,7 +479,7 @@ def test_few_patients_are_inconclusive():
     verdict = audit_of(leak.table).verdict
     assert verdict.level == "inconclusive"
     assert "9 member and 9 non-member patients" in verdict.reasons[0]
-    enough = audit_of(leak.table, rules=VerdictRules(min_patients=9)).verdict
+    enough = audit_of(leak.table, criteria=Criteria(min_patients=9)).verdict
     assert enough.level == "high"
 
 
@@ -495,9 +492,9 @@ def test_what_images_explain_is_inconclusive():
     table, features = driven_by_images(1)
     result = audit_of(table, features)
     assert result.best.p_value < 0.05
-    assert result.blind.auc > 0.7
+    assert result.blind.auc.value > 0.7
     assert result.blind.access == "none"
-    assert result.attack_minus_blind[1][0] <= 0
+    assert result.attack_minus_blind.low <= 0
     assert result.verdict.level == "inconclusive"
     assert any("blind baseline" in reason for reason in result.verdict.reasons)
     assert audit_of(table).verdict.level == "high", "without image statistics it could not have been known"
@@ -506,7 +503,7 @@ def test_what_images_explain_is_inconclusive():
 def test_memory_beyond_the_images_is_high():
     table, features = driven_by_images(1, shift=0.45)
     result = audit_of(replace(table, values=table.values + 4.0 * table.member[..., None]), features)
-    assert result.attack_minus_blind[1][0] > 0
+    assert result.attack_minus_blind.low > 0
     assert result.verdict.level == "high"
     if result.blind.p_value < 0.05:
         assert any("clearly better" in reason for reason in result.verdict.reasons)
@@ -515,9 +512,9 @@ def test_memory_beyond_the_images_is_high():
 def test_the_blind_baseline_is_paired_with_the_best_attack():
     table, features = driven_by_images(3)
     result = audit_of(table, features, attacks=[GlobalLoss(), Broken(tuple(range(100)))])
-    assert result.attack_minus_blind[0] == pytest.approx(result.best.auc - result.blind.auc)
-    low, high = result.attack_minus_blind[1]
-    assert low <= result.attack_minus_blind[0] <= high
+    assert result.attack_minus_blind.value == pytest.approx(result.best.auc.value - result.blind.auc.value)
+    low, high = result.attack_minus_blind.ci
+    assert low <= result.attack_minus_blind.value <= high
     again = audit_of(table, features, attacks=[GlobalLoss(), Broken(tuple(range(100)))])
     assert plain(again) == plain(result)
 
@@ -529,13 +526,13 @@ def test_without_image_statistics_there_is_no_blind_baseline(result):
 
 def test_rules_are_the_users():
     leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
-    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_auc=0.55)).verdict.level == "high"
-    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(high_lift=1.2)).verdict.level == "high"
+    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(high_auc=0.55)).verdict.level == "high"
+    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(max_lift=1.2)).verdict.level == "high"
     assert (
-        audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(significance=0.001, tail_significance=0.001)).verdict.level
+        audit_of(leak.table, fprs=(0.1,), criteria=Criteria(significance=0.001, tail_significance=0.001)).verdict.level
         == "low"
     )
-    assert audit_of(leak.table, fprs=(0.1,), rules=VerdictRules(min_patients=201)).verdict.level == "inconclusive"
+    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(min_patients=201)).verdict.level == "inconclusive"
 
 
 # Fitted attacks, decisions, claims, canaries
@@ -574,7 +571,7 @@ def test_an_attack_fitted_to_nonmembers_is_at_chance_under_the_null():
         null = game(n=120, shadows=2, delta=0.0, seed=seed)
         features = np.random.default_rng(seed).standard_normal((120, 3))
         result = Audit([QuantileRegression("log_likelihood")], **QUICK).run(null.table, features=features)
-        aucs.append(result.best.auc)
+        aucs.append(result.best.auc.value)
     # Standard error of one AUC of 60 against 60 is 0.053.
     assert abs(np.mean(aucs) - 0.5) < 4 * 0.053 / np.sqrt(20)
 
@@ -585,11 +582,11 @@ def test_a_decision_of_the_attack_is_reported_as_it_falls(played):
     claimed = pooled(played, attack(AdversaryView.of(played.table))) >= 0
     found = result.attack(attack.name).transferred
     assert found is not None
-    assert found["tpr"][0] == pytest.approx(claimed[result.member].mean())
-    assert found["fpr"][0] == pytest.approx(claimed[~result.member].mean())
-    assert found["balanced_accuracy"][0] == pytest.approx((found["tpr"][0] + 1 - found["fpr"][0]) / 2)
-    for value, (low, high) in found.values():
-        assert low <= value <= high
+    assert found["tpr"].value == pytest.approx(claimed[result.member].mean())
+    assert found["fpr"].value == pytest.approx(claimed[~result.member].mean())
+    assert found["balanced_accuracy"].value == pytest.approx((found["tpr"].value + 1 - found["fpr"].value) / 2)
+    for one in found.values():
+        assert one.low <= one.value <= one.high
     assert result.attack("global loss").transferred is None
 
 

@@ -21,6 +21,7 @@ from monai_mia.records.design import Design
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.image_statistics import write_statistics
 from monai_mia.records.table import write_signals
+from monai_mia.statistics import Estimate, Resampling
 
 
 def simulated(folder: Path, delta: float = 1.0, n: int = 80, offset: float = 0.0, seed: int = 0) -> StudyFolder:
@@ -57,14 +58,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def compare(folder: StudyFolder, **options: Any) -> ComparisonResult:
-    given: dict[str, Any] = {"budgets": (2, 4), "n_resamples": 200, "references": ("LiRA online, pooled variance: log_likelihood",)}  # fmt: skip # noqa: E501
+    given: dict[str, Any] = {"budgets": (2, 4), "resampling": Resampling(n_resamples=200), "references": ("LiRA online, pooled variance: log_likelihood",)}  # fmt: skip # noqa: E501
     return Comparison(**{"attacks": attacks, **given, **options}).score(folder.recorded())
 
 
 def test_rows_and_their_aucs(study: StudyFolder):
     result = compare(study)
     assert [(row.name, row.n_shadow) for row in result.rows if row.n_shadow == 0] == [
-        (row.name, 0) for row in sorted((r for r in result.rows if r.n_shadow == 0), key=lambda r: -r.auc[0])
+        (row.name, 0) for row in sorted((r for r in result.rows if r.n_shadow == 0), key=lambda r: -r.auc.value)
     ]
     assert {row.n_shadow for row in result.rows} == {0, 2, 4}
     design = study.design()
@@ -73,8 +74,8 @@ def test_rows_and_their_aucs(study: StudyFolder):
     for target, auc in zip(design.targets, row.target_aucs, strict=True):
         values = table.signal("log_likelihood", target).reshape(-1, 2).mean(axis=1)
         assert auc == pytest.approx(mann_whitney(values, table.members(target)[::2]))
-    assert row.auc[0] == pytest.approx(np.mean(row.target_aucs))
-    assert row.auc[1][0] < row.auc[0] < row.auc[1][1]
+    assert row.auc.value == pytest.approx(np.mean(row.target_aucs))
+    assert row.auc.low < row.auc.value < row.auc.high
     assert result.targets == 4
     assert result.patients == 40
     assert result.resolution == pytest.approx(1 / 80)
@@ -87,25 +88,25 @@ def test_gains_are_over_the_reference_on_the_same_resamples(study: StudyFolder):
     name, count = result.reference or ("", 0)
     assert (name, count) == ("LiRA online, pooled variance: log_likelihood", 4)
     itself = result.gains[name, count]
-    assert itself["auc"] == (0.0, (0.0, 0.0))
-    assert itself["tpr_ratio"][0] == 1.0
-    assert result.gains["global loss", 0]["auc"][0] < 0
+    assert itself["auc"] == Estimate(0.0, 0.0, 0.0)
+    assert itself["tpr_ratio"].value == 1.0
+    assert result.gains["global loss", 0]["auc"].value < 0
 
 
 def test_whole_models_that_differ_share_no_threshold_but_for_the_standardisation(tmp_path: Path):
     apart = compare(simulated(tmp_path / "apart", delta=4.0, offset=50.0))
     (row,) = [row for row in apart.rows if row.name == "global loss"]
-    assert row.tpr_at_fpr[0.1][0] > 0.5  # pooled raw scores would tell targets apart, not members
+    assert row.tpr_at_fpr[0.1].value > 0.5  # pooled raw scores would tell targets apart, not members
 
 
 def test_null(tmp_path: Path):
     result = compare(simulated(tmp_path, delta=0.0))
     for row in result.rows:
-        assert row.auc[1][0] < 0.5 < row.auc[1][1], row.name
+        assert row.auc.low < 0.5 < row.auc.high, row.name
 
 
 def test_files(study: StudyFolder):
-    comparison = Comparison(attacks, budgets=(2, 4), n_resamples=200)
+    comparison = Comparison(attacks, budgets=(2, 4), resampling=Resampling(n_resamples=200))
     folder = write_comparison(comparison.score(study.recorded()), comparison, study.report) or study.report
     stored = json.loads((folder / "comparison.json").read_text())
     assert stored["targets"] == 4

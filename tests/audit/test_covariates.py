@@ -14,9 +14,10 @@ from scipy import stats
 from monai_mia.audit.individuals.covariates import Covariate, associations, image_covariates, listed_covariates, rarity
 from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult, SideExposure
 from monai_mia.errors import InputError
+from monai_mia.statistics import Estimate, Resampling
 
-QUICK = Exposure(n_resamples=300, n_permutations=499)
-NONE = (0.0, (0.0, 0.0))
+QUICK = Exposure(resampling=Resampling(n_resamples=300), n_permutations=499)
+NONE = Estimate(0.0, 0.0, 0.0)
 
 
 def side(name: str, certainty: np.ndarray) -> SideExposure:
@@ -58,16 +59,16 @@ def test_planted_effects_are_found_and_the_others_are_not():
     assert [one.p_value for one in found] == sorted(one.p_value for one in found)
     size = by_name["label_1_ml"]
     assert size.correlation is not None
-    assert size.correlation[0] == pytest.approx(stats.spearmanr(volume, certainty).statistic)
-    assert 0.4 < size.correlation[1][0] < size.correlation[0] < size.correlation[1][1] < 1
+    assert size.correlation.value == pytest.approx(stats.spearmanr(volume, certainty).statistic)
+    assert 0.4 < size.correlation.low < size.correlation.value < size.correlation.high < 1
     assert size.nonmember_correlation is not None
-    assert size.nonmember_correlation[1][0] < 0 < size.nonmember_correlation[1][1]
+    assert size.nonmember_correlation.low < 0 < size.nonmember_correlation.high
     groups = {group.value: group for group in by_name["site"].subgroups}
     assert [group.n_patients for group in groups.values()] == [40, 40, 40]
     for name, group in groups.items():
-        assert group.certain[0] == pytest.approx(certainty[site == name].mean())
-        assert group.certain[1][0] < group.certain[0] < group.certain[1][1]
-    assert groups["B"].certain[1][0] > groups["A"].certain[1][1]
+        assert group.certain.value == pytest.approx(certainty[site == name].mean())
+        assert group.certain.low < group.certain.value < group.certain.high
+    assert groups["B"].certain.low > groups["A"].certain.high
 
 
 def test_a_null_cohort_seldom_has_a_finding():
@@ -77,7 +78,7 @@ def test_a_null_cohort_seldom_has_a_finding():
         rng = np.random.default_rng([7, seed])
         listed = [Covariate(f"x{k}", rng.random(40), "size") for k in range(4)]
         listed += [Covariate(f"g{k}", rng.permutation(np.repeat(["a", "b"], 20)), "datalist") for k in range(2)]
-        options = Exposure(n_resamples=20, n_permutations=199, seed=seed)
+        options = Exposure(resampling=Resampling(n_resamples=20, seed=seed), n_permutations=199)
         found, _ = associations(result(rng.random(40), seed), listed, options)
         findings += any(one.p_adjusted <= 0.05 for one in found)
         first += [one.p_value for one in found if one.covariate in ("x0", "g0")]
@@ -144,8 +145,8 @@ def test_turns_of_few_patients_as_non_members_are_not_shown():
     for n, shown in ((31, [True, True]), (29, [False, False])):  # else the one were what the other leaves
         others = replace(found.nonmembers, n_turns=np.where(np.arange(40) < n, turns, 0))
         (one,), _ = associations(replace(found, nonmembers=others), [Covariate("site", groups, "datalist")], QUICK)
-        assert [np.isfinite(group.nonmember_certain[0]) for group in one.subgroups] == shown
-        assert all(np.isfinite(group.certain[0]) for group in one.subgroups)
+        assert [np.isfinite(group.nonmember_certain.value) for group in one.subgroups] == shown
+        assert all(np.isfinite(group.certain.value) for group in one.subgroups)
 
 
 def test_columns_of_the_datalist():

@@ -25,6 +25,7 @@ from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceResult, precision, transferred_threshold
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Resampling
 
 SIGNALS = ("log_likelihood", "maximum_probability", "maximum_probability_predicted")
 ACCESS = {
@@ -32,7 +33,7 @@ ACCESS = {
     "maximum_probability": "probabilities",
     "maximum_probability_predicted": "probabilities",
 }
-QUICK = Evidence(n_resamples=200, min_cell=1)
+QUICK = Evidence(resampling=Resampling(n_resamples=200), min_cell=1)
 
 
 def features(case_ids: Sequence[str]) -> np.ndarray:
@@ -146,27 +147,27 @@ class TestKnownAnswers:
         high, low = foreign(0.99, 10, 3), foreign(np.where(np.arange(20) < 5, 0.99, 0.1), 20, 3, "far")
         (found,) = weigh(table, {"high": high, "low": low}).attacks
         assert found.threshold + 0.9 > 0.8 or found.threshold == 0  # a decision of its own: 0
-        assert found.tpr[0] == 15 / 20
+        assert found.tpr.value == 15 / 20
         own, first, second = found.sources
-        assert (own.source, own.patients, own.fpr[0]) == (COHORT, 20, 2 / 20)
-        assert (first.patients, first.fpr[0], second.fpr[0]) == (10, 1.0, 5 / 20)
-        assert own.precision[0.5][0] == pytest.approx(0.75 / 0.85)
-        assert own.precision[0.01][0] == pytest.approx(0.75 * 0.01 / (0.75 * 0.01 + 0.1 * 0.99))
+        assert (own.source, own.patients, own.fpr.value) == (COHORT, 20, 2 / 20)
+        assert (first.patients, first.fpr.value, second.fpr.value) == (10, 1.0, 5 / 20)
+        assert own.precision[0.5].value == pytest.approx(0.75 / 0.85)
+        assert own.precision[0.01].value == pytest.approx(0.75 * 0.01 / (0.75 * 0.01 + 0.1 * 0.99))
         for item in found.sources:
-            assert item.fpr[1][0] <= item.fpr[0] <= item.fpr[1][1]
+            assert item.fpr.low <= item.fpr.value <= item.fpr.high
         # 95% of 20 members are 19: the threshold falls to their lowest, which all non-members reach.
-        assert own.fpr_at_95_tpr[0] == 1.0
-        assert first.fpr[1][0] == pytest.approx(0.025 ** (1 / 10))  # exact: 10 of 10
+        assert own.fpr_at_95_tpr.value == 1.0
+        assert first.fpr.low == pytest.approx(0.025 ** (1 / 10))  # exact: 10 of 10
 
     def test_confidences_by_hand(self, table: SignalTable) -> None:
         (found,) = weigh(table, {"low": foreign(0.1, 10, 3)}).attacks
-        assert found.mmps["TP"]["cases"][0] == pytest.approx(0.9, abs=1e-5)
-        assert found.mmps["FN"]["voxels"][0] == pytest.approx(0.4)
+        assert found.mmps["TP"]["cases"].value == pytest.approx(0.9, abs=1e-5)
+        assert found.mmps["FN"]["voxels"].value == pytest.approx(0.4)
         own, low = found.sources
-        assert own.mmps["FP"]["cases"][0] == pytest.approx(0.95)
-        assert own.mmps["TN"]["cases"][0] == pytest.approx(0.5, abs=1e-5)
+        assert own.mmps["FP"]["cases"].value == pytest.approx(0.95)
+        assert own.mmps["TN"]["cases"].value == pytest.approx(0.5, abs=1e-5)
         assert low.mmps["FP"] == {"voxels": None, "cases": None}
-        assert low.mmps["TN"]["cases"][0] == pytest.approx(0.1)
+        assert low.mmps["TN"]["cases"].value == pytest.approx(0.1)
 
     def test_means_over_few_patients_are_not_given(self, table: SignalTable) -> None:
         """Nor those over the others: all but few are as telling."""
@@ -175,14 +176,14 @@ class TestKnownAnswers:
         for min_cell, shown in ((4, True), (5, False)):
             (found,) = weigh(table, {"low": foreign(values, 30, 3)}, replace(QUICK, min_cell=min_cell)).attacks
             low = found.sources[1]
-            assert low.fpr[0] == pytest.approx(4 / 30)
+            assert low.fpr.value == pytest.approx(4 / 30)
             assert [low.mmps[cell]["cases"] is not None for cell in ("FP", "TN")] == [shown, shown]
 
     def test_a_rate_below_the_resolution_is_not_given(self, table: SignalTable) -> None:
         n_out = int((~table.members("target")).sum())
         for fpr, given in ((1 / n_out, True), (0.99 / n_out, False)):
             (found,) = weigh(table, {}, replace(QUICK, headline_fpr=fpr)).attacks
-            assert np.isfinite(found.tpr_at_fpr[0]) == given
+            assert np.isfinite(found.tpr_at_fpr.value) == given
 
     def test_no_interval_is_without_width(self) -> None:
         """Ten members and ten others, told without an error: that is no proof of precision."""
@@ -190,11 +191,11 @@ class TestKnownAnswers:
         table = table_of(np.where(member, 0.9, 0.5), member)
         (found,) = weigh(table, {}, replace(QUICK, headline_fpr=0.1)).attacks
         (own,) = found.sources
-        assert (found.auc[0], found.tpr[0], own.fpr[0], own.precision[0.01][0]) == (1.0, 1.0, 0.0, 1.0)
-        assert found.auc[1] == pytest.approx(statistics.auc_interval(1.0, 10, 10))
-        assert found.tpr_at_fpr[1] == found.tpr[1] == pytest.approx((1 - own.fpr[1][1], 1.0))
-        assert own.precision[0.01][1] == pytest.approx((float(precision(found.tpr[1][0], own.fpr[1][1], 0.01)), 1.0))
-        assert own.precision[0.01][1][0] < 0.03
+        assert (found.auc.value, found.tpr.value, own.fpr.value, own.precision[0.01].value) == (1.0, 1.0, 0.0, 1.0)
+        assert found.auc.ci == pytest.approx(statistics.auc_interval(1.0, 10, 10))
+        assert found.tpr_at_fpr.ci == found.tpr.ci == pytest.approx((1 - own.fpr.high, 1.0))
+        assert own.precision[0.01].ci == pytest.approx((float(precision(found.tpr.low, own.fpr.high, 0.01)), 1.0))
+        assert own.precision[0.01].low < 0.03
 
     def test_voxels_weigh_by_size_and_cases_do_not(self, table: SignalTable) -> None:
         """Of two foreign scans, one is nine times as large."""
@@ -204,16 +205,16 @@ class TestKnownAnswers:
             [attack], table, ["target"], ["shadow_00", "shadow_01"], {"low": source}, features,
             lambda ids: np.array([9.0 if name == "alien_0001" else 1.0 for name in ids]),
         ).attacks[0].sources[1]  # fmt: skip
-        assert found.mmps["TN"]["voxels"][0] == pytest.approx(0.9 * 0.3 + 0.1 * 0.1)
-        assert found.mmps["TN"]["cases"][0] == pytest.approx(0.2)
+        assert found.mmps["TN"]["voxels"].value == pytest.approx(0.9 * 0.3 + 0.1 * 0.1)
+        assert found.mmps["TN"]["cases"].value == pytest.approx(0.2)
 
     def test_the_gate_withholds_claims_about_strange_releases(self, table: SignalTable) -> None:
         high, usual = foreign(30.0, 12, 3), foreign(0.9 + 5e-7, 12, 3, "twin")
         (found,) = weigh(table, {"high": high, "usual": usual}).attacks
         _, strange, alike = found.sources
-        assert (strange.fpr[0], strange.gated_fpr[0], strange.rejected[0]) == (1.0, 0.0, 1.0)
-        assert alike.gated_fpr[0] == alike.fpr[0] == 1.0
-        assert found.gated_tpr[0] <= found.tpr[0]
+        assert (strange.fpr.value, strange.gated_fpr.value, strange.rejected.value) == (1.0, 0.0, 1.0)
+        assert alike.gated_fpr.value == alike.fpr.value == 1.0
+        assert found.gated_tpr.value <= found.tpr.value
 
     def test_two_targets_are_averaged(self) -> None:
         rng = np.random.default_rng(1)
@@ -226,10 +227,10 @@ class TestKnownAnswers:
         (found,) = QUICK.run(
             [attack], table, ["target", "target_01"], ["shadow_00", "shadow_01"], {}, features, voxels
         ).attacks
-        assert found.tpr[0] == 0.5
-        assert found.auc[0] == 0.75
-        assert found.tpr[1][0] < 0.05  # the targets are drawn, too: both could have been like the second
-        assert found.tpr[1][1] > 0.95
+        assert found.tpr.value == 0.5
+        assert found.auc.value == 0.75
+        assert found.tpr.low < 0.05  # the targets are drawn, too: both could have been like the second
+        assert found.tpr.high > 0.95
 
 
 def test_an_attack_that_knows_nothing_claims_both_sides_alike() -> None:
@@ -246,15 +247,15 @@ def test_an_attack_that_knows_nothing_claims_both_sides_alike() -> None:
         table = table_of(values, member)
         limit = (table.signal("maximum_probability", "target") - attack(AdversaryView.of(table))).mean()
         for share in (found.tpr, found.sources[0].fpr, found.sources[1].fpr):
-            covered.append(share[1][0] <= 1 - limit <= share[1][1])
-        assert abs(found.auc[0] - 0.5) < 5 * 0.065
+            covered.append(share.low <= 1 - limit <= share.high)
+        assert abs(found.auc.value - 0.5) < 5 * 0.065
     assert np.mean(covered) > 0.93
 
 
 class TestGaps:
     def test_what_cannot_be_measured_is_told_and_the_rest_is_made(self) -> None:
         table = game(n=40, shadows=2, signals=SIGNALS, access=ACCESS).table
-        evidence = Evidence(base_rates=(0.1, 1.5), n_resamples=50)
+        evidence = Evidence(base_rates=(0.1, 1.5), resampling=Resampling(n_resamples=50))
         attacks = [
             VoxelCalibration(),
             LiRA("log_likelihood", variance="case"),
@@ -274,7 +275,7 @@ class TestGaps:
         with pytest.raises(InputError, match="signals of source 'x' must be the cohort's, they differ in"):
             QUICK.run([], table, ["target"], ["shadow_00"], {"x": other}, features, voxels)
 
-    @pytest.mark.parametrize("option", [{"gate": 0.0}, {"headline_fpr": 1.0}, {"confidence": 2.0}, {"n_resamples": 0}])
+    @pytest.mark.parametrize("option", [{"gate": 0.0}, {"headline_fpr": 1.0}, {"min_cell": 0}])
     def test_bad_options(self, option: dict[str, float]) -> None:
         with pytest.raises(InputError, match=f"{next(iter(option))} must be"):
             Evidence(**option)

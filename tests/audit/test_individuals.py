@@ -27,9 +27,10 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.maps import MapStore
+from monai_mia.statistics import Resampling
 from monai_mia.studies.study import Study
 
-QUICK = Exposure(fpr=0.25, min_cell=3, n_resamples=100, n_permutations=99)
+QUICK = Exposure(fpr=0.25, min_cell=3, resampling=Resampling(n_resamples=100), n_permutations=99)
 AFFINE = np.array([[0.0, -2.0, 0.0, 5.0], [1.5, 0.0, 0.0, -3.0], [0.0, 0.0, 1.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
 

@@ -16,9 +16,10 @@ from monai_mia.errors import InputError
 from monai_mia.records.design import Design
 from monai_mia.records.table import SignalTable
 from monai_mia.signals.release import CLIP, Release, log_likelihood_map
+from monai_mia.statistics import Resampling
 
 SIZE = 14
-QUICK = LeakageMap(reach=4, n_resamples=200)
+QUICK = LeakageMap(reach=4, resampling=Resampling(n_resamples=200))
 
 
 def balls(n: int, seed: int) -> NDArray[np.uint8]:
@@ -145,11 +146,16 @@ def test_patients_are_the_unit() -> None:
     found = Game(1.5, n=60, cases=3).locate()
     assert max(found.n_patients) <= 20
     assert found.registered is not None
-    assert Game(1.5, n=45, cases=3).locate(LeakageMap(reach=4, n_resamples=20, min_cell=15)).registered is None
+    assert (
+        Game(1.5, n=45, cases=3)
+        .locate(LeakageMap(reach=4, resampling=Resampling(n_resamples=20), min_cell=15))
+        .registered
+        is None
+    )
 
 
 def test_few_patients_are_not_shown() -> None:
-    found = Game(1.5, n=12).locate(LeakageMap(reach=4, n_resamples=20, min_cell=12))
+    found = Game(1.5, n=12).locate(LeakageMap(reach=4, resampling=Resampling(n_resamples=20), min_cell=12))
     assert np.isnan(found.difference).all()
     assert np.isnan(found.low).all()
     assert found.registered is None
@@ -169,11 +175,9 @@ def test_what_cannot_be_located_is_refused() -> None:
     game.labels[:] = 0
     with pytest.raises(InputError, match="must hold a foreground label"):
         game.locate()
-    for option in ("reach", "largest", "min_cell", "n_resamples"):
+    for option in ("reach", "largest", "min_cell"):
         with pytest.raises(InputError, match=option):
             LeakageMap(**{option: 0})
-    with pytest.raises(InputError, match="confidence"):
-        LeakageMap(confidence=1.0)
 
 
 def test_an_empty_reference_among_others_is_left_out() -> None:

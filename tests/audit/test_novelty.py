@@ -37,9 +37,9 @@ class TestCopies:
         assert 0.7 < np.median(found.closeness) < 1.3
         assert 0.7 < found.variety.diversity < 1.3
         assert not found.variety.collapsed
-        share, (low, high) = found.share_of_copies()
-        assert share == low == 0
-        assert high == pytest.approx(1 - 0.025 ** (1 / 12))
+        copies = found.share_of_copies()
+        assert copies.value == copies.low == 0
+        assert copies.high == pytest.approx(1 - 0.025 ** (1 / 12))
 
     @pytest.mark.parametrize("flip", [(), (0,), (1, 2), (0, 1, 2)])
     @pytest.mark.parametrize("noise", [0.0, 0.3])

@@ -47,6 +47,7 @@ from monai_mia.handlers.attacks import AttackRunner
 from monai_mia.handlers.signals import SignalRecorder
 from monai_mia.records.identifiers import Identifiers
 from monai_mia.records.pseudonyms import KEY_FILE, Pseudonyms
+from monai_mia.statistics import Resampling
 from monai_mia.studies import ComparisonStudy
 from monai_mia.studies.jobs import run_jobs
 from monai_mia.studies.study import Study
@@ -99,7 +100,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, drawn: list[str]) -> Stud
         patch.setattr(figures, "png", png)
         study = small_study(canary_cohort(folder), folder / f"{SITE}_output")
         study.run()
-        comparison = Comparison(lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), n_resamples=20)
+        comparison = Comparison(
+            lambda _: [GlobalLoss(), EverySignal()], budgets=(2,), resampling=Resampling(n_resamples=20)
+        )
         ComparisonStudy(study, comparison).score()
     return study
 
@@ -546,7 +549,9 @@ class TestLogs:
 
         for shadow in range(2):
             evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
-        audit = Audit([GlobalLoss(), EverySignal()], fprs=(0.5,), n_resamples=50, n_permutations=50)
+        audit = Audit(
+            [GlobalLoss(), EverySignal()], fprs=(0.5,), resampling=Resampling(n_resamples=50), n_permutations=50
+        )
         writer = Writer()
         evaluator = evaluate(
             [

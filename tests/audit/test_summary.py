@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import re
@@ -19,8 +20,10 @@ from jsonschema import Draft202012Validator
 from test_report import ABOUT, make_table, run
 
 from monai_mia.__main__ import main
+from monai_mia.audit.criteria import Criteria
 from monai_mia.audit.disclosure.card import write_card
-from monai_mia.audit.report import SCHEMA, Statements, as_json, check_report, report_schema, write_summary
+from monai_mia.audit.report import SCHEMA, as_json, check_report, report_schema, write_summary
+from monai_mia.audit.verdict import judge
 from monai_mia.errors import InputError
 from monai_mia.records.identifiers import Identifiers
 
@@ -55,7 +58,7 @@ def inconclusive() -> Content:
 
 
 def outcomes(report: Content, **options: Any) -> dict[str, str]:
-    return {one.name: one.outcome for one in Statements(**options).judge(report).statements}
+    return {one.name: one.outcome for one in judge(report, Criteria(**options)).statements}
 
 
 def but(report: Content, **changes: Any) -> Content:
@@ -70,31 +73,50 @@ def but(report: Content, **changes: Any) -> Content:
     return changed
 
 
-class TestStatements:
+NO_LEAD = {"value": 0.01, "ci": [-0.1, 0.1]}
+
+
+def significant(report: Content) -> Content:
+    """The same, where chance hardly gives the best attack its AUC."""
+    return but(report, attacks__0__p_value=0.001)
+
+
+class TestCriteria:
     """Support, reject, undetermined."""
 
     def test_no_leak_is_supported(self, low: Content) -> None:
-        conclusion = Statements().judge(low)
-        assert low["verdict"]["level"] == "low"
-        assert conclusion.recommendation == "support"
-        assert {one.outcome for one in conclusion.statements} == {"pass"}
+        found = judge(low)
+        assert found.level == low["verdict"]["level"] == "low"
+        assert found.recommendation == "support"
+        assert {one.outcome for one in found.statements} == {"pass"}
+        assert found.open == ()
 
     def test_a_leak_is_rejected(self, high: Content) -> None:
-        conclusion = Statements().judge(high)
-        assert high["verdict"]["level"] == "high"
-        assert conclusion.recommendation == "reject"
-        assert {one.outcome for one in conclusion.statements if one.about == "model"} == {"fail"}
-        assert {one.outcome for one in conclusion.statements if one.about != "model"} == {"pass"}
+        found = judge(high)
+        assert found.level == high["verdict"]["level"] == "high"
+        assert found.recommendation == "reject"
+        model = {one.name: one.outcome for one in found.statements if one.about == "model"}
+        assert model.pop("chance") == "undetermined"
+        assert set(model.values()) == {"fail"}
+        assert {one.outcome for one in found.statements if one.about != "model"} == {"pass"}
 
     def test_few_patients_support_nothing_and_reject_nothing(self, inconclusive: Content) -> None:
-        conclusion = Statements().judge(inconclusive)
-        assert inconclusive["verdict"]["level"] == "inconclusive"
-        assert conclusion.recommendation == "undetermined"
-        assert {one.outcome for one in conclusion.statements if one.about == "model"} == {"undetermined"}
+        found = judge(inconclusive)
+        assert found.level == inconclusive["verdict"]["level"] == "inconclusive"
+        assert found.recommendation == "undetermined"
+        model = {one.name: one.outcome for one in found.statements if one.about == "model"}
+        assert model.pop("chance") == "pass"
+        assert set(model.values()) == {"undetermined"}
 
     def test_what_is_not_valid_rejects_nothing(self, high: Content) -> None:
-        assert Statements().judge(but(high, verdict__level="inconclusive")).recommendation == "undetermined"
-        assert Statements().judge(but(high, design__n_nonmember=9)).recommendation == "undetermined"
+        blind = {**high["attacks"][0], "p_value": 0.01}
+        for changed in (
+            but(high, design__n_nonmember=9),
+            but(high, controls__blind_baseline=blind, controls__attack_minus_blind=NO_LEAD),
+            but(high, design__kind="observational", controls__shifts=[{"feature": "size", "p_adjusted": 0.01}]),
+        ):
+            assert judge(changed).recommendation == "undetermined"
+            assert judge(changed).level == "inconclusive"
 
     @pytest.mark.parametrize(("value", "outcome"), [(0.3, "fail"), (0.06, "undetermined")])
     def test_a_tail_that_the_verdict_counts_counts(self, low: Content, value: float, outcome: str) -> None:
@@ -106,9 +128,9 @@ class TestStatements:
         assert outcomes(sharp, tail_significance=0.001)["rate"] == "pass"
 
     def test_a_weak_adversary_rejects_but_does_not_support(self, low: Content, high: Content) -> None:
-        assert Statements(min_shadows=5).judge(low).recommendation == "undetermined"
-        assert Statements(min_shadows=5).judge(high).recommendation == "reject"
-        assert Statements(min_shadows=0).judge(low).recommendation == "support"
+        assert judge(low, Criteria(min_shadows=5)).recommendation == "undetermined"
+        assert judge(high, Criteria(min_shadows=5)).recommendation == "reject"
+        assert judge(low, Criteria(min_shadows=0)).recommendation == "support"
 
     @pytest.mark.parametrize(
         ("ci", "expected"),
@@ -116,9 +138,10 @@ class TestStatements:
     )
     def test_the_whole_interval_decides(self, low: Content, ci: list[float], expected: str) -> None:
         changed = but(low, attacks__0__auc_ci_simultaneous=ci)
-        assert outcomes(changed)["auc"] == expected
-        recommended = {"pass": "support", "fail": "reject", "undetermined": "undetermined"}[expected]
-        assert Statements().judge(changed).recommendation == recommended
+        assert outcomes(significant(changed))["auc"] == expected
+        assert outcomes(changed)["auc"] == ("undetermined" if expected == "fail" else expected), "chance gives as much"
+        assert judge(changed).recommendation == ("support" if expected == "pass" else "undetermined")
+        assert judge(significant(changed)).recommendation == ("reject" if expected == "fail" else "undetermined")
 
     @pytest.mark.parametrize(
         ("rates", "expected"),
@@ -136,7 +159,9 @@ class TestStatements:
     )
     def test_rates(self, low: Content, rates: dict[str, list[float] | None], expected: str) -> None:
         found = {fpr: None if ci is None else {"value": sum(ci) / 2, "ci": ci} for fpr, ci in rates.items()}
-        assert outcomes(but(low, attacks__0__tpr_at_fpr=found))["rate"] == expected
+        changed = but(low, attacks__0__tpr_at_fpr=found)
+        assert outcomes(significant(changed))["rate"] == expected
+        assert outcomes(changed)["rate"] == ("undetermined" if expected == "fail" else expected)
 
     @pytest.mark.parametrize(
         ("shown", "ceiling", "accounted", "expected"),
@@ -157,10 +182,12 @@ class TestStatements:
         changed = but(low, attacks__0__epsilon_lower_bound=shown, attacks__0__epsilon=bound)
         if accounted is not None:
             changed["target"]["privacy"] = {"epsilon": accounted, "delta": 1e-5, "unit": "patient"}
-        assert outcomes(changed)["epsilon"] == expected
+        assert outcomes(significant(changed))["epsilon"] == expected
+        assert outcomes(changed)["epsilon"] == ("undetermined" if expected == "fail" else expected)
 
     def test_images_that_tell(self, low: Content) -> None:
         told = but(low, controls__blind_baseline={**low["attacks"][0], "p_value": 0.01})
+        told = but(told, controls__attack_minus_blind=NO_LEAD)
         led = but(told, controls__attack_minus_blind={"value": 0.2, "ci": [0.11, 0.3]})
         assert outcomes(told)["blind"] == "fail"
         assert outcomes(led)["blind"] == "pass"
@@ -171,14 +198,16 @@ class TestStatements:
     def test_a_sharper_attack_than_the_best_counts(self, low: Content) -> None:
         """By its AUC an attack may be no better than others, and find a few patients almost surely."""
         assert outcomes(low)["rate"] == "pass"
-        for value, ci, outcome in (
-            (0.7, [0.6, 0.8], "fail"),
-            (0.22, [0.15, 0.3], "undetermined"),
-            (0.15, [0.1, 0.2], "pass"),
+        for value, ci, tail, outcome in (
+            (0.7, [0.6, 0.8], 0.001, "fail"),
+            (0.7, [0.6, 0.8], 0.2, "undetermined"),
+            (0.22, [0.15, 0.3], 0.2, "undetermined"),
+            (0.15, [0.1, 0.2], 0.2, "pass"),
         ):
             changed = copy.deepcopy(low)
             for attack in changed["attacks"]:
                 attack["tpr_at_fpr"]["0.05"] = {"value": 0.05, "ci": [0.01, 0.1]}
+            changed["attacks"][3] |= {"tail_p_value": tail}
             changed["attacks"][3]["tpr_at_fpr"]["0.05"] = {"value": value, "ci": ci}
             assert outcomes(changed)["rate"] == outcome
 
@@ -187,7 +216,8 @@ class TestStatements:
         assert outcomes(but(low, claims__fewest=40))["claims"] == "pass"
         assert outcomes(but(low, claims__fewest=41))["claims"] == "undetermined"
         claimed = but(low, claims__fewest=41, claims__tpr=0.3, claims__tpr_ci=[0.25, 0.35])
-        assert outcomes(claimed)["claims"] == "fail"
+        assert outcomes(significant(claimed))["claims"] == "fail"
+        assert outcomes(claimed)["claims"] == "undetermined"
 
     def test_thresholds_are_the_users(self, low: Content) -> None:
         for options, name in (
@@ -204,13 +234,14 @@ class TestStatements:
     @pytest.mark.parametrize(
         "option",
         [
+            {"high_auc": 0.5},
             {"max_auc": 0.5}, {"max_auc": 1.0}, {"max_detectable": 0.4}, {"max_lift": 0.5}, {"max_claimed": 0.0},
             {"significance": 1.0}, {"min_patients": 0}, {"min_shadows": -1}, {"max_epsilon": -1.0},
         ],
     )  # fmt: skip
     def test_thresholds_must_be_sound(self, option: dict[str, float]) -> None:
         with pytest.raises(InputError, match=f"{next(iter(option))} must be"):
-            Statements(**option)  # type: ignore[arg-type]
+            Criteria(**option)  # type: ignore[arg-type]
 
 
 def written(report: Content, folder: Path) -> Path:
@@ -253,7 +284,7 @@ class TestPage:
         page = (folder / "summary.html").read_text()
         text = " ".join(" ".join(Text(page).words).split())
         assert f"<strong>{word}</strong>" in page
-        for one in Statements().judge(report).statements:
+        for one in judge(report).statements:
             row = f"{one.text} {one.measured} {one.threshold} {one.outcome}"
             assert " ".join(row.split()) in text
         assert hashlib.sha256((folder / "report.json").read_bytes()).hexdigest() in text
@@ -264,13 +295,13 @@ class TestPage:
         blind = {**high["attacks"][0], "p_value": 0.01}
         longest = but(
             high,
-            verdict={"level": "inconclusive", "reasons": ["word " * 100] * 6},
             target__bundle="a_long_name_" * 8,
             target__privacy={"epsilon": 8.0, "delta": 1e-5, "unit": "patient"},
             controls__blind_baseline=blind,
             attacks__0__name="a long name of an attack " * 4,
         )
         folder = written(longest, tmp_path / "report")
+        write_summary(longest, folder, dataclasses.replace(judge(longest), reasons=("word " * 100,) * 6))
         page = (folder / "summary.html").read_text()
         found = Text(page)
         assert "@page { size: A4" in page

@@ -138,7 +138,7 @@ class TestMismatch:
     def test_end_to_end(self, cohort: Any, tmp_path: Path) -> None:
         study = self.study(cohort, tmp_path)
         result = study.run()
-        assert np.isfinite([attack.auc for attack in result.attacks]).all()
+        assert np.isfinite([attack.auc.value for attack in result.attacks]).all()
         models = tmp_path / "private/models"
         weights = {
             model: set(torch.load(models / model / "model.pt")) for model in ("target", "shadow_00", "shadow_01")

@@ -20,10 +20,10 @@ from scipy import stats
 
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA, Threshold
 from monai_mia.audit.audit import Audit
+from monai_mia.statistics import Resampling
 from monai_mia.statistics.epsilon import epsilon_lower_bound
 from monai_mia.statistics.permutation import permuted_aucs
-from monai_mia.statistics.resampling import interval, weights_by_group
-from monai_mia.statistics.roc import roc
+from monai_mia.statistics.roc import resampled_rocs, roc
 
 #: What a percentile bootstrap of 50 + 50 patients is allowed to miss beside the binomial error.
 BOOTSTRAP_SHORTFALL = 0.02
@@ -71,8 +71,9 @@ def test_auc_interval_covers_by_patient_and_not_by_case(n):
     for seed in range(n):
         scores, member, patients = clustered(np.random.default_rng(seed), 100, 4, 1.0, between=0.6)
         for unit, groups in (("patient", patients), ("case", [f"{k:03d}" for k in range(400)])):
-            weights = weights_by_group(member, groups, 300, seed)
-            low, high = interval(lambda curve: curve.auc, scores, member, weights)
+            resampling = Resampling(n_resamples=300, seed=seed)
+            drawn = resampled_rocs(scores, member, resampling.weights(member, groups))
+            low, high = resampling.interval(np.concatenate([curve.auc for curve in drawn]))
             covered[unit] += low <= truth <= high
     print(f"AUC interval, nominal .95, {n} draws: {rates(covered, n)}")
     assert covered["patient"] >= least(n, 0.95 - BOOTSTRAP_SHORTFALL)
@@ -86,7 +87,13 @@ def test_an_audits_intervals_cover(n):
 
     The gap of a utility is delta.
     """
-    audit = Audit([GlobalLoss()], fprs=(0.3, 0.1, 0.05), utility=("dice",), n_resamples=300, n_permutations=19)
+    audit = Audit(
+        [GlobalLoss()],
+        fprs=(0.3, 0.1, 0.05),
+        utility=("dice",),
+        resampling=Resampling(n_resamples=300),
+        n_permutations=19,
+    )
     truth = {
         "AUC": stats.norm.cdf(1 / math.sqrt(2)),
         **{f"TPR@{fpr}": stats.norm.cdf(1 + stats.norm.ppf(fpr)) for fpr in audit.fprs},
@@ -95,11 +102,11 @@ def test_an_audits_intervals_cover(n):
     covered = dict.fromkeys(truth, 0)
     for seed in range(n):
         played = game(n=120, shadows=0, delta=1.0, spread=0.0, seed=seed)
-        result = replace(audit, seed=seed).run(played.table)
+        result = replace(audit, resampling=replace(audit.resampling, seed=seed)).run(played.table)
         found = {
-            "AUC": result.best.auc_ci,
-            **{f"TPR@{fpr}": value[1] for fpr, value in result.best.tpr_at_fpr.items()},
-            "utility gap": result.utility["dice"]["gap"]["ci"],
+            "AUC": result.best.auc.ci,
+            **{f"TPR@{fpr}": value.ci for fpr, value in result.best.tpr_at_fpr.items()},
+            "utility gap": result.utility["dice"]["gap"].ci,
         }
         for name, (low, high) in found.items():
             covered[name] += low <= truth[name] <= high
@@ -161,11 +168,11 @@ def test_verdicts_under_the_null(n):
     What chance makes significant, an attack on a stand-in may explain: such an audit is ``inconclusive``.
     """
     attacks = [GlobalLoss(), EverySignal(), LiRA(), LiRA(mode="offline", variance="case")]
-    audit = Audit(attacks, fprs=(0.1, 0.05), utility=(), n_resamples=100, n_permutations=399)
+    audit = Audit(attacks, fprs=(0.1, 0.05), utility=(), resampling=Resampling(n_resamples=100), n_permutations=399)
     levels = dict.fromkeys(("low", "moderate", "high", "inconclusive"), 0)
     for seed in range(n):
         played = game(n=60, shadows=8, delta=0.0, offsets=1.0, seed=seed)
-        levels[replace(audit, seed=seed).run(played.table).verdict.level] += 1
+        levels[replace(audit, resampling=replace(audit.resampling, seed=seed)).run(played.table).verdict.level] += 1
     print(f"verdicts without a leak, {n} audits: {rates(levels, n)}")
     assert n - levels["low"] <= most(n, 0.06)
     assert levels["high"] <= most(n, 0.01)
@@ -174,7 +181,9 @@ def test_verdicts_under_the_null(n):
 @draws(fast=8, slow=300)
 def test_verdicts_with_a_leak(n):
     """The counterpart, without which nothing is shown: a strong leak is ``high``, a fair one is seen."""
-    audit = Audit([GlobalLoss(), LiRA()], fprs=(0.1,), utility=(), n_resamples=100, n_permutations=99)
+    audit = Audit(
+        [GlobalLoss(), LiRA()], fprs=(0.1,), utility=(), resampling=Resampling(n_resamples=100), n_permutations=99
+    )
     seen = {"strong, high": 0, "fair, not low": 0}
     for seed in range(n):
         strong, fair = (game(n=100, shadows=8, delta=delta, seed=seed) for delta in (2.5, 1.2))
@@ -188,7 +197,9 @@ def test_verdicts_with_a_leak(n):
 @draws(fast=5, slow=200)
 def test_verdicts_with_a_tail_that_the_auc_hides(n):
     """Of 100 members 14 give themselves away, and the AUC is one half: called ``low``, it would betray them."""
-    audit = Audit([GlobalLoss(), Threshold("dice")], utility=(), n_resamples=100, n_permutations=999)
+    audit = Audit(
+        [GlobalLoss(), Threshold("dice")], utility=(), resampling=Resampling(n_resamples=100), n_permutations=999
+    )
     results = [audit.run(hidden_tail(n=200, seed=seed)) for seed in range(n)]
     by_auc = sum(result.best.p_value < 0.05 for result in results)
     seen = sum(result.verdict.level in ("moderate", "high") for result in results)

@@ -20,6 +20,7 @@ from monai_mia.audit.audit import Audit
 from monai_mia.data import phantom_cohort
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.records.design import TARGET
+from monai_mia.statistics import Resampling
 from monai_mia.studies import Released
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ N_AUDITS = 20
 def trained(cohort, folder, epochs=12, **options):
     """Weights of a small model that was trained on half of a cohort."""
     overrides = {"network_def#channels": [4, 8, 8], "train#trainer#max_epochs": epochs}
-    audit = Audit([GlobalLoss()], n_resamples=50, n_permutations=50)
+    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
     study = small_study(cohort, folder, audit=audit, shadows=0, train_overrides=overrides, **options)
     study.record()
     return str(folder / "private" / "models" / "target" / "model.pt")
@@ -55,7 +56,7 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
     cases = phantom_cohort(folder / "phantoms", n_patients=60, size=16, seed=0)
     members, nonmembers = split(cases, 0)
-    audit = Audit(standard_attacks, n_resamples=1000, n_permutations=1000)
+    audit = Audit(standard_attacks, resampling=Resampling(n_resamples=1000), n_permutations=1000)
     study = small_study(cases, folder / "out", target=Released(stranger, members, nonmembers), audit=audit, shadows=4)
     first = study.run()  # the whole command for one split; what is recorded does not depend on the split
     table = study.folder.table(study.record()[0].model_ids)
@@ -72,15 +73,15 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
             assert result.best.auc == first.best.auc
         levels[result.verdict.level] += 1
         for attack in result.attacks:
-            covered[attack.name] += attack.auc_ci[0] <= 0.5 <= attack.auc_ci[1]
-        covered["(best attack)"] += result.best.auc_ci[0] <= 0.5 <= result.best.auc_ci[1]
-        at_once = [attack.auc_ci_simultaneous for attack in result.attacks]
+            covered[attack.name] += attack.auc.low <= 0.5 <= attack.auc.high
+        covered["(best attack)"] += result.best.auc.low <= 0.5 <= result.best.auc.high
+        at_once = [attack.auc_simultaneous.ci for attack in result.attacks]
         covered["(all attacks at once)"] += all(low <= 0.5 <= high for low, high in at_once)
         stand_in = result.controls.stand_in
-        covered["(stand-in)"] += stand_in.auc_ci[0] <= 0.5 <= stand_in.auc_ci[1]
+        covered["(stand-in)"] += stand_in.auc.low <= 0.5 <= stand_in.auc.high
         print(
             f"{seed} {result.verdict.level}, best {result.best.name} {result.best.auc:.3f}",
-            [f"{bound:.3f}" for bound in (*result.best.auc_ci, *result.best.auc_ci_simultaneous)],
+            [f"{bound:.3f}" for bound in (*result.best.auc.ci, *result.best.auc_simultaneous.ci)],
             f"p {result.best.p_value:.3f} blind {result.blind.auc:.3f} p {result.blind.p_value:.3f} "
             f"stand-in {stand_in.attack} {stand_in.auc:.3f} p {stand_in.p_value:.3f}",
         )  # fmt: skip
@@ -123,25 +124,23 @@ def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
         brightened(cases, set(members), tmp_path / "brighter", where),
         tmp_path / "out",
         target=Released(stranger, members, nonmembers),
-        audit=Audit(standard_attacks, n_resamples=500, n_permutations=500),
+        audit=Audit(standard_attacks, resampling=Resampling(n_resamples=500), n_permutations=500),
         shadows=2,
         blind_network=BlindNetwork(size=16),
     ).run()
     for one in (result.best, result.blind, result.blind_network, result.controls.stand_in):
-        print(
-            f"{where}: AUC {one.auc:.3f} [{one.auc_ci[0]:.3f}, {one.auc_ci[1]:.3f}], p {one.p_value:.3f}: {one}"[:120]
-        )
+        print(f"{where}: AUC {one.auc}, p {one.p_value:.3f}: {one}"[:120])
     print(result.verdict)
     if where == "whole":
         assert result.best.p_value > 0.05
         assert result.verdict.level in ("low", "inconclusive")
         return
-    assert result.best.auc > 0.75
+    assert result.best.auc.value > 0.75
     assert result.best.p_value < 0.01
-    assert result.blind.auc > 0.75
+    assert result.blind.auc.value > 0.75
     assert result.blind.p_value < 0.05
     assert result.controls.stand_in.p_value < 0.05
-    assert result.attack_minus_blind[1][0] < 0.1
+    assert result.attack_minus_blind.low < 0.1
     assert result.verdict.level == "inconclusive"
     assert any("blind baseline" in reason for reason in result.verdict.reasons)
     assert any("a model with other members" in reason for reason in result.verdict.reasons)

@@ -34,6 +34,7 @@ from monai_mia.records.table import SignalTable
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import segmentation_signals
 from monai_mia.signals.white_box import WhiteBox
+from monai_mia.statistics import Resampling
 
 
 def test_recorder_writes_the_signals_of_the_raw_output(tmp_path: Path) -> None:
@@ -182,7 +183,12 @@ def test_attacks_at_the_end_of_an_evaluation(tmp_path: Path) -> None:
     """Their AUC and TPR stand in ``engine.state.metrics``, and MetricsSaver writes them beside Dice."""
     for shadow in range(2):
         evaluate([SignalRecorder(tmp_path / f"signals/shadow_{shadow:02d}.csv")], network(1 + shadow))
-    audit = Audit([attacks.GlobalLoss(), attacks.EverySignal()], fprs=(0.5,), n_resamples=50, n_permutations=50)
+    audit = Audit(
+        [attacks.GlobalLoss(), attacks.EverySignal()],
+        fprs=(0.5,),
+        resampling=Resampling(n_resamples=50),
+        n_permutations=50,
+    )
     post = Compose(
         [Activationsd("pred", softmax=True), AsDiscreted(["pred", "label"], argmax=[True, False], to_onehot=2)]
     )
@@ -197,8 +203,8 @@ def test_attacks_at_the_end_of_an_evaluation(tmp_path: Path) -> None:
         key_val_metric=metric,
     )
     expected = audit.run(SignalTable.read(tmp_path / "signals")).attack("global loss")
-    assert evaluator.state.metrics["attack: global loss AUC"] == expected.auc
-    assert evaluator.state.metrics["attack: global loss TPR@0.5"] == expected.tpr_at_fpr[0.5][0]
+    assert evaluator.state.metrics["attack: global loss AUC"] == expected.auc.value
+    assert evaluator.state.metrics["attack: global loss TPR@0.5"] == expected.tpr_at_fpr[0.5].value
     saved = (tmp_path / "metrics" / "metrics.csv").read_text()
     assert "dice" in saved
     assert "attack: global loss AUC" in saved

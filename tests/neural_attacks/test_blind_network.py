@@ -16,6 +16,7 @@ from monai_mia.attacks import GlobalLoss
 from monai_mia.audit.audit import Audit
 from monai_mia.errors import InputError
 from monai_mia.neural_attacks import BlindNetwork
+from monai_mia.statistics import Resampling
 from monai_mia.statistics.roc import roc
 
 QUICK = {"size": 8, "epochs": 6, "folds": 2, "batch_size": 8}
@@ -129,7 +130,7 @@ def test_cohorts_that_it_cannot_read_are_refused(tmp_path):
 
 def test_a_study_reports_it(cohort, tmp_path):
     """By the images of the audited cases, in the order of the table; its file is private, its row in the report."""
-    audit = Audit([GlobalLoss()], n_resamples=50, n_permutations=50)
+    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
     study = small_study(cohort, tmp_path, audit=audit, shadows=2, blind_network=BlindNetwork(**{**QUICK, "epochs": 1}))
     result = study.run()
     assert result.blind_network is not None

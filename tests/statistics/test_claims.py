@@ -182,9 +182,9 @@ def test_perfect_scores_are_all_claimed():
     member = np.repeat([True, False], 40)
     found = evaluate_claims(member + 0.0, member, [f"p{n}" for n in range(80)], q=0.1)
     assert (found.n_member, found.n_nonmember, found.n_calibration) == (40, 20, 20)
-    assert (found.n_claims, found.n_false, found.false_share, found.tpr) == (40, 0, 0.0, 1.0)
-    assert found.false_share_ci == clopper_pearson(0, 40)
-    assert found.tpr_ci == clopper_pearson(40, 40)
+    assert (found.n_claims, found.n_false, found.false_share.value, found.tpr.value) == (40, 0, 0.0, 1.0)
+    assert found.false_share.ci == clopper_pearson(0, 40)
+    assert found.tpr.ci == clopper_pearson(40, 40)
     assert (found.mean_claims, found.mean_false_share, found.mean_tpr) == (40.0, 0.0, 1.0)
     assert found.fewest == fewest_claims(60, 20) == 29
 

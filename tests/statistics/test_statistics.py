@@ -19,8 +19,9 @@ from scipy import stats
 from sklearn import metrics
 
 from monai_mia.errors import InputError
+from monai_mia.statistics import Resampling
 from monai_mia.statistics.permutation import permuted_aucs, permuted_members, permuted_tails, tail_p_values
-from monai_mia.statistics.resampling import group_means, interval, simultaneous_reach, weights_by_group
+from monai_mia.statistics.resampling import group_means, percentiles, simultaneous_reach, weights_by_group
 from monai_mia.statistics.roc import (
     auc_interval,
     aucs,
@@ -293,8 +294,9 @@ def test_interval_is_the_percentile_interval():
     for row in weights:
         aucs.append(oracles.mann_whitney(oracles.repeated(scores, row), oracles.repeated(member, row)))
     expected = np.quantile(aucs, [0.05, 0.95])
-    assert interval(lambda curve: curve.auc, scores, member, weights, 0.9) == pytest.approx(tuple(expected))
-    narrow = interval(lambda curve: curve.auc, scores, member, weights, 0.5)
+    drawn = np.concatenate([curve.auc for curve in resampled_rocs(scores, member, weights)])
+    assert percentiles(drawn, 0.9) == pytest.approx(tuple(expected))
+    narrow = percentiles(drawn, 0.5)
     assert expected[0] < narrow[0] < narrow[1] < expected[1]
 
 
@@ -307,7 +309,9 @@ def test_copies_of_a_patients_case_do_not_narrow_an_interval():
     many, copied, groups = np.repeat(scores, 10), np.repeat(member, 10), list(np.repeat(patients, 10))
 
     def auc_interval(values, inside, names):
-        return interval(lambda curve: curve.auc, values, inside, weights_by_group(inside, names, 400, seed=0))
+        resampling = Resampling(n_resamples=400)
+        drawn = resampled_rocs(values, inside, resampling.weights(inside, names))
+        return resampling.interval(np.concatenate([curve.auc for curve in drawn]))
 
     once = auc_interval(scores, member, patients)
     assert auc_interval(many, copied, groups) == pytest.approx(once, abs=1e-12)

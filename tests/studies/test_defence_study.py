@@ -19,6 +19,7 @@ from monai_mia.audit.disclosure.archive import report_leaks
 from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Utility
+from monai_mia.statistics import Estimate, Resampling
 from monai_mia.studies import Released
 from monai_mia.studies.defences import Defence, DefenceStudy
 
@@ -28,7 +29,7 @@ SHORT = Defence("early stop", train_overrides={"train#trainer#max_epochs": 1})
 
 def defence_study(cohort: Any, folder: Path, defences: Any = (MASK, SHORT), **options: Any) -> DefenceStudy:
     study = small_study(cohort, folder, shadows=2, targets=2, signals=(Utility(),), **options)
-    return DefenceStudy(study, defences, n_resamples=100)
+    return DefenceStudy(study, defences, resampling=Resampling(n_resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ class TestStudy:
     ) -> None:
         row = finished[1].rows[0]
         assert row.adaptive == row.unaware
-        assert row.adaptive.auc_change == (0.0, (0.0, 0.0))
+        assert row.adaptive.auc_change == Estimate(0.0, 0.0, 0.0)
 
     def test_masks_keep_the_dice_and_have_no_calibration(
         self, finished: tuple[DefenceStudy, DefenceStudyResult]
@@ -97,7 +98,7 @@ class TestStudy:
         folder = Path(study.study.output_dir) / "report"
         content = json.loads((folder / "defences.json").read_text())
         assert [row["name"] for row in content["rows"]] == ["none", "argmax", "early stop"]
-        assert content["rows"][0]["adaptive"]["auc"][0] == result.rows[0].adaptive.auc[0]
+        assert content["rows"][0]["adaptive"]["auc"]["value"] == result.rows[0].adaptive.auc.value
         assert (folder / "defences.png").stat().st_size > 10_000
         page = (folder / "defences.html").read_text(encoding="utf-8")
         for word in ("early stop", "adversary", "calibration error", "base64"):
@@ -157,6 +158,6 @@ def test_a_perfect_defence_is_seen(finished: tuple[DefenceStudy, DefenceStudyRes
     comparison = study._comparison("logits")
     found = replace(comparison, attacks=lambda _: [Threshold("dice")]).score(leaking)
     adversary = study._adversary(found, comparison.score(recorded))
-    assert adversary.auc[0] == 1.0
-    assert adversary.auc_change[0] == pytest.approx(1 - finished[1].rows[0].adaptive.auc[0])
-    assert adversary.auc_change[1][0] <= adversary.auc_change[0] <= adversary.auc_change[1][1]
+    assert adversary.auc.value == 1.0
+    assert adversary.auc_change.value == pytest.approx(1 - finished[1].rows[0].adaptive.auc.value)
+    assert adversary.auc_change.low <= adversary.auc_change.value <= adversary.auc_change.high

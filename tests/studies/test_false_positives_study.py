@@ -24,6 +24,7 @@ from monai_mia.data import ForeignSource, phantom_cohort, standard_sources
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Calibration
 from monai_mia.signals.release import Release
+from monai_mia.statistics import Resampling
 from monai_mia.studies.defences import Defence, DefenceStudy
 from monai_mia.studies.false_positives import EvidenceStudy
 
@@ -63,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
         DefenceStudy(study, [TEMPERATURE]),
         sources,
         few_attacks,
-        Evidence(base_rates=(0.01, 0.5, 2.0), n_resamples=100),
+        Evidence(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(n_resamples=100)),
     )
     return evidence, evidence.run()
 
@@ -130,7 +131,7 @@ class TestStudy:
         content = json.loads((folder / "evidence.json").read_text())
         first = result.mitigations[0].result.attacks[0]
         told = content["mitigations"][0]["result"]["attacks"][0]
-        assert told["sources"][1]["fpr"] == [first.sources[1].fpr[0], list(first.sources[1].fpr[1])]
+        assert told["sources"][1]["fpr"] == first.sources[1].fpr.as_json()
         assert set(told["sources"][0]["precision"]) == {"0.01", "0.5"}
         for name in ("evidence_sources.png", "evidence_calibration.png"):
             assert (folder / name).stat().st_size > 10_000

@@ -34,6 +34,7 @@ from monai_mia.records.design import Design
 from monai_mia.records.maps import MapStore
 from monai_mia.records.table import SignalTable
 from monai_mia.signals.perturbations import Flip, QueryVariants
+from monai_mia.statistics import Resampling
 from monai_mia.studies import Released
 from monai_mia.studies.study import Study
 
@@ -190,7 +191,10 @@ def test_released_target(study: Study, cohort: Any, tmp_path: Path, hashes: Hash
 def test_mask_only_release(cohort: Any, tmp_path: Path) -> None:
     """Only masks leave the model: no signal of probabilities, and the standard attacks make do with Dice."""
     result = small_study(
-        cohort, tmp_path, release="mask", audit=Audit(partial(standard_attacks, release="mask"), n_resamples=50)
+        cohort,
+        tmp_path,
+        release="mask",
+        audit=Audit(partial(standard_attacks, release="mask"), resampling=Resampling(n_resamples=50)),
     ).run()
     assert {attack.access for attack in result.attacks} == {"mask+label"}
     assert "calibrated: dice" in {attack.name for attack in result.attacks}

@@ -49,6 +49,7 @@ from monai_mia.signals.quality import Calibration, Utility
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import TopProbabilities, segmentation_signals
 from monai_mia.signals.white_box import WhiteBox, case_gradient
+from monai_mia.statistics import Resampling
 from monai_mia.studies.study import Study
 
 #: Of phantom(8, 3, 5, 1): the sum of its image, and a checksum of its label.
@@ -96,7 +97,7 @@ def recorded(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
             Calibration(),
         ],
         blind_network=BlindNetwork(size=8, epochs=1, folds=2),
-        audit=Audit(listed, n_resamples=100, n_permutations=100),
+        audit=Audit(listed, resampling=Resampling(n_resamples=100), n_permutations=100),
     )
     return study, study.run()
 
@@ -288,7 +289,9 @@ class TestStudy:
         assert len(json.loads((folder / "report/report.json").read_text())["attacks"]) == len(result.attacks)
         recorded_files = sorted((folder / "private").glob("*/*.csv")) + sorted((folder / "private").glob("maps/*.npz"))
         times = [path.stat().st_mtime_ns for path in recorded_files]
-        again = replace(study, audit=Audit([attacks.GlobalLoss()], n_resamples=50, n_permutations=50)).run()
+        again = replace(
+            study, audit=Audit([attacks.GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
+        ).run()
         assert times == [path.stat().st_mtime_ns for path in recorded_files]
         first = next(attack for attack in result.attacks if attack.name == again.attacks[0].name)
         assert np.array_equal(first.scores, again.attacks[0].scores)
@@ -302,7 +305,7 @@ class TestStudy:
             tmp_path / "out",
             shadows=0,
             release=release,
-            audit=Audit(attacks.standard_attacks(0, release), n_resamples=50, n_permutations=50),
+            audit=Audit(attacks.standard_attacks(0, release), resampling=Resampling(n_resamples=50), n_permutations=50),
             train_overrides={**FLAT_TRAINING, **channels},
             inference_overrides={**FLAT_INFERENCE, **channels},
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import Attack
 from monai_mia.audit.scoring import score_cases
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Estimate
 
 __all__ = [
     "StandIn",
@@ -26,8 +28,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class StandIn:
@@ -37,18 +37,26 @@ class StandIn:
         attack: the attack: the best of those that could be carried out on the stand-ins.
         n_models: number of stand-ins.
         auc: share of the pairs of a target's member and non-member, both on one side of the stand-in, in which the
-            member scores higher; 0.5 is chance.
-        auc_ci: its interval.
+            member scores higher, and its interval; 0.5 is chance.
         p_value: probability under permuted membership that it is as far from 0.5, the choice of the attack included.
         attack_minus: AUC of the audit's best attack minus this one, with its paired interval.
     """
 
     attack: str
     n_models: int
-    auc: float
-    auc_ci: Interval
+    auc: Estimate
     p_value: float
-    attack_minus: tuple[float, Interval]
+    attack_minus: Estimate
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``permuted_membership`` of ``report.json`` has it."""
+        return {
+            "attack": self.attack,
+            "n_models": self.n_models,
+            **self.auc.named("auc"),
+            "p_value": self.p_value,
+            "attack_minus": self.attack_minus.as_json(),
+        }
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,8 @@ def stand_in(
     permuted: NDArray[np.bool_],
     weights: Array,
     headline: tuple[float, Array],
-    interval: Callable[[Array], Interval],
-    wider: Callable[[Array, float, NDArray[np.bool_]], Interval],
+    estimate: Callable[[float, Array], Estimate],
+    estimate_auc: Callable[[float, Array], Estimate],
 ) -> StandIn:
     """Join the scores on the stand-ins with the target's membership: nothing may come out.
 
@@ -151,8 +159,8 @@ def stand_in(
         permuted: the permuted memberships, shape (P, U).
         weights: bootstrap weights, shape (B, U).
         headline: the AUC of the audit's best attack, and in each resample, shape (B,).
-        interval: gives an interval from samples.
-        wider: gives the interval of an AUC from its samples, its value and the membership.
+        estimate: gives a number its interval, from its resamples.
+        estimate_auc: the same of an AUC against the target.
     """
     usable = list(found.attacks)
     best = int(np.argmax([statistics.roc(row, member).auc for row in scores[usable]]))
@@ -166,10 +174,9 @@ def stand_in(
     return StandIn(
         attack=names[usable[best]],
         n_models=len(found.sides),
-        auc=auc,
-        auc_ci=wider(samples, auc, member),
+        auc=estimate_auc(auc, samples),
         p_value=float((1 + (abs(chance - 0.5) >= abs(auc - 0.5) - 1e-12).sum()) / (1 + len(chance))),
-        attack_minus=(headline[0] - auc, interval(headline[1] - samples)),
+        attack_minus=estimate(headline[0] - auc, headline[1] - samples),
     )
 
 

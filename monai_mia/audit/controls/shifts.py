@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from scipy import stats
 from monai_mia import statistics
 from monai_mia.audit.controls.placebo import StandIn
 from monai_mia.errors import InputError
+from monai_mia.statistics import Estimate
 
 __all__ = [
     "Controls",
@@ -28,8 +30,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-Interval = tuple[float, float]
-
 #: Fewer patients than this in a half, and it is not compared.
 _FEWEST = 4
 
@@ -42,15 +42,14 @@ class FeatureShift:
 
     Attributes:
         feature: name of the statistic.
-        auc: how often a member's value exceeds a non-member's; 0.5 if they are alike, though spreads may differ.
-        auc_ci: interval of the AUC.
+        auc: how often a member's value exceeds a non-member's, and its interval; 0.5 if they are alike, though spreads
+            may differ.
         p_value: of the two-sample Kolmogorov-Smirnov test.
         p_adjusted: the same, after Holm's correction for the number of statistics.
     """
 
     feature: str
-    auc: float
-    auc_ci: Interval
+    auc: Estimate
     p_value: float
     p_adjusted: float
 
@@ -65,8 +64,7 @@ class HalfSplit:
             compared with the lower.
         n_low: patients in the first or lower half.
         n_high: patients in the second or upper half.
-        auc: how often the second or upper half scores higher; 0.5 if the split does not matter.
-        auc_ci: interval of the AUC.
+        auc: how often the second or upper half scores higher, and its interval; 0.5 if the split does not matter.
         p_value: of the Mann-Whitney test, two-sided.
         p_adjusted: the same, after Holm's correction for both sides' splits by order, or all splits by a statistic.
     """
@@ -75,8 +73,7 @@ class HalfSplit:
     by: str
     n_low: int
     n_high: int
-    auc: float
-    auc_ci: Interval
+    auc: Estimate
     p_value: float
     p_adjusted: float
 
@@ -98,16 +95,25 @@ class Controls:
     stand_in: StandIn | None = None
     shifts: tuple[FeatureShift, ...] = ()
     halves: tuple[HalfSplit, ...] = ()
-    half_band: tuple[tuple[str, Interval], ...] = ()
+    half_band: tuple[tuple[str, tuple[float, float]], ...] = ()
     image_tail: float | None = None
 
-    def shifted(self, significance: float) -> tuple[FeatureShift, ...]:
-        """The image statistics that differ between the sides, after correction."""
-        return tuple(shift for shift in self.shifts if shift.p_adjusted < significance)
+    def as_json(self) -> dict[str, Any]:
+        """As ``controls`` of ``report.json`` has it; names of image statistics may be shared."""
+        return {
+            "permuted_membership": None if self.stand_in is None else self.stand_in.as_json(),
+            "shifts": [_as_json(shift) for shift in self.shifts],
+            "halves": [_as_json(half) for half in self.halves],
+            "half_band": {side: list(band) for side, band in self.half_band},
+            "image_tail": self.image_tail,
+        }
 
-    def drifting(self, significance: float) -> tuple[HalfSplit, ...]:
-        """The sides whose halves by order differ, after correction: cases change along the list."""
-        return tuple(half for half in self.halves if half.by == ORDER and half.p_adjusted < significance)
+
+def _as_json(found: FeatureShift | HalfSplit) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in vars(found).items():
+        row |= value.named(name) if isinstance(value, Estimate) else {name: value}
+    return row
 
 
 def examine_sides(
@@ -195,13 +201,13 @@ def feature_shifts(
         values, side = values[known], inside[known]
         if min(side.sum(), (~side).sum()) < _FEWEST or values.min() == values.max():
             continue
-        auc, interval = _auc(values, side, confidence)
+        auc = _auc(values, side, confidence)
         p_value = float(stats.ks_2samp(values[side], values[~side]).pvalue)
-        found.append((p_value, name, auc, interval))
+        found.append((p_value, name, auc))
     adjusted = statistics.holm([p_value for p_value, *_ in found])
     shifts = [
-        FeatureShift(name, auc, interval, p_value, float(p_adjusted))
-        for (p_value, name, auc, interval), p_adjusted in zip(found, adjusted, strict=True)
+        FeatureShift(name, auc, p_value, float(p_adjusted))
+        for (p_value, name, auc), p_adjusted in zip(found, adjusted, strict=True)
     ]
     return tuple(sorted(shifts, key=lambda shift: shift.p_value))
 
@@ -235,7 +241,7 @@ def half_splits(
     patients, pooled = statistics.group_means(np.asarray(scores, dtype=np.float64), groups)
     inside = statistics.group_means(np.asarray(member, dtype=bool), groups)[1] > 0.5
     ranks = np.arange(len(patients), dtype=np.float64)
-    splits: list[list[tuple[str, str, int, int, float, Interval, float]]] = [[], []]
+    splits: list[list[tuple[str, str, int, int, Estimate, float]]] = [[], []]
     columns = np.empty((0, 0)) if features is None else np.asarray(features, dtype=np.float64).T
     covariates = [(ORDER, ranks)]
     covariates += [
@@ -250,11 +256,11 @@ def half_splits(
             n_high = int(high.sum())
             if min(n_high, len(high) - n_high) < _FEWEST:
                 continue
-            auc, interval = _auc(pooled[kept], high, confidence)
+            auc = _auc(pooled[kept], high, confidence)
             p_value = 1.0
             if np.ptp(pooled[kept]) > 0:  # else all scores are tied
                 p_value = float(stats.mannwhitneyu(pooled[kept][high], pooled[kept][~high]).pvalue)
-            splits[by != ORDER].append((side, by, len(high) - n_high, n_high, auc, interval, p_value))
+            splits[by != ORDER].append((side, by, len(high) - n_high, n_high, auc, p_value))
     return tuple(
         HalfSplit(*split, float(p_adjusted))
         for family in splits
@@ -269,7 +275,7 @@ def half_band(
     n_splits: int,
     seed: int,
     confidence: float = 0.95,
-) -> tuple[tuple[str, Interval], ...]:
+) -> tuple[tuple[str, tuple[float, float]], ...]:
     """Between which AUCs two random halves of each side lie: what no difference at all looks like.
 
     Args:
@@ -293,6 +299,6 @@ def half_band(
     return tuple(bands)
 
 
-def _auc(values: Array, high: NDArray[np.bool_], confidence: float) -> tuple[float, Interval]:
+def _auc(values: Array, high: NDArray[np.bool_], confidence: float) -> Estimate:
     auc = float(statistics.roc(values, high).auc)
-    return auc, statistics.auc_interval(auc, int(high.sum()), int((~high).sum()), confidence)
+    return Estimate(auc, *statistics.auc_interval(auc, int(high.sum()), int((~high).sum()), confidence))

@@ -24,6 +24,7 @@ from monai_mia.audit.disclosure.cells import OTHERS, merge_small_cells
 from monai_mia.audit.individuals.leakage_map import Leakage
 from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult, SideExposure, correlations
 from monai_mia.errors import InputError
+from monai_mia.statistics import Estimate
 
 __all__ = [
     "Association",
@@ -37,8 +38,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-
-Rate = tuple[float, tuple[float, float]]
 
 #: Keys of a case that are no covariates: what a study needs or adds.
 _NOT = ("case_id", "patient_id", "image", "label", "member", "canary", "fold")
@@ -81,9 +80,9 @@ class Subgroup:
 
     value: str
     n_patients: int
-    certain: Rate
-    found: Rate
-    nonmember_certain: Rate
+    certain: Estimate
+    found: Estimate
+    nonmember_certain: Estimate
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Association:
     covariate: str
     source: str
     n_patients: int
-    correlation: Rate | None
-    nonmember_correlation: Rate | None
+    correlation: Estimate | None
+    nonmember_correlation: Estimate | None
     subgroups: tuple[Subgroup, ...]
     p_value: float
     p_adjusted: float
@@ -236,7 +235,7 @@ def associations(
     Args:
         result: the exposure of U patients.
         covariates: values of these patients, in the same order.
-        options: ``min_cell``, ``confidence``, numbers of resamples and permutations, and the seed.
+        options: ``min_cell``, the resampling, the number of permutations, and the seed.
 
     Returns:
         The associations, the least likely by chance first, and what could not be compared and why.
@@ -304,22 +303,21 @@ def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, 
     value = float(correlations(x[None], certainty[None])[0])
     dealt = rng.permuted(np.tile(x, (options.n_permutations, 1)), axis=1)
     chance = correlations(dealt, np.broadcast_to(certainty, dealt.shape))
-    drawn = rng.integers(n, size=(options.n_resamples, n))
-    interval = statistics.percentiles(correlations(x[drawn], certainty[drawn]), options.confidence)
-    null, null_interval = float("nan"), (float("nan"), float("nan"))
+    drawn = options.resampling.drawn(rng, n)
+    correlation = options.resampling.estimate(value, correlations(x[drawn], certainty[drawn]))
+    null: Estimate | None = None
     out = (others.n_turns > 0) & kept
     if out.sum() >= options.min_cell:
         y, z = others.certainty[out], values[out]
-        null = float(correlations(z[None], y[None])[0])
-        drawn = rng.integers(len(y), size=(options.n_resamples, len(y)))
-        null_interval = statistics.percentiles(correlations(z[drawn], y[drawn]), options.confidence)
+        drawn = options.resampling.drawn(rng, len(y))
+        null = options.resampling.estimate(float(correlations(z[None], y[None])[0]), correlations(z[drawn], y[drawn]))
     p_value = float((1 + (abs(chance) >= abs(value) - 1e-12).sum()) / (1 + options.n_permutations))
     return Association(
         covariate.name,
         covariate.source,
         n,
-        (value, interval),
-        None if math.isnan(null) else (null, null_interval),
+        correlation,
+        null,
         (),
         p_value,
         p_value,
@@ -359,12 +357,11 @@ def _categorical(
     for name in names:
         chosen = shown == name
         n = int(chosen.sum())
-        drawn = rng.integers(n, size=(options.n_resamples, n))
+        drawn = options.resampling.drawn(rng, n)
         rates = []
         for column in (certainty[chosen], rate[chosen], *([outside[chosen]] if tell_outside else [])):
-            samples = _nanmean(column[drawn])
-            rates.append((float(_nanmean(column[None])[0]), statistics.percentiles(samples, options.confidence)))
-        rates += [] if tell_outside else [(math.nan, (math.nan, math.nan))]
+            rates.append(options.resampling.estimate(float(_nanmean(column[None])[0]), _nanmean(column[drawn])))
+        rates += [] if tell_outside else [Estimate(math.nan, math.nan, math.nan)]
         groups.append(Subgroup(str(name), n, *rates))
     groups.sort(key=lambda group: (group.value == OTHERS, group.value))
     return Association(covariate.name, covariate.source, int(kept.sum()), None, None, tuple(groups), p_value, p_value)

@@ -21,6 +21,7 @@ from monai_mia.attacks.adversary import Maps
 from monai_mia.audit.disclosure.cells import MIN_CELL
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
+from monai_mia.statistics import Resampling
 
 __all__ = [
     "Leakage",
@@ -95,26 +96,25 @@ class LeakageMap:
         margin: voxels of the crop around the largest structure.
         largest: edge of the crop, at most, voxels.
         min_cell: patients on a side of whom anything is shown, at least.
-        confidence: coverage of the intervals.
-        n_resamples: bootstrap resamples.
-        seed: of the resamples.
+        resampling: of patients, for the intervals.
     """
 
     reach: int = 8
     margin: int = 4
     largest: int = 160
     min_cell: int = MIN_CELL
-    confidence: float = 0.95
-    n_resamples: int = 2000
-    seed: int = 0
+    resampling: Resampling = Resampling()
 
     def __post_init__(self) -> None:
         """Refuse options that no map could be made with."""
-        for option, lowest in (("reach", 1), ("margin", 0), ("largest", 1), ("min_cell", 1), ("n_resamples", 1)):
+        for option, lowest in (("reach", 1), ("margin", 0), ("largest", 1), ("min_cell", 1)):
             if getattr(self, option) < lowest:
                 raise InputError(f"{option} must be at least {lowest}, got {getattr(self, option)}.")
-        if not 0 < self.confidence < 1:
-            raise InputError(f"confidence must be in (0, 1), got {self.confidence}.")
+
+    @property
+    def seed(self) -> int:
+        """The seed of the resampling."""
+        return self.resampling.seed
 
     def locate(
         self,
@@ -193,7 +193,7 @@ class LeakageMap:
         values = np.where(known, total / np.where(known, voxels, 1.0), 0.0)  # (T, U, K, D)
         n = inside.shape[1]
         rng = np.random.default_rng([self.seed, 0, 0, 16])
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=self.n_resamples).astype(np.float64)
+        drawn = self.resampling.counts(rng, n).astype(np.float64)
         weights = np.repeat(drawn[:, None], len(targets), axis=1)
         once = np.ones((1, *inside.shape))
         shape = (len(labels), 2 * self.reach)
@@ -205,7 +205,7 @@ class LeakageMap:
             means = [float(statistics.resampled_means(values[:, :, k, d], side, once)[0]) for side in sides]
             members[k, d], nonmembers[k, d] = means
             samples = [statistics.resampled_means(values[:, :, k, d], side, weights) for side in sides]
-            low[k, d], high[k, d] = statistics.percentiles(samples[0] - samples[1], self.confidence)
+            low[k, d], high[k, d] = self.resampling.interval(samples[0] - samples[1])
             amounts = [float(statistics.resampled_means(total[:, :, k, d], s, once)[0]) for s in (inside, ~inside)]
             share[k, d] = amounts[0] - amounts[1]
         all_ = np.nansum(share, axis=1, keepdims=True)
@@ -223,7 +223,7 @@ class LeakageMap:
             share=share,
             n_patients=n_sides,
             registered=registered.difference(self.min_cell) if min(n_sides) >= self.min_cell else None,
-            confidence=self.confidence,
+            confidence=self.resampling.confidence,
         )
 
 

@@ -5,9 +5,8 @@
 Nothing in it names a patient, a case or a path.
 """
 
-from monai_mia.audit.criteria import Conclusion, Statement, Statements
 from monai_mia.audit.report.comparison import write_comparison
-from monai_mia.audit.report.content import SCHEMA, as_json, check_report, report_schema, summary, versions
+from monai_mia.audit.report.content import SCHEMA, as_json, check_report, report_schema, versions
 from monai_mia.audit.report.defences import write_defences
 from monai_mia.audit.report.false_positives import write_evidence
 from monai_mia.audit.report.generator import scan_grid, write_generator
@@ -17,14 +16,10 @@ from monai_mia.audit.report.vulnerability import write_individuals
 
 __all__ = [
     "SCHEMA",
-    "Conclusion",
-    "Statement",
-    "Statements",
     "as_json",
     "check_report",
     "report_schema",
     "scan_grid",
-    "summary",
     "versions",
     "write_comparison",
     "write_defences",

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from matplotlib.figure import Figure
 
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit.report.figures import png
+from monai_mia.audit.report.pages import cell, error_bars, plain
 from monai_mia.records import files
 
 if TYPE_CHECKING:
     from monai_mia.audit.comparison import Comparison, ComparisonResult
 
 __all__ = [
-    "with_ci",
     "write_comparison",
 ]
 
@@ -42,15 +41,14 @@ def _as_json(result: ComparisonResult, comparison: Comparison) -> dict[str, Any]
     rows = []
     for row in result.rows:
         gain = result.gains.get((row.name, row.n_shadow))
-        rates = {f"{fpr:g}": value for fpr, value in row.tpr_at_fpr.items()}
-        rows.append({**asdict(row), "tpr_at_fpr": rates, "gain": gain})
+        rows.append({**plain(row), "gain": plain(gain)})
     return {
-        "schema": "1",
+        "schema": "2",
         "targets": result.targets,
         "patients": result.patients,
         "resolution": result.resolution,
-        "confidence": comparison.confidence,
-        "n_resamples": comparison.n_resamples,
+        "confidence": comparison.resampling.confidence,
+        "n_resamples": comparison.resampling.n_resamples,
         "headline_fpr": comparison.headline_fpr,
         "reference": result.reference,
         "rows": rows,
@@ -64,9 +62,9 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
         "",
         f"{result.targets} targets, {result.patients} patients, unit patient. AUC: mean over targets; TPR: one "
         "threshold for all targets, after each target's median and spread are removed. "
-        f"{comparison.confidence:.0%} intervals: bootstrap over patients and targets, the same resamples for every "
-        "row. Seconds: all targets together, with what the attack fits (features and networks that several rows share "
-        "count with the first), without training or querying a model.",
+        f"{comparison.resampling.confidence:.0%} intervals: bootstrap over patients and targets, the same resamples "
+        "for every row. Seconds: all targets together, with what the attack fits (features and networks that several "
+        "rows share count with the first), without training or querying a model.",
         "",
     ]
     gain_heads: list[str] = []
@@ -90,29 +88,22 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
     ]
     lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in result.rows:
-        rates = [with_ci(row.tpr_at_fpr[fpr]) for fpr in fprs]
+        rates = [cell(row.tpr_at_fpr[fpr]) for fpr in fprs]
         gains = []
         if gain_heads:
             gain = result.gains[row.name, row.n_shadow]
-            gains = [with_ci(gain["auc"], "+.3f"), with_ci(gain["tpr_ratio"], ".2f")]
+            gains = [cell(gain["auc"], "+.3f"), cell(gain["tpr_ratio"], ".2f")]
         own = "" if row.transferred is None else f"TPR {row.transferred[0]:.2f}, FPR {row.transferred[1]:.2f}"
-        cells = [str(row.n_shadow), row.name, row.access, with_ci(row.auc), *rates, *gains, own, f"{row.seconds:.1f}"]
+        cells = [str(row.n_shadow), row.name, row.access, cell(row.auc), *rates, *gains, own, f"{row.seconds:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def with_ci(value: tuple[float, tuple[float, float]] | None, form: str = ".3f") -> str:
-    """A value and its interval; a rate may be below the resolution."""
-    if value is None:
-        return "below resolution"
-    return f"{value[0]:{form}} [{value[1][0]:{form}}, {value[1][1]:{form}}]"
 
 
 def _picture(result: ComparisonResult, comparison: Comparison) -> bytes:
     """The best attacks, one line each, a mark for each number of shadows: AUC on the left, TPR on the right."""
     best: dict[str, float] = {}
     for row in result.rows:
-        best[row.name] = max(best.get(row.name, 0.0), row.auc[0])
+        best[row.name] = max(best.get(row.name, 0.0), row.auc.value)
     names = sorted(best, key=lambda name: -best[name])
     names = [name for k, name in enumerate(names) if k < _SHOWN or name == GlobalLoss().name]
     counts = sorted({row.n_shadow for row in result.rows})
@@ -129,10 +120,10 @@ def _picture(result: ComparisonResult, comparison: Comparison) -> bytes:
         ):
             shown = [(names.index(row.name), value) for row, value in values if value is not None]
             y = [place + 0.18 * (k - (len(counts) - 1) / 2) for place, _ in shown]
-            x = [value for _, (value, _) in shown]
-            below = [max(0.0, value - low) for _, (value, (low, _)) in shown]
-            above = [max(0.0, high - value) for _, (value, (_, high)) in shown]
-            axes.errorbar(x, y, xerr=[below, above], fmt=marker, color=colour, ms=4, lw=1, label=label)
+            x = [value.value for _, value in shown]
+            axes.errorbar(
+                x, y, xerr=error_bars([value for _, value in shown]), fmt=marker, color=colour, ms=4, lw=1, label=label
+            )
     left.set_yticks(range(len(names)), names, fontsize=7)
     left.invert_yaxis()
     left.axvline(0.5, color="#56616e", lw=0.8, ls=":")

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from monai_mia.audit.report.comparison import with_ci
 from monai_mia.audit.report.figures import png
-from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written
+from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
 from monai_mia.records import files
 from monai_mia.statistics.epsilon import at_least, at_most
 
@@ -45,7 +43,7 @@ def write_defences(result: DefenceStudyResult, folder: str | os.PathLike[str]) -
     folder.mkdir(parents=True, exist_ok=True)
     picture = _picture(result)
     heads, rows = _table(result)
-    content = {"schema": "1", **asdict(result)}
+    content = {"schema": "2", **plain(result)}
     files.write_json(folder / "defences.json", content, private=False)
     files.write(folder / "defences.png", picture, private=False)
     tables = [Table("Defences", heads, rows)]
@@ -92,15 +90,15 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
     cells = [row.name, row.release]
     for name in metrics:
         value = row.utility.get(name)
-        cells.append("" if value is None else with_ci(as_written(name, value)))
+        cells.append("" if value is None else cell(as_written(name, value)))
     accounted = ""
     if row.accounted_epsilon is not None:
         epsilon, delta = row.accounted_epsilon
         accounted = "no bound" if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
     bound = row.audited_epsilon
     aware, unaware = row.adaptive, row.unaware
-    cells += [with_ci(aware.auc), with_ci(aware.tpr), with_ci(aware.auc_change, "+.3f"), aware.attack]
-    cells += [with_ci(unaware.auc), with_ci(unaware.tpr), accounted, f"{at_least(bound.value)} of {bound.ceiling:.2f}"]
+    cells += [cell(aware.auc), cell(aware.tpr), cell(aware.auc_change, "+.3f"), aware.attack]
+    cells += [cell(unaware.auc), cell(unaware.tpr), accounted, f"{at_least(bound.value)} of {bound.ceiling:.2f}"]
     return [*cells, f"{row.training_s:.0f}", f"{row.query_s:.0f}"]
 
 
@@ -116,21 +114,20 @@ def _picture(result: DefenceStudyResult) -> bytes:
         for row in result.rows:
             if metric is None or metric not in row.utility:
                 continue
-            x, (x_low, x_high) = row.utility[metric]
+            x = row.utility[metric]
             points = [(row.unaware, _UNAWARE, "none"), (row.adaptive, _AWARE, _AWARE)]
             found = [(getattr(adversary, kind), colour, fill) for adversary, colour, fill in points]
-            seen = [value[0] for value, _, _ in found if value is not None]
-            axes.plot([x] * len(seen), seen, color="#c3cad2", lw=1, zorder=1)
+            seen = [value.value for value, _, _ in found if value is not None]
+            axes.plot([x.value] * len(seen), seen, color="#c3cad2", lw=1, zorder=1)
             for value, colour, fill in found:
                 if value is None:
                     continue
-                y, (low, high) = value
                 aware = colour == _AWARE
                 axes.errorbar(
-                    [x],
-                    [y],
-                    yerr=[[max(0.0, y - low)], [max(0.0, high - y)]] if aware else None,
-                    xerr=[[max(0.0, x - x_low)], [max(0.0, x_high - x)]] if aware else None,
+                    [x.value],
+                    [value.value],
+                    yerr=error_bars([value]) if aware else None,
+                    xerr=error_bars([x]) if aware else None,
                     fmt="o",
                     ms=5,
                     color=colour,
@@ -140,7 +137,7 @@ def _picture(result: DefenceStudyResult) -> bytes:
                     zorder=3 if aware else 2,
                 )
                 if aware:
-                    named.append((x, y, _label(row)))
+                    named.append((x.value, value.value, _label(row)))
         axes.set_xlabel(f"{_WORDS.get(metric or '', metric or '')} on non-members")
         axes.grid(color="#d9dee4", lw=0.5)
         axes.set_axisbelow(True)

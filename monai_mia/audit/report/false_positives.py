@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from monai_mia.audit.report.comparison import with_ci
 from monai_mia.audit.report.figures import png
-from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, plain
+from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
 from monai_mia.records import files
+from monai_mia.statistics import Estimate
 
 if TYPE_CHECKING:
     from monai_mia.audit.false_positives import AttackEvidence, EvidenceStudyResult, MitigationEvidence
@@ -49,7 +48,7 @@ def write_evidence(result: EvidenceStudyResult, folder: str | os.PathLike[str]) 
     """Write ``evidence.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "evidence.json", {"schema": "1", **plain(asdict(result))}, private=False)
+    files.write_json(folder / "evidence.json", {"schema": "2", **plain(result)}, private=False)
     sources, calibration = _source_picture(result), _calibration_picture(result)
     files.write(folder / "evidence_sources.png", sources, private=False)
     files.write(folder / "evidence_calibration.png", calibration, private=False)
@@ -93,7 +92,7 @@ def _tables(result: EvidenceStudyResult) -> list[Table]:
 def _claims(mitigation: MitigationEvidence, where: str) -> Table:
     heads = ["attack", "access", "AUC", "TPR at the reported FPR", "TPR of the transferred threshold", "gated"]
     rows = [
-        [item.attack, item.access, *map(with_ci, (item.auc, item.tpr_at_fpr, item.tpr, item.gated_tpr))]
+        [item.attack, item.access, *map(cell, (item.auc, item.tpr_at_fpr, item.tpr, item.gated_tpr))]
         for item in mitigation.result.attacks
     ]
     return Table(f"What attacks find among the cohort's patients{where}", heads, rows)
@@ -104,10 +103,12 @@ def _false_claims(mitigation: MitigationEvidence, where: str) -> Table:
     heads = ["source", "patients", "gate withholds", *(item.attack for item in attacks)]
     rows = []
     for k, source in enumerate(attacks[0].sources):
-        row = [source.source, str(source.patients), with_ci(source.rejected)]
+        row = [source.source, str(source.patients), cell(source.rejected)]
         for item in attacks:
             found = item.sources[k]
-            row.append(f"{with_ci(found.fpr)}; gated {found.gated_fpr[0]:.3f}; at 95% TPR {found.fpr_at_95_tpr[0]:.3f}")
+            row.append(
+                f"{cell(found.fpr)}; gated {found.gated_fpr.value:.3f}; at 95% TPR {found.fpr_at_95_tpr.value:.3f}"
+            )
         rows.append(row)
     return Table(f"FPR of the transferred threshold, by source{where}", heads, rows)
 
@@ -147,22 +148,22 @@ def _calibration(result: EvidenceStudyResult) -> Table:
     for row in result.mitigations:
         best, score = _best(row.result.attacks), _best(row.result.attacks, _CONFIDENCE)
         cells = [row.name]
-        cells += ["", ""] if best is None else [best.attack, with_ci(best.auc)]
-        cells += ["", "", ""] if score is None else [score.attack, with_ci(score.auc), with_ci(score.sources[0].fpr)]
+        cells += ["", ""] if best is None else [best.attack, cell(best.auc)]
+        cells += ["", "", ""] if score is None else [score.attack, cell(score.auc), cell(score.sources[0].fpr)]
         for name in metrics:
             sides = row.utility.get(name)
-            cells.append("" if sides is None else "; ".join(with_ci(as_written(name, v)) for v in sides.values()))
+            cells.append("" if sides is None else "; ".join(cell(as_written(name, v)) for v in sides.values()))
         rows.append(cells)
     return Table("Calibration and leakage, by mitigation", heads, rows)
 
 
 def _best(attacks: Sequence[AttackEvidence], kinds: tuple[str, ...] = ("",)) -> AttackEvidence | None:
     chosen = [item for item in attacks if item.attack.startswith(kinds)]
-    return max(chosen, key=lambda item: item.auc[0], default=None)
+    return max(chosen, key=lambda item: item.auc.value, default=None)
 
 
-def _maybe(value: tuple[float, tuple[float, float]] | None) -> str:
-    return "–" if value is None or not math.isfinite(value[0]) else with_ci(value)
+def _maybe(value: Estimate | None) -> str:
+    return "–" if value is None or not math.isfinite(value.value) else cell(value)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -177,8 +178,8 @@ def _source_picture(result: EvidenceStudyResult) -> bytes:
     if not attacks:
         return png(_figure(4, 1))
     sources = [source.source for source in attacks[0].sources]
-    rates = np.array([[source.fpr[0] for source in item.sources] for item in attacks])
-    gated = np.array([[source.gated_fpr[0] for source in item.sources] for item in attacks])
+    rates = np.array([[source.fpr.value for source in item.sources] for item in attacks])
+    gated = np.array([[source.gated_fpr.value for source in item.sources] for item in attacks])
     figure = _figure(3.5 + 0.85 * len(sources), 1.8 + 0.42 * len(attacks))
     axes = figure.subplots()
     axes.imshow(rates, cmap="Oranges", vmin=0, vmax=1, aspect="auto")
@@ -188,7 +189,7 @@ def _source_picture(result: EvidenceStudyResult) -> bytes:
             text = f"{rates[k, n]:.2f}\n({gated[k, n]:.2f})"
             axes.text(n, k, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(sources)), sources, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(attacks)), [f"{item.attack}  (TPR {item.tpr[0]:.2f})" for item in attacks], fontsize=8)
+    axes.set_yticks(range(len(attacks)), [f"{item.attack}  (TPR {item.tpr.value:.2f})" for item in attacks], fontsize=8)
     axes.set_title(
         "Share of people called members although no model knows them (in brackets: with the gate)", fontsize=9
     )
@@ -216,18 +217,17 @@ def _calibration_picture(result: EvidenceStudyResult) -> bytes:
             if item is None:
                 continue
             for axes, value in ((left, item.auc), (right, item.sources[0].fpr)):
-                y, (low, high) = value
                 axes.errorbar(
-                    [x[0]],
-                    [y],
-                    xerr=[[max(0.0, x[0] - x[1][0])], [max(0.0, x[1][1] - x[0])]],
-                    yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
+                    [x.value],
+                    [value.value],
+                    xerr=error_bars([x]),
+                    yerr=error_bars([value]),
                     fmt=marker,
                     color=colour,
                     ms=6,
                     elinewidth=0.7,
                 )
-                axes.annotate(row.name, (x[0], y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+                axes.annotate(row.name, (x.value, value.value), xytext=(5, 5), textcoords="offset points", fontsize=8)
     left.set_ylabel("AUC")
     right.set_ylabel("FPR of the transferred threshold, the cohort’s non-members")
     left.plot([], [], "o", color=_BEST, label="best attack")

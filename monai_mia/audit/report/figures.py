@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from monai_mia.audit.criteria import percent
-from monai_mia.audit.results import AttackResult, AuditResult
+from monai_mia.audit.drawing import DPI, INK, RULE, draw_roc, new_figure
+from monai_mia.audit.results import AuditResult
 from monai_mia.statistics.roc import resolution
 
 __all__ = [
     "INDIVIDUALS",
     "NAMES",
-    "Curve",
     "Picture",
     "distribution",
     "exposure",
@@ -43,17 +40,8 @@ Array = NDArray[np.float64]
 NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "exposure")
 INDIVIDUALS = ("individuals", "leakage_profile", "leakage_map")
 
-_INK, _MUTED, _RULE, _GREY = "#1c2733", "#56616e", "#d9dee4", "#eceff2"
 _MEMBER, _OTHER = "#1f5f99", "#b8651b"
-_DPI = 180
-
-# One look for each curve: colour, dashes, width. Told apart by dashes, too, where colours are not.
-_LOOKS = {
-    "best": ("#1f5f99", "-", 2.2),
-    "no shadow": ("#0d7a6b", (0, (6, 2)), 1.8),
-    "global loss": ("#3c4650", (0, (2, 1.5)), 1.6),
-    "blind": ("#9a3f86", (0, (6, 2, 1, 2)), 1.6),
-}
+_DPI = DPI
 
 _LABELS = {
     "log_likelihood": "Log-likelihood of the reference",
@@ -84,23 +72,6 @@ class Picture:
     png: bytes
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A curve of the ROC.
-
-    Attributes:
-        role: ``best``, ``no shadow``, ``global loss`` or ``blind``; decides the look.
-        label: its words in the legend.
-        attack: what is drawn.
-        band: whether its interval is shaded.
-    """
-
-    role: str
-    label: str
-    attack: AttackResult
-    band: bool
-
-
 def signal_label(signal: str) -> str:
     """Words for a signal: those of its family, and the region or class.
 
@@ -116,51 +87,14 @@ def signal_label(signal: str) -> str:
     return signal.replace("_", " ")
 
 
-def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
+def roc(result: AuditResult) -> Picture:
     """TPR over FPR on logarithmic axes, from the resolution of the cohort upwards."""
-    finest = resolution(result.member)
-    bottom = min(finest, 1 / int(result.member.sum())) / 2
-    figure, axes = _figure(5.2, 5.3)
-    axes.set(xscale="log", yscale="log", xlim=(finest / 2, 1.0), ylim=(bottom, 1.18))
-    axes.axvspan(finest / 2, finest, color=_GREY, linewidth=0, zorder=0)
-    axes.axvline(finest, color=_MUTED, linewidth=1, zorder=1)
-    axes.text(
-        finest / np.sqrt(2), np.sqrt(bottom), f"below the resolution ({percent(finest)})",
-        rotation=90, ha="center", va="center", color=_MUTED, fontsize=9,
-    )  # fmt: skip
-    hidden = bottom / 100  # a TPR of 0 has no logarithm: it is drawn outside
-    diagonal = np.geomspace(finest, 1.0, 50)
-    axes.plot(
-        diagonal, diagonal, color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="AUC 0.500 · chance", zorder=2
-    )
-    for order, curve in enumerate(curves):
-        colour, dashes, width = _LOOKS[curve.role]
-        drawn = curve.attack.roc
-        if curve.band:
-            low, high = (np.maximum(drawn[key], hidden) for key in ("band_low", "band_high"))
-            axes.fill_between(
-                drawn["band_fpr"], low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=3
-            )
-        fpr, tpr = _steps(drawn, finest)
-        axes.plot(
-            fpr, np.maximum(tpr, hidden), color=colour, linestyle=dashes, linewidth=width, drawstyle="steps-post",
-            label=textwrap.fill(f"AUC {curve.attack.auc:.3f} · {curve.label}", 54, subsequent_indent="    "),
-            zorder=10 - order,
-        )  # fmt: skip
-    for axis, low in ((axes.xaxis, finest / 2), (axes.yaxis, bottom)):
-        axis.set_major_locator(FixedLocator(_rate_ticks(low)))
-        axis.set_major_formatter(FuncFormatter(lambda rate, _: percent(rate)))
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(color=_RULE, linewidth=0.6)
-    axes.set_xlabel("non-members falsely called members (FPR)")
-    axes.set_ylabel("members found (TPR)")
-    handles, labels = axes.get_legend_handles_labels()
-    order_ = [*range(1, len(handles)), 0]  # chance last
-    figure.legend(
-        [handles[k] for k in order_], [labels[k] for k in order_],
-        loc="outside lower left", frameon=False, fontsize=9, handlelength=3, labelcolor=_INK,
-    )  # fmt: skip
-    found = "; ".join(f"{curve.label}: AUC {curve.attack.auc:.3f}" for curve in curves)
+    curves, finest = result.curves(), resolution(result.member)
+    _, axes = _figure(5.2, 5.3)
+    draw_roc(curves, finest, min(finest, 1 / int(result.member.sum())) / 2, axes, outside=True)
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    found = "; ".join(f"{curve.label}: AUC {curve.auc:.3f}" for curve in curves)
     return Picture(
         "roc",
         "Members found, for each rate of false accusations",
@@ -168,19 +102,6 @@ def roc(result: AuditResult, curves: Sequence[Curve]) -> Picture:
         "The diagonal is chance.",
         png(figure),
     )
-
-
-def _steps(drawn: Mapping[str, list[float]], finest: float) -> tuple[Array, Array]:
-    """The ROC as steps from the resolution to 1: the TPR at each FPR, nothing interpolated."""
-    fpr, tpr = np.asarray(drawn["fpr"]), np.asarray(drawn["tpr"])
-    at = np.unique(np.concatenate([[finest], fpr[fpr > finest], [1.0]]))
-    return at, tpr[np.searchsorted(fpr, at + 1e-12, side="right") - 1]
-
-
-def _rate_ticks(low: float) -> list[float]:
-    decades = range(floor(log10(low)), 1)
-    within = (1, 2, 5) if low > 2e-3 else (1,)
-    return [m * 10.0**d for d in decades for m in within if low <= m * 10.0**d <= 1.0]
 
 
 def distribution(name: str, title: str, label: str, values: Array, member: NDArray[np.bool_], unit: str) -> Picture:
@@ -201,16 +122,16 @@ def distribution(name: str, title: str, label: str, values: Array, member: NDArr
     for median, words, sign, colour in zip(
         medians, ("members", "non-members"), (1, -1), (_MEMBER, _OTHER), strict=True
     ):
-        axes.plot([median, median], [0, sign * 1.12 * tallest], color=_INK, linewidth=1.2, zorder=3)
+        axes.plot([median, median], [0, sign * 1.12 * tallest], color=INK, linewidth=1.2, zorder=3)
         axes.text(
             0.015, 0.5 + sign * 0.48, f"{words}, median {_number(median)}", transform=axes.transAxes,
             va="top" if sign > 0 else "bottom", color=colour, fontsize=9, fontweight="bold", zorder=4,
         )  # fmt: skip
-    axes.axhline(0, color=_INK, linewidth=0.8, zorder=3)
+    axes.axhline(0, color=INK, linewidth=0.8, zorder=3)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(abs(share))))
-    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_xlabel(textwrap.fill(label, 44))
     axes.set_ylabel(f"share of {unit}s")
     return Picture(
@@ -290,18 +211,18 @@ def exposure(result: AuditResult) -> Picture:
     room = max(*counts, *(b.expected for b in bins), 1.0)
     for place, b in zip(places, bins, strict=True):
         words = f"{b.count} ({percent(b.count / total)})"
-        axes.text(max(b.count, b.expected) + 0.015 * room, place, words, va="center", color=_INK, fontsize=9, zorder=4)
+        axes.text(max(b.count, b.expected) + 0.015 * room, place, words, va="center", color=INK, fontsize=9, zorder=4)
     axes.set_yticks(places, [b.label.replace(", ", ",\n") for b in bins])
     axes.set_ylim(len(bins) - 0.4, -0.6)
     axes.set_xlim(0, 1.3 * room)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(axis="x", color=_RULE, linewidth=0.6)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"member {result.unit}s")
     figure.legend(
         [bars.patches[0], marks], ["found by the best attack", "expected by chance"],
-        loc="outside lower left", frameon=False, fontsize=9, ncols=2, labelcolor=_INK,
+        loc="outside lower left", frameon=False, fontsize=9, ncols=2, labelcolor=INK,
     )  # fmt: skip
     listed = "; ".join(f"{b.label}: {b.count}, by chance {b.expected:.1f}" for b in bins)
     return Picture(
@@ -314,18 +235,7 @@ def exposure(result: AuditResult) -> Picture:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure((width, height), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(facecolor="white")
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=_MUTED, labelcolor=_INK, labelsize=9, length=3)
-    axes.tick_params(which="minor", length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_MUTED)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=_INK, fontsize=10)
-    return figure, axes
+    return new_figure(width, height, _DPI)
 
 
 def png(figure: Figure) -> bytes:

@@ -14,7 +14,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from monai_mia.audit.report.comparison import with_ci
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown
 from monai_mia.records import files
@@ -86,14 +85,13 @@ def _slice(image: NDArray[Any], label: NDArray[Any]) -> _Scan:
 
 def _notes(result: GeneratorResult) -> list[str]:
     novelty = result.novelty
-    share, reach = novelty.share_of_copies()
     against = "scans of patients whom it was not trained on" if novelty.from_held_out else "scans of other patients"
     notes = [
         f"A {result.kind}, {result.spatial_dims}D, trained for {result.epochs} epochs on {result.training_scans} scans "
         f"of {result.patients} patients; {result.scans} scans drawn. No model that is asked about them may be trained "
         "on these patients.",
-        f"Copies: {with_ci((share, reach))} of the drawn scans are less than half as far from a training scan, in any "
-        f"mirroring, as {against} are. They are not shown.",
+        f"Copies: {novelty.share_of_copies()} of the drawn scans are less than half as far from a training scan, in "
+        f"any mirroring, as {against} are. They are not shown.",
         f"Variety: the drawn scans differ from each other by {novelty.variety.diversity:.2f} of what real ones of "
         f"different patients do, and from the most similar one by {novelty.variety.nearest:.2f}.",
         "Distances are those of coarse, standardised images with their foreground. Not tested: whether scans are "
@@ -122,7 +120,7 @@ def _tables(result: GeneratorResult) -> list[Table]:
 
 def _plain(result: GeneratorResult) -> dict[str, Any]:
     novelty = result.novelty
-    share, reach = novelty.share_of_copies()
+    copies = novelty.share_of_copies()
     about = {
         name: getattr(result, name)
         for name in ("kind", "spatial_dims", "n_labels", "epochs", "training_scans", "patients", "scans")
@@ -130,7 +128,7 @@ def _plain(result: GeneratorResult) -> dict[str, Any]:
     return {
         "schema": "1",
         **about,
-        "copies": {"share": share, "ci": list(reach)},
+        "copies": {"share": copies.value, "ci": list(copies.ci)},
         "closeness": sorted(float(value) for value in novelty.closeness),
         "from_held_out": novelty.from_held_out,
         "diversity": novelty.variety.diversity,

@@ -15,14 +15,15 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
-from monai_mia.audit.criteria import Statements, percent
+from monai_mia.audit.criteria import percent
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
-from monai_mia.audit.report.figures import Curve, Picture
+from monai_mia.audit.report.figures import Picture
 from monai_mia.audit.report.pages import template
 from monai_mia.audit.report.summary_page import write_summary
 from monai_mia.audit.report.vulnerability import individuals_pictures, individuals_tables, individuals_text
 from monai_mia.audit.results import AttackResult, AuditResult
+from monai_mia.audit.verdict import Verdict
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
@@ -79,7 +80,6 @@ def write_report(
     folder: str | os.PathLike[str],
     about: Mapping[str, Any],
     individuals: Individuals | None = None,
-    statements: Statements | None = None,
 ) -> None:
     """Write the report's files; the same arguments give the same bytes.
 
@@ -92,12 +92,11 @@ def write_report(
         folder: the folder to write to; what it holds may be shared.
         about: versions, design, target, settings and cost, as :class:`monai_mia.studies.Study` gives them.
         individuals: what was found about individuals, if that was asked for.
-        statements: thresholds of the summary; by default those documented.
     """
     folder = Path(folder)
     content = as_json(result, about, individuals)
     facts = _Facts(result, table)
-    roc = figures.roc(result, facts.curves())
+    roc = figures.roc(result)
     panels = facts.panels()
     exposure = figures.exposure(result)
     told = _individuals(individuals)
@@ -107,9 +106,11 @@ def write_report(
             (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
     for picture in pictures:
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
-    files.write(folder / "index.html", _page(result, content, facts, roc, panels, exposure, told), private=False)
+    verdict = result.judge(about)
+    page = _page(result, content, facts, roc, panels, exposure, told, verdict)
+    files.write(folder / "index.html", page, private=False)
     files.write_json(folder / "report.json", content, private=False)
-    write_summary(content, folder, statements)
+    write_summary(content, folder, verdict)
 
 
 def _individuals(found: Individuals | None) -> dict[str, Any]:
@@ -140,21 +141,6 @@ class _Facts:
     def plain(self, attack: AttackResult) -> bool:
         """Whether an attack is a signal of the target and nothing else."""
         return len(attack.signals) == 1 and np.array_equal(attack.scores, self.signals[attack.signals[0]])
-
-    def curves(self) -> list[Curve]:
-        """A handful of attacks: the best, the best that needs no shadow, the baseline, and the blind one."""
-        best = self.result.best
-        curves = [Curve("best", f"best attack: {best.name}", best, True)]
-        cheap = next((attack for attack in self.result.attacks if not attack.n_shadow), None)
-        loss = self.loss
-        if cheap is not None and cheap is not best and cheap is not loss:
-            curves.append(Curve("no shadow", f"best without shadows: {cheap.name}", cheap, False))
-        if loss is not None and loss is not best:
-            words = f"{loss.name} (the best without shadows)" if loss is cheap else loss.name
-            curves.append(Curve("global loss", words, loss, True))
-        if self.result.blind is not None:
-            curves.append(Curve("blind", "blind baseline: the images alone", self.result.blind, False))
-        return curves
 
     @property
     def loss(self) -> AttackResult | None:
@@ -187,6 +173,7 @@ def _page(
     panels: Sequence[Picture],
     exposure: Picture,
     individuals: Mapping[str, Any],
+    verdict: Verdict,
 ) -> str:
     rows = content["attacks"]
     top = [row for k, row in enumerate(rows) if k < _N_ROWS or row["name"] == GlobalLoss().name]
@@ -200,9 +187,10 @@ def _page(
         versions=content.get("versions", {}),
         sides=_sides(result, facts.table),
         unit=result.unit,
-        level=result.verdict.level,
-        headline=_HEADLINES[result.verdict.level],
-        advice=_ADVICE[result.verdict.level],
+        level=verdict.level,
+        headline=_HEADLINES[verdict.level],
+        advice=_ADVICE[verdict.level],
+        verdict=verdict,
         confidence=percent(result.confidence),
         attacks=rows,
         top=top,

@@ -7,16 +7,20 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from monai_mia.statistics import Estimate
 
 __all__ = [
     "Table",
     "as_html",
     "as_markdown",
     "as_written",
+    "cell",
+    "error_bars",
     "plain",
     "template",
 ]
@@ -59,15 +63,28 @@ def as_markdown(title: str, notes: Sequence[str], tables: Sequence[Table], gaps:
     return "\n".join(lines)
 
 
-def as_written(signal: str, value: tuple[float, tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+def as_written(signal: str, value: Estimate) -> Estimate:
     """A signal's value and interval as the field writes them: an error or a distance without its minus."""
-    if not signal.startswith("negative_"):
-        return value
-    return -value[0], (-value[1][1], -value[1][0])
+    return -value if signal.startswith("negative_") else value
+
+
+def cell(value: Estimate | None, form: str = ".3f") -> str:
+    """A value and its interval in a table; a rate may be below the resolution."""
+    return "below resolution" if value is None else f"{value:{form}}"
+
+
+def error_bars(values: Sequence[Estimate]) -> list[list[float]]:
+    """How far the intervals reach below and above their values, as matplotlib's ``errorbar`` wants it."""
+    below = [max(0.0, value.value - value.low) for value in values]
+    return [below, [max(0.0, value.high - value.value) for value in values]]
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: keys are texts, and what is undefined is null."""
+    """As JSON has it: an estimate is its value and ``ci``, keys are texts, and what is undefined is null."""
+    if isinstance(value, Estimate):
+        return plain(value.as_json())
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {f"{key:g}" if isinstance(key, float) else str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

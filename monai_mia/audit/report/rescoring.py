@@ -165,12 +165,7 @@ def _locate(
         name = table.case_ids[case]
         write_volume(private / names[name], evidence, affines.get(name, np.eye(4)))
 
-    locate = LeakageMap(
-        min_cell=options.min_cell,
-        confidence=options.confidence,
-        n_resamples=options.n_resamples,
-        seed=options.seed,
-    )
+    locate = LeakageMap(min_cell=options.min_cell, resampling=options.resampling)
     leakage = locate.locate(table, design.targets, design.shadows, maps, keep)
     member = table.members(design.targets[0])
     rows = [["case_id", "patient_id", "member", "file"]]
@@ -265,7 +260,7 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
         seed: seed of resamples and folds; by default the study's.
 
     Returns:
-        What was found; the report and the scores are written again, the summary by the default thresholds.
+        What was found; the report and the scores are written again.
 
     Raises:
         InputError: the folder holds no finished study; or one of canaries, of whom the recorded design does not tell;
@@ -294,9 +289,10 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
     design = folder.design()
     seed = design.seed if seed is None else seed
     if audit is None:
-        audit = Audit(partial(standard_attacks, release=settings["release"]), seed=seed)
+        audit = Audit(partial(standard_attacks, release=settings["release"]))
+    audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
     with folder.lock():
-        result, table = attack_recorded(folder, replace(audit, seed=seed), design, folder.image_statistics())
+        result, table = attack_recorded(folder, audit, design, folder.image_statistics())
         report.write_report(result, table, folder.report, {name: about[name] for name in _ABOUT if name in about})
     return result
 

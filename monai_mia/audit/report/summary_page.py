@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_mia.audit.criteria import Conclusion, Statements, percent
+from monai_mia.audit.criteria import percent
 from monai_mia.audit.report.pages import template
+from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
+from monai_mia.statistics import Estimate
 from monai_mia.statistics.epsilon import at_least, at_most
 
 __all__ = [
@@ -34,29 +36,29 @@ _AUDITED = {
 
 
 def write_summary(
-    content: Mapping[str, Any], folder: str | os.PathLike[str], statements: Statements | None = None
-) -> Conclusion:
+    content: Mapping[str, Any], folder: str | os.PathLike[str], verdict: Verdict | None = None
+) -> Verdict:
     """Write ``summary.html``, ``privacy.json`` and ``model_card.md`` beside a ``report.json`` that is there.
 
     Args:
         content: of ``report.json``.
         folder: the report's folder.
-        statements: the thresholds; by default those documented.
+        verdict: of :func:`~monai_mia.audit.verdict.judge`; by default by the documented criteria.
 
     Returns:
-        What the statements come to.
+        The verdict that was written.
     """
     folder = Path(folder)
-    conclusion = (statements or Statements()).judge(content)
+    verdict = verdict or judge(content)
     sha256 = hashlib.sha256((folder / "report.json").read_bytes()).hexdigest()
-    privacy = _privacy(content, conclusion, sha256)
+    privacy = _privacy(content, verdict, sha256)
     files.write_json(folder / "privacy.json", privacy, private=False)
     files.write(folder / "model_card.md", _card(privacy), private=False)
-    files.write(folder / "summary.html", _page(content, conclusion, sha256), private=False)
-    return conclusion
+    files.write(folder / "summary.html", _page(content, verdict, sha256), private=False)
+    return verdict
 
 
-def _privacy(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) -> dict[str, Any]:
+def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[str, Any]:
     """The section of a bundle's metadata; small, and without a cohort's counts below the side."""
     best, design, target = content["attacks"][0], content.get("design", {}), content.get("target", {})
     accounted = target.get("privacy") or {}
@@ -75,8 +77,9 @@ def _privacy(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) ->
             "n_shadow": max(attack["n_shadow"] for attack in content["attacks"]),
             "unit": content["unit"],
         },
-        "verdict": content["verdict"]["level"],
-        **conclusion.as_json(),
+        "verdict": verdict.level,
+        "recommendation": verdict.recommendation,
+        "statements": [one.as_json() for one in verdict.statements],
         "best_attack": {
             "name": best["name"],
             "access": best["access"],
@@ -93,7 +96,6 @@ def _privacy(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) ->
 def _card(privacy: Mapping[str, Any]) -> str:
     """The section of a model card."""
     audited, best = privacy["audited"], privacy["best_attack"]
-    low, high = best["auc_ci"]
     lines = [
         "## Privacy",
         "",
@@ -111,10 +113,10 @@ def _card(privacy: Mapping[str, Any]) -> str:
         f"| verdict | **{privacy['verdict']}** |",
         f"| evidence for a release | {privacy['recommendation']} |",
         f"| best attack | {best['name']} (access: {best['access']}) |",
-        f"| its AUC (0.5: chance) | {best['auc']:.3f} [{low:.3f}, {high:.3f}] |",
+        f"| its AUC (0.5: chance) | {Estimate.of_json(best, 'auc')} |",
     ]
     for fpr, rate in best["tpr_at_fpr"].items():
-        found = f"{rate['value']:.3f} [{rate['ci'][0]:.3f}, {rate['ci'][1]:.3f}]"
+        found = Estimate.of_json(rate)
         lines.append(f"| members found while {percent(float(fpr))} of others are accused | {found} |")
     if privacy["audited_epsilon"] is not None:
         lines.append(f"| audited epsilon | at least {at_least(privacy['audited_epsilon'])} |")
@@ -141,18 +143,17 @@ def _card(privacy: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _page(content: Mapping[str, Any], conclusion: Conclusion, sha256: str) -> str:
-    reasons = content["verdict"]["reasons"][:_N_REASONS]
+def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
+    reasons = verdict.reasons[:_N_REASONS]
     return template("summary.html").render(
         target={"bundle": None, "bundle_version": None, "checkpoint_sha256": None, **content.get("target", {})},
         design={"kind": None, **content.get("design", {})},
         versions={"monai_mia": None, **content.get("versions", {})},
         unit=content["unit"],
         confidence=percent(content["confidence"]),
-        verdict=content["verdict"],
+        verdict=verdict,
         reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],
         best=content["attacks"][0],
-        conclusion=conclusion,
         sections=_SECTIONS,
         sha256=sha256,
     )
