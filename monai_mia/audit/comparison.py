@@ -28,6 +28,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
+from monai_mia.records.streams import Stream, stream
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics.epsilon import EpsilonBound
 
@@ -255,7 +256,7 @@ class Comparison:
     def weights(self, members: NDArray[np.bool_], table: SignalTable) -> Array:
         """How often each (target, patient) occurs in each resample, shape (B, T, P)."""
         n_targets, n_patients = len(members), len(set(table.patient_ids))
-        rng = np.random.default_rng([self.seed, 0, 0, 10])
+        rng = stream(Stream.COMPARISON_RESAMPLES, self.seed)
         drawn = rng.multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=self.n_resamples)
         targets = rng.multinomial(n_targets, np.full(n_targets, 1 / n_targets), size=self.n_resamples)
         return np.asarray(targets[:, :, None] * drawn[:, None, :], dtype=np.float64)

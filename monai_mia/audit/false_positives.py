@@ -26,6 +26,7 @@ from monai_mia.attacks.voxelwise import opponents
 from monai_mia.audit.disclosure.cells import MIN_CELL
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.records.table import SignalTable
 
 __all__ = [
@@ -299,7 +300,7 @@ class Evidence:
 
         Targets are drawn alike for all sources, and patients for all sources with as many, most often the same ones.
         """
-        rng = [np.random.default_rng([self.seed, 0, 0, stream]) for stream in (11, 12)]
+        rng = [stream(name, self.seed) for name in (Stream.TARGET_RESAMPLES, Stream.SOURCE_RESAMPLES)]
         targets, patients = (
             rng[k].multinomial(n, np.full(n, 1 / n), size=self.n_resamples)
             for k, n in enumerate((n_targets, n_patients))

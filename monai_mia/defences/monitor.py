@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.signals.release import Release, bare_network, plain_tensor
 from monai_mia.signals.segmentation import segmentation_signals
 
@@ -191,7 +192,7 @@ def _auc_interval(
     n_resamples: int,
 ) -> tuple[float, float]:
     """Percentiles of the AUC over resampled patients, each side for itself."""
-    rng = np.random.default_rng(0)
+    rng = stream(Stream.MONITOR_RESAMPLES, 0)
     wins = _wins(members, others)
     weights = [_resampled(ids, n_resamples, rng) for ids in (patients, other_patients)]
     aucs = np.einsum("rm,mn,rn->r", weights[0], wins, weights[1], optimize=True)

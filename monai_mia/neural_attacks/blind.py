@@ -28,6 +28,7 @@ from monai_mia.errors import InputError
 from monai_mia.neural_attacks.attacker import named
 from monai_mia.neural_attacks.networks import PooledNetwork, fit
 from monai_mia.records import files
+from monai_mia.records.streams import Stream, stream
 from monai_mia.signals.release import plain_tensor
 
 __all__ = [
@@ -174,7 +175,7 @@ class BlindNetwork:
     ) -> NDArray[np.float64]:
         """Logits of the cases held out, by a network trained on the others."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        rng = np.random.default_rng([self.seed, 6, fold])
+        rng = stream(Stream.BLIND_FLIPS, self.seed, fold)
         spatial = images.ndim - 2
 
         def item(case: int) -> dict[str, torch.Tensor]:
