@@ -7,6 +7,7 @@ Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the 
 
 from monai_mia.attacks.attack import Attack, in_and_out, without_offsets
 from monai_mia.attacks.bayes import BaVarIA
+from monai_mia.attacks.checks import ContractError, attack_checks, check_attack
 from monai_mia.attacks.combination import LearnedCombination
 from monai_mia.attacks.lira import DifficultyCalibration, LiRA, offline_lira, online_lira
 from monai_mia.attacks.lists import (
@@ -28,6 +29,7 @@ __all__ = [
     "RMIA",
     "Attack",
     "BaVarIA",
+    "ContractError",
     "DifficultyCalibration",
     "EverySignal",
     "FeatureRegression",
@@ -41,6 +43,8 @@ __all__ = [
     "TopScores",
     "TransferredThreshold",
     "VoxelCalibration",
+    "attack_checks",
+    "check_attack",
     "dense_attacks",
     "evidence_attacks",
     "in_and_out",

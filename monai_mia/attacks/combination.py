@@ -100,6 +100,8 @@ class LearnedCombination:
         """Scores in nats (log-odds of membership), shape (N,)."""
         require_shadows(self, view)
         member = view.shadow_member
+        if member[:, view.cohort].all() or not member[:, view.cohort].any():
+            return np.zeros(len(view.target))  # shadows that all trained on the same teach nothing
         features = self._features(view)
         players, target = features[1:], features[0]
         n_models, n_cases, n_features = players.shape

@@ -60,6 +60,9 @@ class Stream(Enum):
     ATTACKER_VALIDATION = "validation pairs of a map attacker"
     ATTACKER_QUERIES = "patches that a map attacker scores"
     BLIND_FLIPS = "flips of the blind network"
+    # checks of an attack
+    SIMULATED_GAME = "simulated game"
+    SIMULATED_ORDER = "order of cases or shadows"
 
 
 def stream(name: Stream, seed: int, *numbers: int) -> np.random.Generator:
