@@ -10,13 +10,7 @@ from monai_mia.attacks.bayes import BaVarIA
 from monai_mia.attacks.checks import ContractError, attack_checks, check_attack
 from monai_mia.attacks.combination import LearnedCombination
 from monai_mia.attacks.lira import DifficultyCalibration, LiRA, offline_lira, online_lira
-from monai_mia.attacks.lists import (
-    dense_attacks,
-    evidence_attacks,
-    reference_attacks,
-    standard_attacks,
-    strongest_attacks,
-)
+from monai_mia.attacks.lists import all_attacks, published_attacks, standard_attacks
 from monai_mia.attacks.multivariate import MultivariateLiRA
 from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
 from monai_mia.attacks.rmia import BASE, RMIA, log_probability
@@ -43,16 +37,14 @@ __all__ = [
     "TopScores",
     "TransferredThreshold",
     "VoxelCalibration",
+    "all_attacks",
     "attack_checks",
     "check_attack",
-    "dense_attacks",
-    "evidence_attacks",
     "in_and_out",
     "log_probability",
     "offline_lira",
     "online_lira",
-    "reference_attacks",
+    "published_attacks",
     "standard_attacks",
-    "strongest_attacks",
     "without_offsets",
 ]

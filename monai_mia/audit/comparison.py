@@ -110,7 +110,7 @@ class Comparison:
 
     Args:
         attacks: a function from a number of shadows to the attacks that it allows, such as
-            :func:`~monai_mia.attacks.reference_attacks`, or several; None among them counts nothing.
+            :func:`~monai_mia.attacks.all_attacks`, or several; None among them counts nothing.
         budgets: numbers of shadows; the first so many of the study's are used.
         references: names of attacks; gains are over the one of them with the highest TPR at ``headline_fpr`` with most
             shadows.

@@ -76,8 +76,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def recorded(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Any]:
     """A finished study with all signals, maps and attacks."""
     listed = [
-        *attacks.reference_attacks(4),
-        *attacks.dense_attacks(4, variants=True, white_box=True, maps=True),
+        *attacks.all_attacks(4, variants=True, white_box=True, maps=True),
         *learned_attacks(4, downsample=1, epochs=1),
     ]
     study = flat_study(
