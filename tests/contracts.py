@@ -65,7 +65,11 @@ ALL = [attack for variants in VARIANTS.values() for attack in variants]
 def exported_attacks() -> list[type]:
     """The classes in ``monai_mia.attacks.__all__`` that can be called with what the adversary knows."""
     classes = [item for item in (getattr(attacks, name) for name in attacks.__all__) if inspect.isclass(item)]
-    return [item for item in classes if item is not Attack and any("__call__" in vars(base) for base in item.__mro__)]
+    return [
+        item
+        for item in classes
+        if item not in (Attack, attacks.SignalAttack) and any("__call__" in vars(base) for base in item.__mro__)
+    ]
 
 
 def learns_the_sign(attack: Attack) -> bool:

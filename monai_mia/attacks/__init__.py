@@ -5,7 +5,7 @@
 Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the like.
 """
 
-from monai_mia.attacks.attack import Attack, in_and_out, without_offsets
+from monai_mia.attacks.attack import Attack, SignalAttack, in_and_out, without_offsets
 from monai_mia.attacks.bayes import BaVarIA
 from monai_mia.attacks.checks import ContractError, attack_checks, check_attack
 from monai_mia.attacks.combination import LearnedCombination
@@ -33,6 +33,7 @@ __all__ = [
     "MultivariateLiRA",
     "PredictabilityError",
     "QuantileRegression",
+    "SignalAttack",
     "Threshold",
     "TopScores",
     "TransferredThreshold",

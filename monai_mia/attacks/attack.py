@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 
-__all__ = ["Attack", "in_and_out", "require_shadows", "without_offsets"]
+__all__ = ["Attack", "SignalAttack", "in_and_out", "require_shadows", "without_offsets"]
 
 Array = NDArray[np.float64]
 
@@ -57,6 +57,56 @@ def require_shadows(attack: Attack, view: AdversaryView) -> None:
             f"shadows must be at least {attack.min_shadows} for attack {attack.name!r}, got {count}. "
             "Train more shadows (--shadows), or take the attack off the list."
         )
+
+
+class SignalAttack:
+    """Base of an attack on one signal: its name, what it reads, and how.
+
+    A subclass is a frozen dataclass with a field ``signal``, if it has an option for it a field ``remove_offsets``, a
+    ``kind`` and ``__call__``.
+
+    Attributes:
+        signal: the signal.
+        remove_offsets: whether how well a whole model fits is subtracted first (:func:`without_offsets`); None: the
+            attack compares no models.
+    """
+
+    signal: str
+    remove_offsets: bool | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the name begins with."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """``<kind>: <signal>``, and whether offsets are kept."""
+        return f"{self.kind}: {self.signal}" + (", offsets kept" if self.remove_offsets is False else "")
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The one signal."""
+        return (self.signal,)
+
+    @property
+    def min_shadows(self) -> int:
+        """One shadow."""
+        return 1
+
+    def read(self, view: AdversaryView) -> tuple[Array, Array]:
+        """The signal of the target, shape (N,), and of the shadows, (M, N), less offsets if they are removed.
+
+        Raises:
+            InputError: there are too few shadows, or the signal is not recorded.
+        """
+        require_shadows(self, view)
+        target, shadow = view.signal(self.signal)
+        return without_offsets(target, shadow, view.cohort) if self.remove_offsets else (target, shadow)
+
+    def __call__(self, view: AdversaryView) -> Array:
+        """One finite score per case, shape (N,), higher = more likely a member."""
+        raise NotImplementedError
 
 
 def missing_maps(name: str) -> InputError:
