@@ -13,13 +13,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
-from monai_mia.signals.release import Release, bare_network, plain_tensor
+from monai_mia.signals.release import Release, bare_network
 from monai_mia.signals.segmentation import segmentation_signals
 
 __all__ = ["LeakageMonitor"]
@@ -159,7 +160,8 @@ class LeakageMonitor:
             prediction = self.inferer(item["image"][None].to(device), network)[0]
             label = torch.as_tensor(item["label"])
             signals = segmentation_signals(
-                Release(plain_tensor(prediction), "logits", self.activation), plain_tensor(label)
+                Release(convert_to_tensor(prediction, track_meta=False), "logits", self.activation),
+                convert_to_tensor(label, track_meta=False),
             )
             if self.signal not in signals:
                 raise InputError(f"signal must be one of {', '.join(signals)}, got {self.signal!r}.")

@@ -18,6 +18,7 @@ from joblib import Parallel, cpu_count, delayed
 from monai.data import Dataset
 from monai.networks.nets import ResNet
 from monai.transforms import Resize
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import nn
 
@@ -29,7 +30,6 @@ from monai_mia.neural_attacks.attacker import named
 from monai_mia.neural_attacks.networks import PooledNetwork, fit
 from monai_mia.records import files
 from monai_mia.records.streams import Stream, stream
-from monai_mia.signals.release import plain_tensor
 
 __all__ = [
     "BlindNetwork",
@@ -142,8 +142,10 @@ class BlindNetwork:
         load = image_loader()
 
         def shrink(case: Mapping[str, Any]) -> torch.Tensor:
-            image = plain_tensor(load(case["image"])).float()
-            return plain_tensor(Resize([self.size] * (image.ndim - 1), mode="area")(image))
+            image = load(case["image"]).float()
+            resized = Resize([self.size] * (image.ndim - 1), mode="area")(image)
+            plain: torch.Tensor = convert_to_tensor(resized, track_meta=False)
+            return plain
 
         loaded = Parallel(n_jobs=min(4, cpu_count()), prefer="threads")(delayed(shrink)(case) for case in cases)
         if len({image.shape for image in loaded}) > 1:
