@@ -146,6 +146,13 @@ def require_option(name: str, value: str, known: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
+def keep_signals(attack: Attack, signals: Sequence[str]) -> None:
+    """Set the ``signals`` of a frozen attack to a tuple, as a config gives a list; refuse an empty one."""
+    object.__setattr__(attack, "signals", tuple(signals))
+    if not attack.signals:
+        raise InputError("signals must be at least one, got none.")
+
+
 def without_offsets(target: Array, shadow: Array, cohort: NDArray[np.bool_] | None = None) -> tuple[Array, Array]:
     """Subtract from each model how much better or worse it fits everything.
 

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, in_and_out, require_shadows, without_offsets
+from monai_mia.attacks.attack import Array, in_and_out, keep_signals, require_shadows, without_offsets
 from monai_mia.attacks.voxelwise import opponents, require_maps, voxel_features
 from monai_mia.errors import InputError
 
@@ -74,9 +74,7 @@ class LearnedCombination:
 
     def __post_init__(self) -> None:
         """Take a list from a config, and refuse an empty one."""
-        object.__setattr__(self, "signals", tuple(self.signals))
-        if not self.signals:
-            raise InputError("signals must be at least one, got none.")
+        keep_signals(self, self.signals)
         if self.folds < 2:
             raise InputError(f"folds must be at least 2, got {self.folds}.")
 

@@ -18,8 +18,7 @@ from sklearn.metrics import roc_curve
 from sklearn.neural_network import MLPClassifier
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, SignalAttack, require_option, require_shadows, sorted_rows
-from monai_mia.errors import InputError
+from monai_mia.attacks.attack import Array, SignalAttack, keep_signals, require_option, require_shadows, sorted_rows
 
 __all__ = ["TopScores", "TransferredThreshold"]
 
@@ -136,9 +135,7 @@ class TopScores:
 
     def __post_init__(self) -> None:
         """Keep the signals as a tuple, which a config gives as a list."""
-        object.__setattr__(self, "signals", tuple(self.signals))
-        if not self.signals:
-            raise InputError("signals must be at least one, got none.")
+        keep_signals(self, self.signals)
 
     @property
     def name(self) -> str:
