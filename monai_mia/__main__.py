@@ -174,7 +174,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from monai_mia.attacks import EverySignal, reference_attacks
+    from monai_mia.attacks import EverySignal, published_attacks
     from monai_mia.audit import report
     from monai_mia.audit.comparison import Comparison
     from monai_mia.records import StudyFolder
@@ -184,7 +184,7 @@ def _compare(given: argparse.Namespace) -> None:
     recorded = folder.recorded()
     n_shadow = len(recorded.design.shadows)
     budgets = given.shadows or [4**k for k in range(10) if 4**k <= n_shadow]
-    listed = [reference_attacks(budget) for budget in budgets]
+    listed = [published_attacks(budget) for budget in budgets]
 
     def is_recorded(attack: Any) -> bool:
         return isinstance(attack, EverySignal) or set(attack.signals) <= set(recorded.table.signals)

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,12 +17,11 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, environment
-from contracts import AttackContract
 from monai.bundle import ConfigParser
 from monai.utils.module import instantiate
 
 from monai_mia import attacks, signals
-from monai_mia.attacks import Attack
+from monai_mia.attacks import Attack, attack_checks
 from monai_mia.records.table import ACCESS_LEVELS
 from monai_mia.signals.release import Release
 
@@ -129,13 +129,11 @@ def test_targets_of_blocks_exist(page: Path) -> None:
                 assert callable(instantiate(target, "callable")), target
 
 
-class TestAttackOfTheHowto(AttackContract):
+@pytest.mark.parametrize("check", attack_checks(), ids=lambda check: check.__name__)
+@pytest.mark.parametrize("removed", [True, False])
+def test_attack_of_the_howto(check: Callable[[Attack], None], removed: bool, tmp_path: Path) -> None:
     """Pasted from the page, it keeps the contract of all attacks."""
-
-    @pytest.fixture(params=[True, False])
-    def attack(self, request: pytest.FixtureRequest, tmp_path: Path) -> Attack:
-        attack: Attack = pasted("attack", tmp_path).MedianCalibration(remove_offsets=request.param)
-        return attack
+    check(pasted("attack", tmp_path).MedianCalibration(remove_offsets=removed))
 
 
 def test_signal_of_the_howto(tmp_path: Path) -> None:

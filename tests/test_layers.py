@@ -18,7 +18,8 @@ PACKAGE = ROOT / "monai_mia"
 #: The floors, lowest first: a room imports from rooms on floors below its own, and from itself.
 FLOORS = (
     ("errors",),
-    ("records", "statistics"),
+    ("records",),
+    ("statistics",),
     ("attacks", "data", "signals"),
     ("audit", "defences", "dp", "handlers"),
     ("bundle", "neural_attacks"),

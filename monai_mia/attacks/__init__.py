@@ -6,17 +6,12 @@ Reach them in a bundle's config by ``_target_: monai_mia.attacks.LiRA`` and the 
 """
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Attack, in_and_out, without_offsets
+from monai_mia.attacks.attack import Attack, SignalAttack, in_and_out, without_offsets
 from monai_mia.attacks.bayes import BaVarIA
+from monai_mia.attacks.checks import ContractError, attack_checks, check_attack
 from monai_mia.attacks.combination import LearnedCombination
 from monai_mia.attacks.lira import DifficultyCalibration, LiRA, offline_lira, online_lira
-from monai_mia.attacks.lists import (
-    dense_attacks,
-    evidence_attacks,
-    reference_attacks,
-    standard_attacks,
-    strongest_attacks,
-)
+from monai_mia.attacks.lists import all_attacks, published_attacks, standard_attacks
 from monai_mia.attacks.multivariate import MultivariateLiRA
 from monai_mia.attacks.quantile import FeatureRegression, PredictabilityError, QuantileRegression
 from monai_mia.attacks.rmia import BASE, RMIA, log_probability
@@ -30,6 +25,7 @@ __all__ = [
     "AdversaryView",
     "Attack",
     "BaVarIA",
+    "ContractError",
     "DifficultyCalibration",
     "EverySignal",
     "FeatureRegression",
@@ -39,18 +35,19 @@ __all__ = [
     "MultivariateLiRA",
     "PredictabilityError",
     "QuantileRegression",
+    "SignalAttack",
     "Threshold",
     "TopScores",
     "TransferredThreshold",
     "VoxelCalibration",
-    "dense_attacks",
-    "evidence_attacks",
+    "all_attacks",
+    "attack_checks",
+    "check_attack",
     "in_and_out",
     "log_probability",
     "offline_lira",
     "online_lira",
-    "reference_attacks",
+    "published_attacks",
     "standard_attacks",
-    "strongest_attacks",
     "without_offsets",
 ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 
-__all__ = ["Attack", "in_and_out", "require_shadows", "without_offsets"]
+__all__ = ["Attack", "SignalAttack", "in_and_out", "require_shadows", "without_offsets"]
 
 Array = NDArray[np.float64]
 
@@ -59,6 +59,56 @@ def require_shadows(attack: Attack, view: AdversaryView) -> None:
         )
 
 
+class SignalAttack:
+    """Base of an attack on one signal: its name, what it reads, and how.
+
+    A subclass is a frozen dataclass with a field ``signal``, if it has an option for it a field ``remove_offsets``, a
+    ``kind`` and ``__call__``.
+
+    Attributes:
+        signal: the signal.
+        remove_offsets: whether how well a whole model fits is subtracted first (:func:`without_offsets`); None: the
+            attack compares no models.
+    """
+
+    signal: str
+    remove_offsets: bool | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the name begins with."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """``<kind>: <signal>``, and whether offsets are kept."""
+        return f"{self.kind}: {self.signal}" + (", offsets kept" if self.remove_offsets is False else "")
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The one signal."""
+        return (self.signal,)
+
+    @property
+    def min_shadows(self) -> int:
+        """One shadow."""
+        return 1
+
+    def read(self, view: AdversaryView) -> tuple[Array, Array]:
+        """The signal of the target, shape (N,), and of the shadows, (M, N), less offsets if they are removed.
+
+        Raises:
+            InputError: there are too few shadows, or the signal is not recorded.
+        """
+        require_shadows(self, view)
+        target, shadow = view.signal(self.signal)
+        return without_offsets(target, shadow, view.cohort) if self.remove_offsets else (target, shadow)
+
+    def __call__(self, view: AdversaryView) -> Array:
+        """One finite score per case, shape (N,), higher = more likely a member."""
+        raise NotImplementedError
+
+
 def missing_maps(name: str) -> InputError:
     """The refusal of an attack that reads maps where none are recorded."""
     return InputError(
@@ -94,6 +144,13 @@ def require_option(name: str, value: str, known: Sequence[str]) -> None:
     """Refuse an unknown option."""
     if value not in known:
         raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+
+
+def keep_signals(attack: Attack, signals: Sequence[str]) -> None:
+    """Set the ``signals`` of a frozen attack to a tuple, as a config gives a list; refuse an empty one."""
+    object.__setattr__(attack, "signals", tuple(signals))
+    if not attack.signals:
+        raise InputError("signals must be at least one, got none.")
 
 
 def without_offsets(target: Array, shadow: Array, cohort: NDArray[np.bool_] | None = None) -> tuple[Array, Array]:

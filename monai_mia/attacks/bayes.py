@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
+from monai_mia.attacks.attack import Array, SignalAttack, in_and_out, require_option
 from monai_mia.attacks.lira import difference_variance, smallest_variance, squared_residuals
 
 __all__ = ["BaVarIA", "equivalent_normal_deviate", "gap_prior", "variance_prior"]
@@ -133,7 +133,7 @@ class _Predictive:
 
 
 @dataclass(frozen=True)
-class BaVarIA:
+class BaVarIA(SignalAttack):
     r"""Likelihood ratio of the predictive distributions under normal-inverse-gamma priors: LiRA for few shadows.
 
     For each case and side, with and without the case, the shadows' signals are normal with unknown mean and variance.
@@ -166,22 +166,13 @@ class BaVarIA:
         require_option("predictive", self.predictive, ("t", "n"))
 
     @property
-    def name(self) -> str:
-        """``BaVarIA-<predictive> <mode>: <signal>``."""
-        kept = "" if self.remove_offsets else ", offsets kept"
-        return f"BaVarIA-{self.predictive} {self.mode}: {self.signal}{kept}"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
+    def kind(self) -> str:
+        """``BaVarIA-<predictive> <mode>``."""
+        return f"BaVarIA-{self.predictive} {self.mode}"
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats (online) or standard deviations (offline), shape (N,)."""
-        require_shadows(self, view)
-        target, shadow = view.signal(self.signal)
-        if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, view.cohort)
+        target, shadow = self.read(view)
         own = view.cohort
         member, online = view.shadow_member, self.mode == "online"
         means = in_and_out(target, shadow, member, cohort=own)

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, in_and_out, require_shadows, without_offsets
+from monai_mia.attacks.attack import Array, in_and_out, keep_signals, require_shadows, without_offsets
 from monai_mia.attacks.voxelwise import opponents, require_maps, voxel_features
 from monai_mia.errors import InputError
 
@@ -74,9 +74,7 @@ class LearnedCombination:
 
     def __post_init__(self) -> None:
         """Take a list from a config, and refuse an empty one."""
-        object.__setattr__(self, "signals", tuple(self.signals))
-        if not self.signals:
-            raise InputError("signals must be at least one, got none.")
+        keep_signals(self, self.signals)
         if self.folds < 2:
             raise InputError(f"folds must be at least 2, got {self.folds}.")
 
@@ -100,6 +98,8 @@ class LearnedCombination:
         """Scores in nats (log-odds of membership), shape (N,)."""
         require_shadows(self, view)
         member = view.shadow_member
+        if member[:, view.cohort].all() or not member[:, view.cohort].any():
+            return np.zeros(len(view.target))  # shadows that all trained on the same teach nothing
         features = self._features(view)
         players, target = features[1:], features[0]
         n_models, n_cases, n_features = players.shape

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
+from monai_mia.attacks.attack import Array, SignalAttack, in_and_out, require_option
 
 __all__ = ["DifficultyCalibration", "LiRA", "offline_lira", "online_lira"]
 
@@ -117,7 +117,7 @@ def _variance(
 
 
 @dataclass(frozen=True)
-class LiRA:
+class LiRA(SignalAttack):
     """Likelihood-ratio attack on one signal.
 
     With 1 shadow, or for a case that all shadows trained on or none, the side that is missing is estimated from the
@@ -147,15 +147,9 @@ class LiRA:
         require_option("variance", self.variance, ("pooled", "case"))
 
     @property
-    def name(self) -> str:
-        """``LiRA <mode>, <variance> variance: <signal>``."""
-        kept = "" if self.remove_offsets else ", offsets kept"
-        return f"LiRA {self.mode}, {self.variance} variance: {self.signal}{kept}"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
+    def kind(self) -> str:
+        """``LiRA <mode>, <variance> variance``."""
+        return f"LiRA {self.mode}, {self.variance} variance"
 
     @property
     def min_shadows(self) -> int:
@@ -164,16 +158,13 @@ class LiRA:
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats (online) or standard deviations (offline), shape (N,)."""
-        require_shadows(self, view)
-        target, shadow = view.signal(self.signal)
-        if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, view.cohort)
+        target, shadow = self.read(view)
         score = online_lira if self.mode == "online" else offline_lira
         return score(target, shadow, view.shadow_member, self.variance, view.cohort)
 
 
 @dataclass(frozen=True)
-class DifficultyCalibration:
+class DifficultyCalibration(SignalAttack):
     """The target's signal minus the mean signal of the shadows that did not train on the case.
 
     A case that every shadow trained on is compared with what they would have given without it, as far as the other
@@ -192,20 +183,9 @@ class DifficultyCalibration:
     remove_offsets: bool = True
     min_shadows: int = 1
 
-    @property
-    def name(self) -> str:
-        """``calibrated: <signal>``."""
-        return f"calibrated: {self.signal}" + ("" if self.remove_offsets else ", offsets kept")
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
+    kind = "calibrated"
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in units of the signal, shape (N,)."""
-        require_shadows(self, view)
-        target, shadow = view.signal(self.signal)
-        if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, view.cohort)
+        target, shadow = self.read(view)
         return target - in_and_out(target, shadow, view.shadow_member, cohort=view.cohort)[1]

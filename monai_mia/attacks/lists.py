@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of attacks: what an audit tries unless it is told which, and all published ones for comparison."""
+"""Lists of attacks: what an audit tries unless it is told which, what the papers published, and all there are."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from monai_mia.attacks.transfer import TopScores, TransferredThreshold
 from monai_mia.attacks.voxelwise import FEATURES, VoxelCalibration
 from monai_mia.errors import InputError
 
-__all__ = [
-    "dense_attacks",
-    "evidence_attacks",
-    "reference_attacks",
-    "standard_attacks",
-    "strongest_attacks",
-]
+__all__ = ["all_attacks", "published_attacks", "standard_attacks"]
 
 
 def standard_attacks(n_shadow: int, release: str = "logits") -> list[Attack | EverySignal]:
@@ -53,7 +47,7 @@ def standard_attacks(n_shadow: int, release: str = "logits") -> list[Attack | Ev
     return attacks
 
 
-def reference_attacks(n_shadow: int, release: str = "logits", signals: Sequence[str] | None = None) -> list[Attack]:
+def published_attacks(n_shadow: int, release: str = "logits", signals: Sequence[str] | None = None) -> list[Attack]:
     """Every published attack on signals that ``n_shadow`` shadows allow, in its published and its corrected form.
 
     For a comparison; some need image statistics or known non-members, which an audit has. Attacks on one signal are
@@ -66,7 +60,7 @@ def reference_attacks(n_shadow: int, release: str = "logits", signals: Sequence[
         signals: the recorded signals; an attack that reads another one is left off the list. By default none is.
 
     Example:
-        >>> len(reference_attacks(0)), len(reference_attacks(1)), len(reference_attacks(4))
+        >>> len(published_attacks(0)), len(published_attacks(1)), len(published_attacks(4))
         (6, 48, 54)
     """
     _check(n_shadow)
@@ -100,97 +94,57 @@ def reference_attacks(n_shadow: int, release: str = "logits", signals: Sequence[
     return [attack for attack in attacks if signals is None or set(attack.signals) <= set(signals)]
 
 
-def dense_attacks(n_shadow: int, variants: bool = False, white_box: bool = False, maps: bool = False) -> list[Attack]:
-    """What a dense prediction offers beyond a score of the whole volume, as far as ``n_shadow`` shadows allow.
+def all_attacks(
+    n_shadow: int,
+    release: str = "logits",
+    signals: Sequence[str] | None = None,
+    variants: bool = False,
+    white_box: bool = False,
+    maps: bool = False,
+) -> list[Attack]:
+    """The published attacks, and what a dense prediction offers beyond a score of the whole volume.
 
-    Combinations of calibrated signals, voxelwise calibration of recorded maps, label-only attacks on the response to
-    query variants, and white-box signals.
+    That is: combinations of calibrated signals, voxelwise calibration of recorded maps, label-only attacks on the
+    response to query variants, and white-box signals. Networks on maps are in
+    :func:`monai_mia.neural_attacks.learned_attacks`, which needs torch.
 
     Args:
         n_shadow: number of shadows, at least 0.
+        release: what leaves the model: ``logits``, ``probabilities`` or ``mask``, of which no attack reads maps.
+        signals: the recorded signals; an attack that reads another one is left off the list. By default none is.
         variants: whether :class:`~monai_mia.signals.QueryVariants` were recorded, of ``dice``, ``soft_dice``,
-            ``log_likelihood``, ``log_likelihood_foreground`` and ``log_odds_foreground``.
+            ``log_likelihood``, ``log_likelihood_foreground`` and ``log_odds_foreground``; of masks of ``dice``.
         white_box: whether :class:`~monai_mia.signals.WhiteBox` signals were recorded.
         maps: whether maps were recorded.
 
     Example:
-        >>> [attack.name for attack in dense_attacks(4)]
+        >>> [attack.name for attack in all_attacks(4)[len(published_attacks(4)) :]]
         ['learned combination: 17 signals']
     """
-    _check(n_shadow)
-    plain = LearnedCombination().signals
-    more = (*plain, *_ROBUST) if variants else plain
-    attacks: list[Attack] = []
+    attacks = published_attacks(n_shadow, release, signals)
+    masks = release == "mask"
+    maps = maps and not masks
+    plain = ("dice", "dice_boundary", "volume_ratio") if masks else LearnedCombination().signals
+    robust = ("agreement", "robust_dice") if masks else _ROBUST
+    more = (*plain, *robust) if variants else plain
     if variants:
-        attacks += [Threshold("agreement"), Threshold("soft_agreement"), Threshold("robust_dice")]
+        attacks += [Threshold(name) for name in ("agreement", "soft_agreement", "robust_dice") if name in robust]
     if white_box:
         attacks += [Threshold(name) for name in _WHITE_BOX]
     if n_shadow >= 1:
-        calibrated = (("agreement", "robust_dice", "robust_soft_dice") if variants else ()) + (
-            _WHITE_BOX if white_box else ()
-        )
-        attacks += [LiRA(name) for name in calibrated]
+        calibrated = ("agreement", "robust_dice", "robust_soft_dice") if variants else ()
+        attacks += [LiRA(name) for name in calibrated if name in robust]
+        attacks += [LiRA(name) for name in _WHITE_BOX] if white_box else []
         attacks += [VoxelCalibration(feature) for feature in FEATURES] if maps else []
         if maps and n_shadow >= 2:
             attacks += [VoxelCalibration(name, "middle") for name in ("error_recovered", "agreement")]
     if n_shadow >= 4:
-        attacks.append(LearnedCombination())
-        attacks += [LearnedCombination(maps=True)] if maps else []
+        attacks.append(LearnedCombination(plain))
+        attacks += [LearnedCombination(plain, maps=True)] if maps else []
         attacks += [LearnedCombination(more)] if variants else []
         attacks += [LearnedCombination(more, maps=True)] if variants and maps else []
         attacks += [LearnedCombination((*more, *_WHITE_BOX), maps=maps)] if white_box else []
-    return attacks
-
-
-def strongest_attacks(n_shadow: int, release: str = "logits") -> list[Attack]:
-    """A short list: the attacks that found most where all were compared (docs/results.md), and the global loss.
-
-    Args:
-        n_shadow: number of shadows, at least 0.
-        release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
-
-    Example:
-        >>> [attack.name for attack in strongest_attacks(4, "mask")]
-        ['threshold: dice', 'RMIA online: dice', 'RMIA online: dice_boundary', 'LiRA online, pooled variance: dice', \
-'learned combination: 3 signals']
-    """
-    _check(n_shadow)
-    masks = release == "mask"
-    attacks: list[Attack] = [Threshold("dice") if masks else GlobalLoss()]
-    if n_shadow >= 1:
-        fits = ("dice", "dice_boundary") if masks else ("soft_dice", "log_likelihood", "log_odds_foreground")
-        attacks += [*(RMIA(fit) for fit in fits), LiRA(fits[0])]
-    if n_shadow >= 4:
-        attacks.append(LearnedCombination(("dice", "dice_boundary", "volume_ratio")) if masks else LearnedCombination())
-    return attacks
-
-
-def evidence_attacks(n_shadow: int, release: str = "logits") -> list[Attack]:
-    """Attacks whose claims are to be weighed: the score attacks as published and corrected, and stronger ones.
-
-    Args:
-        n_shadow: number of shadows, at least 1.
-        release: what leaves the model: ``logits``, ``probabilities`` or ``mask``.
-
-    Example:
-        >>> [attack.name for attack in evidence_attacks(4, "mask")]
-        ['transferred mean member: dice, one shadow, offsets kept', 'RMIA online: dice', \
-'LiRA online, pooled variance: dice']
-    """
-    _check(n_shadow)
-    if n_shadow < 1:
-        raise InputError("n_shadow must be at least 1 to transfer a threshold, got 0.")
-    plain = {"pooled": False, "remove_offsets": False}
-    if release == "mask":
-        return [TransferredThreshold("dice", "mean_member", **plain), RMIA("dice"), LiRA("dice")]
-    attacks: list[Attack] = []
-    for form in (plain, {}):
-        attacks.append(TransferredThreshold("negative_entropy", "best_accuracy", **form))
-        attacks.append(TransferredThreshold("maximum_probability", "youden", **form))
-        attacks.append(TopScores(pooled=not form))
-    attacks.append(TransferredThreshold("soft_dice", "mean_member", **plain))
-    attacks += [RMIA("soft_dice"), RMIA("soft_dice", "offline"), LiRA("log_odds_foreground")]
-    return [*attacks, LearnedCombination()] if n_shadow >= 4 else attacks
+    return [attack for attack in attacks if signals is None or set(attack.signals) <= set(signals)]
 
 
 _ROBUST = (

@@ -11,10 +11,9 @@ import numpy as np
 from sklearn.covariance import LedoitWolf
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
+from monai_mia.attacks.attack import Array, in_and_out, keep_signals, require_option, require_shadows, without_offsets
 from monai_mia.attacks.bayes import gap_prior
 from monai_mia.attacks.lira import difference_variance, smallest_variance
-from monai_mia.errors import InputError
 
 __all__ = ["MultivariateLiRA"]
 
@@ -55,9 +54,7 @@ class MultivariateLiRA:
 
     def __post_init__(self) -> None:
         """Refuse unknown options; keep the signals as a tuple, which a config gives as a list."""
-        object.__setattr__(self, "signals", tuple(self.signals))
-        if not self.signals:
-            raise InputError("signals must be at least one, got none.")
+        keep_signals(self, self.signals)
         require_option("mode", self.mode, ("online", "offline"))
         require_option("gap", self.gap, ("common", "case"))
 

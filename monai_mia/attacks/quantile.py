@@ -13,14 +13,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, granted_features, granted_nonmembers, sorted_rows
+from monai_mia.attacks.attack import Array, SignalAttack, granted_features, granted_nonmembers, sorted_rows
 from monai_mia.errors import InputError
 
 __all__ = ["FeatureRegression", "PredictabilityError", "QuantileRegression"]
 
 
 @dataclass(frozen=True)
-class QuantileRegression:
+class QuantileRegression(SignalAttack):
     r"""How far the target's signal exceeds what is usual for a non-member with such an image.
 
     Gradient boosting learns two conditional quantiles of the signal from statistics of the images of known
@@ -43,6 +43,7 @@ class QuantileRegression:
     n_trees: int = 50
     min_shadows: int = 0
 
+    kind = "quantile regression"
     needs_features = True
     needs_nonmembers = True
 
@@ -51,16 +52,6 @@ class QuantileRegression:
         lower, upper = self.quantiles
         if not 0 < lower < upper < 1:
             raise InputError(f"quantiles must be two in (0, 1), the lower first, got {self.quantiles}.")
-
-    @property
-    def name(self) -> str:
-        """``quantile regression: <signal>``."""
-        return f"quantile regression: {self.signal}"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in distances between the two quantiles, shape (N,)."""
@@ -88,7 +79,7 @@ class QuantileRegression:
 
 
 @dataclass(frozen=True)
-class FeatureRegression:
+class FeatureRegression(SignalAttack):
     """The target's signal minus what ridge regression on image statistics predicts of it.
 
     It is fitted to all cases that are scored, without any membership: what an image's statistics tell of its difficulty
@@ -106,17 +97,8 @@ class FeatureRegression:
     signal: str = "log_likelihood"
     min_shadows: int = 0
 
+    kind = "feature regression"
     needs_features = True
-
-    @property
-    def name(self) -> str:
-        """``feature regression: <signal>``."""
-        return f"feature regression: {self.signal}"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in units of the signal, shape (N,)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import log_expit, logsumexp
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, in_and_out, require_option, require_shadows, without_offsets
+from monai_mia.attacks.attack import Array, SignalAttack, in_and_out, require_option, require_shadows, without_offsets
 from monai_mia.errors import InputError
 
 __all__ = ["BASE", "RMIA", "log_probability", "relative_likelihood_score"]
@@ -88,8 +88,20 @@ def relative_likelihood_score(log_ratio: Array, gamma: float, cohort: NDArray[np
     return np.asarray(wins / len(others))
 
 
+class _Likelihoods(SignalAttack):
+    """Base of attacks on the log-probability that a signal tells."""
+
+    def log_probabilities(self, view: AdversaryView) -> tuple[Array, Array, Array]:
+        """Log-probabilities of the target, and of the mean shadow with and without each case, shape (N,) each."""
+        require_shadows(self, view)
+        target, shadow = (log_probability(self.signal, values) for values in view.signal(self.signal))
+        if self.remove_offsets:
+            target, shadow = without_offsets(target, shadow, view.cohort)
+        return target, *in_and_out(target, shadow, view.shadow_member, log_average, view.cohort)
+
+
 @dataclass(frozen=True)
-class BASE:
+class BASE(_Likelihoods):
     r"""The target's log-probability of a case minus the logarithm of the shadows' mean probability.
 
     .. math:: \log p_{target}(x) - \log \tfrac12 \bigl(\bar p_{in}(x) + \bar p_{out}(x)\bigr)
@@ -120,27 +132,20 @@ class BASE:
         require_option("mode", self.mode, ("online", "offline"))
 
     @property
-    def name(self) -> str:
-        """``BASE <mode>: <signal>``."""
-        scaled = f", a {self.a:g}" if self.mode == "offline" and self.a != 1 else ""
-        return f"BASE {self.mode}{scaled}: {self.signal}" + ("" if self.remove_offsets else ", offsets kept")
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
+    def kind(self) -> str:
+        """``BASE <mode>``."""
+        return f"BASE {self.mode}" + (f", a {self.a:g}" if self.mode == "offline" and self.a != 1 else "")
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in nats, shape (N,)."""
-        require_shadows(self, view)
-        target, log_in, log_out = _log_probabilities(view, self.signal, self.remove_offsets)
+        target, log_in, log_out = self.log_probabilities(view)
         if self.mode == "offline":
             return target - self.a * log_out
         return np.asarray(target - (np.logaddexp(log_in, log_out) - np.log(2)))
 
 
 @dataclass(frozen=True)
-class RMIA:
+class RMIA(_Likelihoods):
     r"""Robust attack: how many of the cases z the target finds less remarkable than x.
 
     .. math:: \Pr_z\left[\frac{p_{target}(x) / p(x)}{p_{target}(z) / p(z)} > \gamma\right]
@@ -184,32 +189,18 @@ class RMIA:
             raise InputError(f"a must be in [0, 1], got {self.a}.")
 
     @property
-    def name(self) -> str:
-        """``RMIA <mode>: <signal>``."""
+    def kind(self) -> str:
+        """``RMIA <mode>``."""
         options = f", gamma {self.gamma:g}" if self.gamma != 1 else ""
         options += f", a {self.a:g}" if self.mode == "offline" and self.a != 0.3 else ""
-        return f"RMIA {self.mode}{options}: {self.signal}" + ("" if self.remove_offsets else ", offsets kept")
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
+        return f"RMIA {self.mode}{options}"
 
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in [0, 1], shape (N,)."""
-        require_shadows(self, view)
-        target, log_in, log_out = _log_probabilities(view, self.signal, self.remove_offsets)
+        target, log_in, log_out = self.log_probabilities(view)
         first, second = (log_in, log_out) if self.mode == "online" else (np.log1p(self.a) + log_out, _log(1 - self.a))
         return relative_likelihood_score(target - np.logaddexp(first, second), self.gamma, view.cohort)
 
 
 def _log(value: float) -> float:
     return float(np.log(value)) if value > 0 else -np.inf
-
-
-def _log_probabilities(view: AdversaryView, signal: str, remove_offsets: bool) -> tuple[Array, Array, Array]:
-    """Log-probabilities of the target, and of the mean shadow with and without each case, shape (N,) each."""
-    target, shadow = (log_probability(signal, values) for values in view.signal(signal))
-    if remove_offsets:
-        target, shadow = without_offsets(target, shadow, view.cohort)
-    return target, *in_and_out(target, shadow, view.shadow_member, log_average, view.cohort)

@@ -7,13 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array
+from monai_mia.attacks.attack import Array, SignalAttack
 
 __all__ = ["EverySignal", "GlobalLoss", "Threshold"]
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(SignalAttack):
     """The signal itself: whoever the model fits well is called a member.
 
     Cost: no shadow. Source: `Yeom et al. (2018) <https://arxiv.org/abs/1709.01604>`_ for the loss; for entropy and
@@ -26,15 +26,7 @@ class Threshold:
     signal: str
     min_shadows: int = 0
 
-    @property
-    def name(self) -> str:
-        """``threshold: <signal>``."""
-        return f"threshold: {self.signal}"
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
+    kind = "threshold"
 
     def __call__(self, view: AdversaryView) -> Array:
         """The target's signal, shape (N,)."""

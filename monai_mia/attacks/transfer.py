@@ -8,7 +8,7 @@ A score of 0 or more is the claim "member" (``decides``): an audit can report ho
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,8 +18,7 @@ from sklearn.metrics import roc_curve
 from sklearn.neural_network import MLPClassifier
 
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.attacks.attack import Array, require_option, require_shadows, sorted_rows, without_offsets
-from monai_mia.errors import InputError
+from monai_mia.attacks.attack import Array, SignalAttack, keep_signals, require_option, require_shadows, sorted_rows
 
 __all__ = ["TopScores", "TransferredThreshold"]
 
@@ -52,7 +51,7 @@ def fitted_threshold(values: Array, member: NDArray[np.bool_], rule: Rule) -> fl
 
 
 @dataclass(frozen=True)
-class TransferredThreshold:
+class TransferredThreshold(SignalAttack):
     """The target's signal minus a threshold that was fitted where membership is known: on shadows.
 
     Rules, and who published them for which signal:
@@ -96,20 +95,12 @@ class TransferredThreshold:
         options = ("" if self.pooled else ", one shadow") + ("" if self.remove_offsets else ", offsets kept")
         return f"transferred {self.rule.replace('_', ' ')}: {self.signal}{options}"
 
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """The one signal."""
-        return (self.signal,)
-
     def __call__(self, view: AdversaryView) -> Array:
         """Scores in units of the signal, shape (N,); at or above 0 a case is called a member."""
-        require_shadows(self, view)
-        target, shadow = view.signal(self.signal)
-        shadows = slice(None) if self.pooled else slice(1)
-        shadow, member = shadow[shadows], view.shadow_member[shadows]
-        if self.remove_offsets:
-            target, shadow = without_offsets(target, shadow, view.cohort)
-        own = view.cohort
+        if not self.pooled:
+            view = replace(view, shadow=view.shadow[:1], shadow_member=view.shadow_member[:1])
+        target, shadow = self.read(view)
+        own, member = view.cohort, view.shadow_member
         return target - fitted_threshold(shadow[:, own].ravel(), member[:, own].ravel(), self.rule)
 
 
@@ -144,9 +135,7 @@ class TopScores:
 
     def __post_init__(self) -> None:
         """Keep the signals as a tuple, which a config gives as a list."""
-        object.__setattr__(self, "signals", tuple(self.signals))
-        if not self.signals:
-            raise InputError("signals must be at least one, got none.")
+        keep_signals(self, self.signals)
 
     @property
     def name(self) -> str:

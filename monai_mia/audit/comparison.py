@@ -31,6 +31,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
+from monai_mia.records.streams import Stream, stream
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
 from monai_mia.statistics.epsilon import EpsilonBound
@@ -145,7 +146,7 @@ class Comparison:
 
     Args:
         attacks: a function from a number of shadows to the attacks that it allows, such as
-            :func:`~monai_mia.attacks.reference_attacks`, or several; None among them counts nothing.
+            :func:`~monai_mia.attacks.all_attacks`, or several; None among them counts nothing.
         budgets: numbers of shadows; the first so many of the study's are used.
         references: names of attacks; gains are over the one of them with the highest TPR at ``headline_fpr`` with most
             shadows.
@@ -292,7 +293,7 @@ class Comparison:
     def weights(self, members: NDArray[np.bool_], table: SignalTable) -> Array:
         """How often each (target, patient) occurs in each resample, shape (B, T, P)."""
         n_targets, n_patients = len(members), len(set(table.patient_ids))
-        rng = np.random.default_rng([self.seed, 0, 0, 10])
+        rng = stream(Stream.COMPARISON_RESAMPLES, self.seed)
         drawn = self.resampling.counts(rng, n_patients)
         targets = self.resampling.counts(rng, n_targets)
         return np.asarray(targets[:, :, None] * drawn[:, None, :], dtype=np.float64)

@@ -26,6 +26,7 @@ from monai_mia.attacks.voxelwise import opponents
 from monai_mia.audit.disclosure.cells import MIN_CELL
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
 
@@ -298,7 +299,7 @@ class Evidence:
 
         Targets are drawn alike for all sources, and patients for all sources with as many, most often the same ones.
         """
-        rng = [np.random.default_rng([self.seed, 0, 0, stream]) for stream in (11, 12)]
+        rng = [stream(name, self.seed) for name in (Stream.TARGET_RESAMPLES, Stream.SOURCE_RESAMPLES)]
         targets, patients = (self.resampling.counts(rng[k], n) for k, n in enumerate((n_targets, n_patients)))
         return np.asarray(targets[:, :, None] * patients[:, None, :], dtype=np.float64)
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from monai_mia.data.volumes import image_loader, stamp, suffix_of_changed, write_changed
 from monai_mia.errors import InputError
 from monai_mia.records import files
+from monai_mia.records.streams import Stream, stream
 
 __all__ = ["CANARY", "Lesion", "Permuted", "Plain", "Shifted", "Swapped", "plant_canaries"]
 
@@ -39,9 +40,6 @@ Array: TypeAlias = NDArray[Any]
 
 #: What the patient ids of canaries begin with.
 CANARY = "canary_"
-
-# Parts these draws from those of a design with the same seed.
-_STREAM = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def plant_canaries(
     """
     cases = list(cases() if callable(cases) else cases)
     _check(cases, kinds, n, seed)
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = stream(Stream.CANARY_PATIENTS, seed)
     patients = sorted({str(case["patient_id"]) for case in cases})
     drawn = [patients[k] for k in rng.permutation(len(patients))[: n * len(kinds)]]
     canaries: list[dict[str, Any]] = []
@@ -240,7 +238,7 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
         return
     rows = [["case_id", "patient_id", "canary", "source"]]
     for number, (kind, source, canary, donor) in enumerate(jobs):
-        volumes = _made(kind, source, donor, np.random.default_rng([seed, _STREAM, 1 + number]))
+        volumes = _made(kind, source, donor, stream(Stream.CANARY_CONTENT, seed, number))
         for name, (values, affine) in volumes.items():
             write_changed(canary[name], values, affine)
         if isinstance(kind, Lesion) and np.array_equal(_read(canary["image"]), _read(source["image"])):

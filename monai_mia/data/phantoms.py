@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from monai_mia.errors import InputError
 from monai_mia.records import files
+from monai_mia.records.streams import Stream, stream
 from monai_mia.records.volumes import write_pixels, write_volume
 
 __all__ = ["phantom", "phantom_cohort"]
@@ -107,8 +108,8 @@ def phantom(
     Returns:
         Image, shape (size,) * spatial_dims, arbitrary units; label of the same shape, values 0, 1, 2.
     """
-    anatomy = np.random.default_rng([seed, patient])
-    scan = np.random.default_rng([seed, patient, 1 + visit])
+    anatomy = stream(Stream.PHANTOM_ANATOMY, seed, patient)
+    scan = stream(Stream.PHANTOM_SCAN, seed, patient, visit)
     shape, column = (size,) * spatial_dims, (spatial_dims,) + (1,) * spatial_dims  # of a field, of one number an axis
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size)] * spatial_dims, indexing="ij"))
     centre = anatomy.uniform(-0.12, 0.12, spatial_dims).reshape(column)

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.defences.auxiliary import AuxiliaryCases, undisturbed
 from monai_mia.defences.losses import LossTerm, one_hot_label
 from monai_mia.errors import InputError
-from monai_mia.signals.release import bare_network, plain_tensor
+from monai_mia.signals.release import bare_network
 
 __all__ = ["AdversarialRegularisation"]
 
@@ -128,7 +129,7 @@ class AdversarialRegularisation(LossTerm):
         return shown
 
     def _pairs(self, pred: Tensor, label: Tensor) -> Tensor:
-        pred = plain_tensor(pred)
+        pred = convert_to_tensor(pred, track_meta=False)
         pred = pred.float()  # mixed precision is for the network
         p = pred.softmax(dim=1) if self.activation == "softmax" else pred.sigmoid()
         return torch.cat([p, one_hot_label(p, label)], dim=1)

@@ -12,12 +12,13 @@ from typing import Any, Literal
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.defences.auxiliary import AuxiliaryCases, epoch_end
 from monai_mia.errors import InputError
-from monai_mia.signals.release import bare_network, plain_tensor
+from monai_mia.signals.release import bare_network
 
 __all__ = ["Distillation"]
 
@@ -132,7 +133,7 @@ class Distillation:
         image = batch["image"].to(engine.state.device)
         with torch.no_grad():
             answers = engine.inferer(image, self.teacher)
-        answers = plain_tensor(answers)
+        answers = convert_to_tensor(answers, track_meta=False)
         softmax = self.activation == "softmax"
         hard = answers.argmax(dim=1, keepdim=True) if softmax else (answers > 0).to(answers.dtype)
         self._answers = None if self.temperature is None else answers
@@ -142,7 +143,7 @@ class Distillation:
         if self._answers is None or self.temperature is None:
             return
         pred = engine.state.output["pred"]
-        student = plain_tensor(pred) / self.temperature
+        student = convert_to_tensor(pred, track_meta=False) / self.temperature
         teacher = self._answers / self.temperature
         if self.activation == "softmax":
             divergence = F.kl_div(

@@ -12,12 +12,12 @@ import torch
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from monai_mia.defences.output import OutputDefence, _inverse, _secret, keyed_digest
 from monai_mia.errors import InputError
-from monai_mia.signals.release import plain_tensor
 
 __all__ = ["DefendedInferer", "MCDropoutInferer"]
 
@@ -69,11 +69,11 @@ class DefendedInferer(_Around):
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """Infer, then defend; shapes (B, ...) to (B, C, *spatial)."""
         prediction = self._chosen(self.inferer(inputs, network, *args, **kwargs))
-        plain, images = plain_tensor(prediction), plain_tensor(inputs)
+        plain, images = convert_to_tensor(prediction, track_meta=False), convert_to_tensor(inputs, track_meta=False)
         if isinstance(self.defence, OutputDefence):
             items = [self.defence(item, image) for item, image in zip(plain, images, strict=True)]
         else:
-            items = [plain_tensor(self.defence(item)) for item in plain]
+            items = [convert_to_tensor(self.defence(item), track_meta=False) for item in plain]
         defended = items[0][None] if len(items) == 1 else torch.stack(items)
         return MetaTensor(defended, meta=prediction.meta) if isinstance(prediction, MetaTensor) else defended
 
@@ -138,7 +138,7 @@ class MCDropoutInferer(_Around):
                 logits = self.inferer(inputs, network, *args, **kwargs)
                 if not isinstance(logits, Tensor):
                     raise InputError(f"network must return one tensor for dropout, got {type(logits).__name__}.")
-                p = plain_tensor(logits).float()
+                p = convert_to_tensor(logits, track_meta=False).float()
                 p = p.softmax(dim=1) if self.activation == "softmax" else p.sigmoid()
                 mean = p if mean is None else mean.add_(p)
         assert mean is not None

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
-from monai_mia.signals.release import bare_network, plain_tensor
+from monai_mia.signals.release import bare_network
 
 __all__ = ["LaplaceFit", "LaplaceNetwork"]
 
@@ -151,7 +152,7 @@ class LaplaceFit:
         network.eval()
         precision = {name: torch.full_like(value, self.prior_precision) for name, value in network.variances.items()}
         for n, image in enumerate(images):
-            image = plain_tensor(image)
+            image = convert_to_tensor(image, track_meta=False)
             with torch.no_grad():
                 if n == 0:
                     _check_last(network, image)

@@ -11,11 +11,11 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from monai.losses import DiceCELoss
 from monai.networks.utils import one_hot
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.errors import InputError
-from monai_mia.signals.release import plain_tensor
 
 __all__ = ["LossFloor", "LossTerm", "SoftDiceCELoss", "one_hot_label"]
 
@@ -90,7 +90,7 @@ class LossFloor(LossTerm):
 
 def _flattening(pred: Tensor, label: Tensor) -> Tensor:
     """Mean cross-entropy with flat targets over voxels, right ones counting 0."""
-    logits = plain_tensor(pred)
+    logits: Tensor = convert_to_tensor(pred, track_meta=False)
     reference = one_hot_label(logits, label)
     log_p = F.log_softmax(logits, dim=1)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def _flattening(pred: Tensor, label: Tensor) -> Tensor:
 
 def one_hot_label(pred: Tensor, label: Tensor) -> Tensor:
     """The reference with as many channels as the prediction, in its precision; class indices become one-hot."""
-    label = plain_tensor(label)
+    label = convert_to_tensor(label, track_meta=False)
     if label.shape[1] == 1 and pred.shape[1] > 1:
         label = one_hot(label, pred.shape[1])
     return label.to(pred.dtype)

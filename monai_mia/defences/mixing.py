@@ -12,10 +12,10 @@ from monai.engines import PrepareBatch
 from monai.engines.utils import default_prepare_batch
 from monai.networks.utils import one_hot
 from monai.transforms.regularization.array import Mixer
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_mia.errors import InputError
-from monai_mia.signals.release import plain_tensor
 
 __all__ = ["ColumnSplice", "MixedBatch"]
 
@@ -99,7 +99,10 @@ class MixedBatch(PrepareBatch):
         self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The mixed images, shape (B, channels, *spatial), and references, shape (B, n_classes, *spatial)."""
-        image, label = plain_tensor(batchdata["image"]), plain_tensor(batchdata["label"])
+        image, label = (
+            convert_to_tensor(batchdata["image"], track_meta=False),
+            convert_to_tensor(batchdata["label"], track_meta=False),
+        )
         self._largest = max(self._largest, len(image))
         if self._largest == 1:
             raise InputError(

@@ -13,12 +13,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import CacheDataset
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_mia.defences.auxiliary import epoch_end, undisturbed
 from monai_mia.errors import InputError
-from monai_mia.signals.release import Release, bare_network, plain_tensor
+from monai_mia.records.streams import Stream, stream
+from monai_mia.signals.release import Release, bare_network
 from monai_mia.signals.segmentation import segmentation_signals
 
 __all__ = ["LeakageMonitor"]
@@ -158,7 +160,8 @@ class LeakageMonitor:
             prediction = self.inferer(item["image"][None].to(device), network)[0]
             label = torch.as_tensor(item["label"])
             signals = segmentation_signals(
-                Release(plain_tensor(prediction), "logits", self.activation), plain_tensor(label)
+                Release(convert_to_tensor(prediction, track_meta=False), "logits", self.activation),
+                convert_to_tensor(label, track_meta=False),
             )
             if self.signal not in signals:
                 raise InputError(f"signal must be one of {', '.join(signals)}, got {self.signal!r}.")
@@ -191,7 +194,7 @@ def _auc_interval(
     n_resamples: int,
 ) -> tuple[float, float]:
     """Percentiles of the AUC over resampled patients, each side for itself."""
-    rng = np.random.default_rng(0)
+    rng = stream(Stream.MONITOR_RESAMPLES, 0)
     wins = _wins(members, others)
     weights = [_resampled(ids, n_resamples, rng) for ids in (patients, other_patients)]
     aucs = np.einsum("rm,mn,rn->r", weights[0], wins, weights[1], optimize=True)

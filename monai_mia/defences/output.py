@@ -21,11 +21,12 @@ import torch
 from monai.data import MetaTensor
 from monai.networks.layers import gaussian_1d
 from monai.transforms import AsDiscrete, Transform
+from monai.utils import convert_to_tensor
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from monai_mia.errors import InputError
-from monai_mia.signals.release import CLIP, Release, boundary_distance, log_likelihood_map, plain_tensor
+from monai_mia.signals.release import CLIP, Release, boundary_distance, log_likelihood_map
 
 __all__ = [
     "ClipConfidence",
@@ -91,10 +92,10 @@ class OutputDefence(Transform):
         Raises:
             InputError: the prediction is not finite, not of that shape, or not what ``release`` says.
         """
-        plain = plain_tensor(prediction).detach()
+        plain = convert_to_tensor(prediction, track_meta=False).detach()
         Release(plain, self.release, self.activation)  # refuses what cannot be defended
         plain = plain.float() if plain.dtype in (torch.float16, torch.bfloat16) else plain
-        defended = self.defend(plain, None if image is None else plain_tensor(image))
+        defended = self.defend(plain, None if image is None else convert_to_tensor(image, track_meta=False))
         if isinstance(prediction, MetaTensor):
             defended = MetaTensor(defended, meta=prediction.meta, applied_operations=prediction.applied_operations)
         return defended
@@ -170,7 +171,7 @@ class HardMask(OutputDefence):
             index = torch.cat([_first_largest(flat[:, start : start + _SLAB]) for start in slabs])
             one_hot = values.shape[0] if self.one_hot or self.output == "logits" else None
             mask = AsDiscrete(to_onehot=one_hot)(index.float().reshape(1, *values.shape[1:]))
-        return self._released(plain_tensor(mask))
+        return self._released(convert_to_tensor(mask, track_meta=False))
 
 
 class GaussianNoise(OutputDefence):
@@ -391,7 +392,10 @@ class Temperature(OutputDefence):
         Raises:
             InputError: there are no cases, or no temperature in that range is the best.
         """
-        cases = [(plain_tensor(z), plain_tensor(y)) for z, y in zip(logits, labels, strict=True)]
+        cases: list[tuple[Tensor, Tensor]] = [
+            (convert_to_tensor(z, track_meta=False), convert_to_tensor(y, track_meta=False))
+            for z, y in zip(logits, labels, strict=True)
+        ]
         if not cases:
             raise InputError("logits must be of at least one held-out case, got none.")
         voxels = sum(z[0].numel() for z, _ in cases)
@@ -508,7 +512,7 @@ class SmoothBoundary(OutputDefence):
 
 def keyed_digest(key: bytes, case: Tensor) -> bytes:
     """HMAC-SHA256 of a case's values, the same on every device; 32 bytes."""
-    values = plain_tensor(case).detach().to("cpu", torch.float32).contiguous() + 0.0  # -0 is 0
+    values = convert_to_tensor(case, track_meta=False).detach().to("cpu", torch.float32).contiguous() + 0.0  # -0 is 0
     code = hmac.new(key, repr(tuple(values.shape)).encode(), hashlib.sha256)
     code.update(values.numpy().data)
     return code.digest()

@@ -22,10 +22,10 @@ from monai.inferers import DiffusionInferer
 from monai.losses import PatchAdversarialLoss
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_mia.errors import InputError
-from monai_mia.signals.release import plain_tensor
 
 __all__ = [
     "DiffusionGenerator",
@@ -133,7 +133,7 @@ class JoinScand(MapTransform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """An item of the image alone."""
-        image, label = (plain_tensor(data[key]) for key in self.keys)
+        image, label = (convert_to_tensor(data[key], track_meta=False) for key in self.keys)
         return {self.keys[0]: self.scan_format.join(image, label)}
 
 
@@ -367,4 +367,5 @@ def _bounded(latents: Tensor, network: nn.Module) -> Tensor:
 
 def _reals(batch: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **options: Any) -> Tensor:
     """What MONAI's ``GanTrainer`` is shown: its own way wants a tensor, not an item of a data set."""
-    return plain_tensor(batch["image"]).to(device=device, non_blocking=non_blocking, **options)
+    image: Tensor = convert_to_tensor(batch["image"], track_meta=False)
+    return image.to(device=device, non_blocking=non_blocking, **options)

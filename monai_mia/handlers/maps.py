@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from monai_mia.errors import InputError
+from monai_mia.handlers.signals import require_keys
 from monai_mia.records import files
 from monai_mia.records.maps import IMAGES, LABELS, MapStore, MapWriter, design_digest
-from monai_mia.signals.release import CLIP, Release, plain_tensor
+from monai_mia.signals.release import CLIP, Release
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,9 +115,7 @@ class MapRecorder:
 
     def _record(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
-        missing = [key for key in ("case_id", "member") if key not in batch]
-        if missing:
-            raise InputError(f"items of the datalist must have {', '.join(missing)}, got {', '.join(map(str, batch))}.")
+        require_keys(batch, "case_id", "member")
         labels = output.get("label")
         if LABELS in self._writers and labels is None:
             raise InputError("label must be in the evaluator's batch, got none. Set labels: false, or give references.")
@@ -123,14 +123,15 @@ class MapRecorder:
             case = str(batch["case_id"][n])
             item = {"pred": prediction, "label": None if labels is None else labels[n], "image": output["image"][n]}
             released = prediction if self.transform is None else self.transform(dict(item))["pred"]
-            self._writers[self.model_id].add(case, self._map(case, plain_tensor(released)))
+            self._writers[self.model_id].add(case, self._map(case, convert_to_tensor(released, track_meta=False)))
             if LABELS in self._writers:
                 self._writers[LABELS].add(
-                    case, _numbers(_middle(plain_tensor(item["label"]), self.resolution), torch.uint8)
+                    case,
+                    _numbers(_middle(convert_to_tensor(item["label"], track_meta=False), self.resolution), torch.uint8),
                 )
                 self._affines.append(_affine(item["label"], self.resolution))
             if IMAGES in self._writers:
-                image = _mean(plain_tensor(item["image"]).float(), self.resolution)
+                image = _mean(convert_to_tensor(item["image"], track_meta=False).float(), self.resolution)
                 self._writers[IMAGES].add(case, _numbers(image, torch.float16))
             self._members.append(bool(batch["member"][n]))
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from monai.utils import evenly_divisible_all_gather, string_list_all_gather
+from monai.utils import convert_to_tensor, evenly_divisible_all_gather, string_list_all_gather
 from torch import Tensor
 
 from monai_mia.errors import InputError
 from monai_mia.records.table import write_signals
-from monai_mia.signals.release import Release, plain_tensor
+from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import access_of, segmentation_signals
 from monai_mia.signals.slabs import SlabPrediction
 
@@ -36,6 +36,13 @@ __all__ = [
 
 
 Signal = Callable[..., Mapping[str, float]]
+
+
+def require_keys(batch: Mapping[str, Any], *keys: str) -> None:
+    """Refuse a batch whose items lack one of these keys."""
+    missing = [key for key in keys if key not in batch]
+    if missing:
+        raise InputError(f"items of the datalist must have {', '.join(missing)}, got {', '.join(map(str, batch))}.")
 
 
 class SignalRecorder:
@@ -121,15 +128,13 @@ class SignalRecorder:
     def _record(self, engine: Engine) -> None:
         batch = engine.state.batch
         output = engine.state.output
-        missing = [key for key in ("case_id", "patient_id", "member") if key not in batch]
-        if missing:
-            raise InputError(f"items of the datalist must have {', '.join(missing)}, got {', '.join(map(str, batch))}.")
+        require_keys(batch, "case_id", "patient_id", "member")
         predictions, labels, images = output["pred"], output.get("label"), output.get("image")
         for n, prediction in enumerate(predictions):
             image, label = None if images is None else images[n], None if labels is None else labels[n]
             case = str(batch["case_id"][n])
             available = {
-                "image": None if image is None else plain_tensor(image),
+                "image": None if image is None else convert_to_tensor(image, track_meta=False),
                 "case_id": case,
                 "ask": partial(self._ask, engine, label) if hasattr(engine, "network") else None,
                 "network": getattr(engine, "network", None),
@@ -164,7 +169,7 @@ class SignalRecorder:
                     f"evaluator must give {', '.join(lacking)} for {signal}, got none. Use a "
                     "monai.engines.SupervisedEvaluator."
                 )
-            values = signal(release, None if label is None else plain_tensor(label), **needed)
+            values = signal(release, None if label is None else convert_to_tensor(label, track_meta=False), **needed)
             row.update(self._declared(signal, values))
         return row
 
@@ -174,7 +179,7 @@ class SignalRecorder:
             found = prediction.signals(
                 self.signals,
                 lambda slab: self._release(slab, None, None),
-                None if label is None else plain_tensor(label),
+                None if label is None else convert_to_tensor(label, track_meta=False),
             )
         row: dict[str, float] = {}
         for signal, values in zip(self.signals, found, strict=True):
@@ -191,7 +196,7 @@ class SignalRecorder:
         """What leaves the model of one raw prediction."""
         if self.transform is not None:
             prediction = self.transform({"pred": prediction, "label": label, "image": image})["pred"]
-        return Release(plain_tensor(prediction), self.release, self.activation, self.n_classes)
+        return Release(convert_to_tensor(prediction, track_meta=False), self.release, self.activation, self.n_classes)
 
     def _declared(self, signal: Signal, values: Mapping[str, float]) -> dict[str, float]:
         """Finite numbers, whose access is known from then on."""

@@ -29,6 +29,7 @@ from monai_mia.records import files
 from monai_mia.records.design import TARGET
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.maps import RecordedMaps
+from monai_mia.records.streams import Stream, stream
 
 __all__ = [
     "MapAttacker",
@@ -174,7 +175,7 @@ class MapAttacker:
     def _folds(self, patient_ids: Sequence[str]) -> NDArray[np.int64]:
         """To which part each case belongs; a patient is in one."""
         names, index = np.unique(np.asarray(patient_ids), return_inverse=True)
-        drawn = np.random.default_rng([self.seed, 1]).permutation(len(names)) % self.folds
+        drawn = stream(Stream.ATTACKER_FOLDS, self.seed).permutation(len(names)) % self.folds
         return np.asarray(drawn[index])
 
     def _elsewhere(self, folder: StudyFolder, asked: MapInputs) -> MapInputs:
@@ -221,7 +222,7 @@ class MapAttacker:
         pairs = cohort.pairs
         left_out = folds[pairs[:, 1]] == fold if self.folds > 1 else np.zeros(len(pairs), dtype=bool)
         train = pairs[~left_out]
-        rng = np.random.default_rng([self.seed, 2, fold])
+        rng = stream(Stream.ATTACKER_BATCHES, self.seed, fold)
         if self.inputs == "calibrated":
             network.standardise(cohort(*pair) for pair in rng.permutation(train)[:64].tolist())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -237,7 +238,7 @@ class MapAttacker:
 
     def _loss(self, network: PooledNetwork, cohort: MapInputs, pairs: NDArray[np.int64]) -> float:
         """Binary cross-entropy on pairs left out, in nats."""
-        chosen = np.random.default_rng([self.seed, 3]).permutation(pairs)[:1024]
+        chosen = stream(Stream.ATTACKER_VALIDATION, self.seed).permutation(pairs)[:1024]
         margin = self._logits(network, cohort, chosen) * np.where(cohort.member[chosen[:, 0] - 1, chosen[:, 1]], 1, -1)
         return float(np.logaddexp(0, -margin).mean())
 
@@ -257,7 +258,7 @@ class MapAttacker:
         with torch.inference_mode():
             for start in range(0, len(pairs), self.batch_size):
                 batch = [
-                    cohort.patches(model, case, self.n_queries, np.random.default_rng([self.seed, 4, case]))
+                    cohort.patches(model, case, self.n_queries, stream(Stream.ATTACKER_QUERIES, self.seed, case))
                     for model, case in pairs[start : start + self.batch_size].tolist()
                 ]
                 logits.append(network(torch.from_numpy(np.stack(batch)).to(device))[:, 0].double().cpu().numpy())

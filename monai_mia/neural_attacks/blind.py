@@ -18,6 +18,7 @@ from joblib import Parallel, cpu_count, delayed
 from monai.data import Dataset
 from monai.networks.nets import ResNet
 from monai.transforms import Resize
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import nn
 
@@ -28,7 +29,7 @@ from monai_mia.errors import InputError
 from monai_mia.neural_attacks.attacker import named
 from monai_mia.neural_attacks.networks import PooledNetwork, fit
 from monai_mia.records import files
-from monai_mia.signals.release import plain_tensor
+from monai_mia.records.streams import Stream, stream
 
 __all__ = [
     "BlindNetwork",
@@ -141,8 +142,10 @@ class BlindNetwork:
         load = image_loader()
 
         def shrink(case: Mapping[str, Any]) -> torch.Tensor:
-            image = plain_tensor(load(case["image"])).float()
-            return plain_tensor(Resize([self.size] * (image.ndim - 1), mode="area")(image))
+            image = load(case["image"]).float()
+            resized = Resize([self.size] * (image.ndim - 1), mode="area")(image)
+            plain: torch.Tensor = convert_to_tensor(resized, track_meta=False)
+            return plain
 
         loaded = Parallel(n_jobs=min(4, cpu_count()), prefer="threads")(delayed(shrink)(case) for case in cases)
         if len({image.shape for image in loaded}) > 1:
@@ -174,7 +177,7 @@ class BlindNetwork:
     ) -> NDArray[np.float64]:
         """Logits of the cases held out, by a network trained on the others."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        rng = np.random.default_rng([self.seed, 6, fold])
+        rng = stream(Stream.BLIND_FLIPS, self.seed, fold)
         spatial = images.ndim - 2
 
         def item(case: int) -> dict[str, torch.Tensor]:

@@ -24,6 +24,9 @@ __all__ = [
 
 Form = Literal["faithful", "corrected"]
 
+#: What both papers' attacks have in common here: one shadow, 30 epochs, of which the last counts.
+_FAITHFUL: dict[str, Any] = {"epochs": 30, "patience": 0, "flips": False, "n_shadows": 1}
+
 
 def type_one(form: Form = "corrected", **options: Any) -> MapAttacker:
     """Chobola et al.'s Type-I attack: a classifier of the released prediction alone.
@@ -60,10 +63,7 @@ def _chobola(name: str, inputs: str, form: str, options: dict[str, Any]) -> MapA
         "network": partial(ResNet, "basic", [3, 4, 6, 3], [64, 128, 256, 512], conv1_t_stride=2, bias_downsample=False),
         "optimizer": partial(torch.optim.NAdam, lr=1e-4),
         "batch_size": 4,
-        "epochs": 30,
-        "patience": 0,
-        "flips": False,
-        "n_shadows": 1,
+        **_FAITHFUL,
     }
     chosen = faithful if form == "faithful" else {"downsample": 2}
     return MapAttacker(**{"name": f"{name}, {form}", "inputs": inputs, **chosen, **options})
@@ -106,10 +106,7 @@ def _he(name: str, inputs: str, form: str, options: dict[str, Any]) -> MapAttack
         "network": partial(ResNet, "bottleneck", [3, 4, 6, 3], [64, 128, 256, 512], conv1_t_size=3, conv1_t_stride=2),
         "optimizer": partial(torch.optim.Adam, lr=1e-4),
         "batch_size": 16,
-        "epochs": 30,
-        "patience": 0,
-        "flips": False,
-        "n_shadows": 1,
+        **_FAITHFUL,
     }
     corrected: dict[str, Any] = {
         "spatial_dims": dims,

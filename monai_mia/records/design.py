@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from monai_mia.errors import InputError
 from monai_mia.records import files
+from monai_mia.records.streams import Stream, stream
 
 __all__ = [
     "TARGET",
@@ -101,7 +102,7 @@ class Design:
         if targets < 1:
             raise InputError(f"targets must be at least 1, got {targets}.")
         names = [TARGET, *(f"{TARGET}_{number:02d}" for number in range(1, targets))]
-        drawn = {name: _rows(cases, _half(cases, [seed, 0, n])) for n, name in enumerate(names)}
+        drawn = {name: _rows(cases, _half(cases, Stream.TARGET_MEMBERS, seed, n)) for n, name in enumerate(names)}
         return cls(tuple(cases), {**drawn, **shadow_members}, "randomised", seed)
 
     @classmethod
@@ -205,8 +206,8 @@ class Design:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"design must be a CSV file written by a study, got {path}, which does not exist.")
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
+        with path.open(newline="", encoding="utf-8") as lines:
+            reader = csv.reader(lines)
             header = next(reader, [])
             if tuple(header[:4]) != _COLUMNS:
                 raise InputError(f"columns of {path} must begin with {', '.join(_COLUMNS)}, got {', '.join(header)}.")
@@ -230,11 +231,11 @@ def _rows(cases: Sequence[Case], patients: set[str]) -> NDArray[np.bool_]:
     return np.array([str(case["patient_id"]) in patients for case in cases], dtype=bool)
 
 
-def _half(cases: Sequence[Case], entropy: list[int]) -> set[str]:
+def _half(cases: Sequence[Case], name: Stream, seed: int, number: int) -> set[str]:
     """Half of the patients, and of the canaries each with a coin of its own."""
     canaries = _patients([case for case in cases if case.get("canary")])
     others = sorted(set(_patients(cases)) - set(canaries))
-    rng = np.random.default_rng(entropy)
+    rng = stream(name, seed, number)
     chosen = {others[n] for n in rng.permutation(len(others))[: len(others) // 2]}
     return chosen | {canary for canary, coin in zip(canaries, rng.random(len(canaries)), strict=True) if coin < 0.5}
 
@@ -246,7 +247,7 @@ def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArra
         raise InputError(f"shadows must be at least 0, got {shadows}.")
     member = {}
     for number in range(shadows):
-        half = _half(cases, [seed, 1 + number // 2])
+        half = _half(cases, Stream.SHADOW_MEMBERS, seed, number // 2)
         rows = _rows(cases, half if number % 2 == 0 else set(_patients(cases)) - half)
         member[f"shadow_{number:02d}"] = rows
     return member
@@ -263,7 +264,7 @@ def auxiliary_patients(cases: Sequence[Case], share: float, seed: int) -> set[st
     if not 0 <= share <= 1:
         raise InputError(f"auxiliary must be in [0, 1], got {share}.")
     patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
-    drawn = np.random.default_rng([seed, 0, 0, 9]).permutation(patients)
+    drawn = stream(Stream.AUXILIARY_PATIENTS, seed).permutation(patients)
     return set(drawn[: round(share * len(patients))].tolist())
 
 

@@ -19,7 +19,6 @@ from monai_mia.signals.release import (
     log_odds_map,
     margin_map,
     maximum_probability_map,
-    plain_tensor,
 )
 from monai_mia.signals.segmentation import ACCESS, SegmentationSums, TopProbabilities, access_of, segmentation_signals
 from monai_mia.signals.slabs import SlabInferer, SlabPrediction
@@ -51,6 +50,5 @@ __all__ = [
     "log_odds_map",
     "margin_map",
     "maximum_probability_map",
-    "plain_tensor",
     "segmentation_signals",
 ]

@@ -63,9 +63,7 @@ class Utility:
         """
         if label is None:
             raise InputError("label must be given for Utility, got None.")
-        values = release.values.float()
-        reference = label.to(values.device)
-        predicted, true = _masks(release, values), _labels(reference, release)
+        values, reference, predicted, true = _compared(release, label)
         found = {
             "negative_hd95": -self._hausdorff(predicted, true),
             "surface_dice": self._surface_dice(predicted, true),
@@ -155,9 +153,7 @@ class Calibration:
             raise InputError("label must be given for Calibration, got None.")
         if release.kind == "mask":
             return {}
-        values = release.values.float()
-        reference = label.to(values.device)
-        predicted, true = _masks(release, values), _labels(reference, release)
+        values, reference, predicted, true = _compared(release, label)
         confidence, right = _confidence(release, values, reference, predicted, true)
         region = _foreground(predicted, true)
         found: dict[str, float] = {}
@@ -170,6 +166,13 @@ class Calibration:
         metric = CalibrationErrorMetric(self.bins, calibration_reduction="average")
         metric(p[None], true[None].float())
         return {**found, "negative_class_calibration_error": -float(metric.aggregate())}
+
+
+def _compared(release: Release, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values of a release, the reference on its device, and the masks of both by label."""
+    values = release.values.float()
+    reference = label.to(values.device)
+    return values, reference, _masks(release, values), _labels(reference, release)
 
 
 def _probabilities(release: Release, values: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -25,7 +24,6 @@ __all__ = [
     "log_odds_map",
     "margin_map",
     "maximum_probability_map",
-    "plain_tensor",
 ]
 
 #: Width of the boundary band, in voxels (Chebyshev distance to the nearest voxel of another label).
@@ -332,12 +330,6 @@ def check_label(label: Tensor, activation: str, classes: int, spatial: tuple[int
     limit = classes if activation == "softmax" else 2
     if low < 0 or high >= limit:
         raise InputError(f"label must be integers in [0, {limit}), got values from {low:g} to {high:g}.")
-
-
-def plain_tensor(tensor: Tensor) -> Tensor:
-    """The same values without meta data, sharing memory."""
-    plain: Tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
-    return plain
 
 
 def bare_network(network: nn.Module) -> nn.Module:

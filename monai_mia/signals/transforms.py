@@ -15,11 +15,12 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from monai_mia import signals
 from monai_mia.errors import InputError
-from monai_mia.signals.release import Release, plain_tensor
+from monai_mia.signals.release import Release
 
 __all__ = [
     "EntropyMap",
@@ -80,8 +81,8 @@ class VoxelMap(Transform):
         """
         if self.needs_label and label is None:
             raise InputError(f"label must be given for {type(self).__name__}, got None.")
-        plain = plain_tensor(prediction)
-        reference = None if label is None else plain_tensor(label)
+        plain = convert_to_tensor(prediction, track_meta=False)
+        reference = None if label is None else convert_to_tensor(label, track_meta=False)
         result = self.map(Release(plain, self.release, self.activation), reference)[None]
         return MetaTensor(result, meta=prediction.meta) if isinstance(prediction, MetaTensor) else result
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.estimate import Estimate
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import clopper_pearson
@@ -145,7 +146,7 @@ def conformal_p_values(scores: ArrayLike, nonmember_scores: ArrayLike, seed: int
     if seed is None:
         return np.asarray((1 + as_high) / (1 + len(known)))
     higher = len(known) - np.searchsorted(known, scores, side="right")
-    share = 1 - np.random.default_rng([seed, 0, 0, 5]).random(len(scores))  # in (0, 1]
+    share = 1 - stream(Stream.CONFORMAL_TIES, seed).random(len(scores))  # in (0, 1]
     return np.asarray((higher + share * (1 + as_high - higher)) / (1 + len(known)))
 
 
@@ -251,7 +252,7 @@ def evaluate_claims(
             "patients must be at least 1 member and 2 non-members to evaluate claims, got "
             f"{len(members)} and {len(others)}."
         )
-    rng = np.random.default_rng([seed, 0, 0, 6])
+    rng = stream(Stream.CLAIM_SPLITS, seed)
     counts = []
     for _ in range(n_splits):
         dealt = rng.permutation(others)

@@ -36,6 +36,7 @@ from scipy import special, stats
 from scipy.optimize import brentq
 
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.resampling import group_means
 
 __all__ = [
@@ -200,7 +201,7 @@ def epsilon_lower_bound(
     if method == "bonferroni":
         count, thresholds = np.ones(len(scores), dtype=bool), np.unique(scores)
     elif method == "split":
-        rng = np.random.default_rng([seed, 0, 0, 3])  # apart from designs and resamples
+        rng = stream(Stream.EPSILON_SPLIT, seed)
         choose = np.zeros(len(scores), dtype=bool)
         for side in (member, ~member):
             units = np.flatnonzero(side)
@@ -394,7 +395,7 @@ def canary_epsilon(
     for high, low in tried:
         if min(high, low) < 0 or not 0 < high + low <= m:
             raise InputError(f"guesses must be between 1 and {m} in all, got {high} in and {low} out of {m} canaries.")
-    order = np.lexsort((np.random.default_rng([seed, 0, 0, 4]).random(m), scores))
+    order = np.lexsort((stream(Stream.ONE_RUN_TIES, seed).random(m), scores))
     ranked = member[order]
     corrected = 1 - (1 - confidence) / len(tried)
     bounds = []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.roc import auc_of_ranks
 
 __all__ = [
@@ -38,7 +39,7 @@ def permuted_members(member: ArrayLike, groups: Sequence[str], n_permutations: i
     member = np.asarray(member, dtype=bool)
     _, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     dealt = np.tile(member[first], (n_permutations, 1))
-    return np.asarray(np.random.default_rng([seed, 0, 0, 2]).permuted(dealt, axis=1)[:, inverse])
+    return np.asarray(stream(Stream.MEMBER_PERMUTATIONS, seed).permuted(dealt, axis=1)[:, inverse])
 
 
 def permuted_aucs(scores: Array, member: ArrayLike, groups: Sequence[str], n_permutations: int, seed: int) -> Array:

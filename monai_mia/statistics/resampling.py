@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.roc import Roc, resampled_rocs, roc
 
 __all__ = [
@@ -41,7 +42,7 @@ def weights_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int,
     """
     member = np.asarray(member, dtype=bool)
     names, first, inverse = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    rng = np.random.default_rng([seed, 0, 0, 1])  # apart from designs, which draw from [seed, k]
+    rng = stream(Stream.PATIENT_RESAMPLES, seed)
     counts = np.empty((n_resamples, len(names)))
     for side in (True, False):
         chosen = np.flatnonzero(member[first] == side)
@@ -110,7 +111,7 @@ def patient_folds(groups: Sequence[str], seed: int, n_folds: int = 5) -> Iterato
     """
     names, inverse = np.unique(np.asarray(groups), return_inverse=True)
     n_folds = min(n_folds, len(names))
-    dealt = np.random.default_rng([seed, 0, 0, 9]).permutation(len(names)) % n_folds
+    dealt = stream(Stream.PATIENT_FOLDS, seed).permutation(len(names)) % n_folds
     for fold in range(n_folds):
         yield dealt[inverse] == fold
 

@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 from sklearn.model_selection import StratifiedGroupKFold
 
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream_seed
 
 __all__ = [
     "Roc",
@@ -179,7 +180,7 @@ def balanced_accuracy(
     if n_folds < 2:
         raise InputError(f"groups must be at least 2 on each side, got {n_folds}.")
     decision = np.zeros(len(scores), dtype=bool)
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=stream_seed(Stream.ACCURACY_FOLDS, seed))
     for fit, held_out in folds.split(scores, member, patients):
         curve = roc(scores[fit], member[fit])
         threshold = curve.thresholds[int(np.argmax(curve.tpr - curve.fpr))]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monai_mia import statistics
-from monai_mia.attacks import Attack, strongest_attacks
+from monai_mia.attacks import RMIA, Attack, GlobalLoss, LearnedCombination, LiRA, Threshold
 from monai_mia.audit import report
 from monai_mia.audit.comparison import (
     Adversary,
@@ -90,6 +90,18 @@ class Defence:
         return files.folder_name(self.name)
 
 
+def _strongest_attacks(n_shadow: int, release: str) -> list[Attack]:
+    """The attacks that found most where all were compared (docs/results.md), and the global loss."""
+    masks = release == "mask"
+    attacks: list[Attack] = [Threshold("dice") if masks else GlobalLoss()]
+    if n_shadow >= 1:
+        fits = ("dice", "dice_boundary") if masks else ("soft_dice", "log_likelihood", "log_odds_foreground")
+        attacks += [*(RMIA(fit) for fit in fits), LiRA(fits[0])]
+    if n_shadow >= 4:
+        attacks.append(LearnedCombination(("dice", "dice_boundary", "volume_ratio")) if masks else LearnedCombination())
+    return attacks
+
+
 @dataclass(frozen=True)
 class DefenceStudy:
     """A list of defences, each against an adversary who knows it and one who does not.
@@ -109,7 +121,7 @@ class DefenceStudy:
 
     study: Study
     defences: Sequence[Defence]
-    attacks: Callable[[int, str], Sequence[Attack]] = strongest_attacks
+    attacks: Callable[[int, str], Sequence[Attack]] = _strongest_attacks
     utility: Sequence[str] = (
         "dice",
         "surface_dice",

@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.epsilon import EpsilonBound, at_least, canary_epsilon, epsilon_lower_bound
 
 __all__ = [
@@ -224,7 +225,7 @@ def one_run_audit(
     if n_canaries < 2:
         raise InputError(f"n_canaries must be at least 2, got {n_canaries}.")
     methods = [("one run", False), ("one run, Gaussian", True)][: 1 + gaussian]
-    rng = np.random.default_rng([seed, 0, 0, 7])
+    rng = stream(Stream.DP_COINS, seed)
     member = rng.random(n_canaries) < 0.5
     scores = np.asarray(train(member.copy(), int(rng.integers(2**31))), dtype=np.float64)
     if scores.shape != member.shape:
@@ -263,7 +264,7 @@ def many_run_audit(
         raise InputError(f"n_runs must be at least 4, got {n_runs}.")
     methods = [("Clopper-Pearson", False), ("Clopper-Pearson, Gaussian", True)][: 1 + gaussian]
     member = np.arange(2 * n_runs) % 2 == 0
-    seeds = np.random.SeedSequence([seed, 0, 0, 8]).generate_state(2 * n_runs)
+    seeds = stream(Stream.DP_RUNS, seed).integers(2**32, size=2 * n_runs)
     scores = [float(train(bool(inside), int(number))) for inside, number in zip(member, seeds, strict=True)]
     each = 1 - (1 - confidence) / len(methods)
     return ClaimAudit(

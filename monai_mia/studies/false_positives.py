@@ -17,7 +17,7 @@ from monai.transforms import LoadImage
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_mia.attacks import Attack, evidence_attacks
+from monai_mia.attacks import RMIA, Attack, LearnedCombination, LiRA, TopScores, TransferredThreshold
 from monai_mia.audit import report
 from monai_mia.audit.comparison import by_patient
 from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceStudyResult, MitigationEvidence
@@ -42,6 +42,23 @@ Array = NDArray[np.float64]
 _Prepared = list[tuple[ForeignSource, Sequence[Case], ImageStatistics]]
 
 
+def _attacks_with_claims(n_shadow: int, release: str) -> list[Attack]:
+    """The attacks whose thresholds papers transfer, as published and corrected, and stronger ones; needs a shadow."""
+    if n_shadow < 1:
+        raise InputError("shadows must be at least 1 to transfer a threshold, got 0.")
+    plain = {"pooled": False, "remove_offsets": False}
+    if release == "mask":
+        return [TransferredThreshold("dice", "mean_member", **plain), RMIA("dice"), LiRA("dice")]
+    attacks: list[Attack] = []
+    for form in (plain, {}):
+        attacks.append(TransferredThreshold("negative_entropy", "best_accuracy", **form))
+        attacks.append(TransferredThreshold("maximum_probability", "youden", **form))
+        attacks.append(TopScores(pooled=not form))
+    attacks.append(TransferredThreshold("soft_dice", "mean_member", **plain))
+    attacks += [RMIA("soft_dice"), RMIA("soft_dice", "offline"), LiRA("log_odds_foreground")]
+    return [*attacks, LearnedCombination()] if n_shadow >= 4 else attacks
+
+
 @dataclass(frozen=True)
 class EvidenceStudy:
     """Claims about foreign scans, weighed.
@@ -63,7 +80,7 @@ class EvidenceStudy:
 
     defences: DefenceStudy
     sources: Sequence[ForeignSource]
-    attacks: Callable[[int, str], Sequence[Attack]] = evidence_attacks
+    attacks: Callable[[int, str], Sequence[Attack]] = _attacks_with_claims
     evidence: Evidence = field(default_factory=Evidence)
     utility: Sequence[str] = (
         "dice",

@@ -9,31 +9,61 @@ from dataclasses import replace
 import numpy as np
 import oracles
 import pytest
-from contracts import ALL, ELSEWHERE, VARIANTS, AttackContract, exported_attacks, knowledge_fields
-from oracles import game
+from contracts import ALL, ELSEWHERE, VARIANTS, exported_attacks, knowledge_fields, learns_the_sign, without_shadows
+from oracles import game, granted
 from scipy import stats
 
 from monai_mia.attacks import (
+    RMIA,
     Attack,
     DifficultyCalibration,
     EverySignal,
     GlobalLoss,
     LiRA,
     Threshold,
+    TopScores,
+    attack_checks,
     offline_lira,
     online_lira,
     standard_attacks,
     without_offsets,
 )
+from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.errors import InputError
 from monai_mia.statistics.roc import roc
 
 SIGNAL = "log_odds_foreground"
 
 
+@pytest.mark.parametrize("check", attack_checks(), ids=lambda check: check.__name__)
 @pytest.mark.parametrize("attack", ALL, ids=lambda attack: attack.name)
-class TestContract(AttackContract):
-    """Every exported attack, with every option."""
+def test_every_exported_attack_keeps_the_contract(attack, check):
+    """With every option."""
+    check(attack)
+
+
+@pytest.mark.parametrize("attack", ALL, ids=lambda attack: attack.name)
+def test_what_the_contract_leaves_to_an_attack(attack):
+    """Which sign it takes, how fine its scores are, and that what reads no shadows or standardises does so."""
+    played = game(n=1000, shadows=8, delta=-1.0)
+    assert (roc(attack(played.view), played.member).auc > 0.5) == learns_the_sign(attack)
+    view = game(n=30, shadows=8).view
+    if not isinstance(attack, RMIA):  # its scores are shares
+        assert len(set(attack(view).tolist())) == 30
+    if attack.min_shadows == 0:
+        np.testing.assert_array_equal(attack(without_shadows(view, 0)), attack(view))
+    if isinstance(attack, TopScores) and attack.pooled:
+        np.testing.assert_allclose(attack(replace(view, target=view.target + 5)), attack(view), rtol=1e-9, atol=1e-9)
+
+
+def test_the_targets_membership_is_out_of_sight():
+    """The same signals with all memberships of the target turned round give the same view, and so the same scores."""
+    table = game(n=40, shadows=6).table
+    member = table.member.copy()
+    member[0] = ~member[0]
+    views = [granted(AdversaryView.of(each), table.member[0]) for each in (table, replace(table, member=member))]
+    for attack in ALL:
+        np.testing.assert_array_equal(*(attack(view) for view in views))
 
 
 def test_every_exported_attack_is_under_contract():

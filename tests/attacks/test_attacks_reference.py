@@ -19,6 +19,7 @@ from monai_mia.attacks import (
     RMIA,
     BaVarIA,
     DifficultyCalibration,
+    EverySignal,
     FeatureRegression,
     GlobalLoss,
     LiRA,
@@ -28,9 +29,11 @@ from monai_mia.attacks import (
     Threshold,
     TopScores,
     TransferredThreshold,
+    all_attacks,
     in_and_out,
     log_probability,
-    reference_attacks,
+    published_attacks,
+    standard_attacks,
 )
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.bayes import _Side, equivalent_normal_deviate, gap_prior, variance_prior
@@ -531,9 +534,9 @@ def recorded(shadows):
 
 @pytest.mark.parametrize("release", ["logits", "mask"])
 @pytest.mark.parametrize("shadows", [0, 1, 5])
-def test_reference_attacks_can_be_carried_out_with_as_many_shadows(shadows, release):
+def test_published_attacks_can_be_carried_out_with_as_many_shadows(shadows, release):
     view = recorded(shadows)
-    attacks = reference_attacks(shadows, release)
+    attacks = published_attacks(shadows, release)
     names = [attack.name for attack in attacks]
     assert sorted(set(names)) == sorted(names)
     for attack in attacks:
@@ -542,17 +545,42 @@ def test_reference_attacks_can_be_carried_out_with_as_many_shadows(shadows, rele
         assert {name for attack in attacks for name in attack.signals} <= {"dice", "dice_boundary"}
 
 
-def test_reference_attacks_hold_every_family_and_leave_off_what_is_not_recorded():
-    families = {type(attack) for attack in reference_attacks(4)}
+def test_published_attacks_hold_every_family_and_leave_off_what_is_not_recorded():
+    families = {type(attack) for attack in published_attacks(4)}
     assert {LiRA, RMIA, BASE, BaVarIA, DifficultyCalibration, MultivariateLiRA, QuantileRegression} < families
     assert {TransferredThreshold, TopScores, FeatureRegression, PredictabilityError, GlobalLoss, Threshold} < families
     two_classes = [name for name in RECORDED if name not in ("third_probability", "predictability")]
-    some = reference_attacks(4, signals=two_classes)
+    some = published_attacks(4, signals=two_classes)
     assert {name for attack in some for name in attack.signals} <= set(two_classes)
     assert TopScores(("maximum_probability", "second_probability")) in some
     assert not any(isinstance(attack, PredictabilityError) for attack in some)
     with pytest.raises(InputError, match="n_shadow must be a whole number, at least 0, got -1"):
-        reference_attacks(-1)
+        published_attacks(-1)
+
+
+@pytest.mark.parametrize("release", ["logits", "mask"])
+@pytest.mark.parametrize("shadows", [0, 1, 2, 4])
+def test_all_attacks_hold_the_other_lists(shadows, release):
+    """Named once each; what was recorded beyond signals adds, a list of recorded signals takes away."""
+    known = {"variants": True, "white_box": True, "maps": True}
+    plain, everything = all_attacks(shadows, release), all_attacks(shadows, release, **known)
+    names = [attack.name for attack in everything]
+    assert sorted(set(names)) == sorted(names)
+    assert {*published_attacks(shadows, release)} <= {*plain} < {*everything}
+    assert {attack for attack in standard_attacks(shadows, release) if not isinstance(attack, EverySignal)} <= {*plain}
+    maps = [attack for attack in everything if getattr(attack, "needs_maps", False)]
+    assert bool(maps) == (shadows >= 1 and release == "logits")
+    assert "voxelwise: agreement, from the middle" in names or shadows < 2 or release == "mask"
+    some = all_attacks(shadows, release, ["dice", "agreement"], **known)
+    assert {name for attack in some for name in attack.signals} <= {"dice", "agreement"}
+    if release == "mask":
+        read = {name for attack in everything for name in attack.signals}
+        robust = {"agreement", "robust_dice"}
+        assert read <= {"dice", "dice_boundary", "volume_ratio", *robust} | {
+            "negative_gradient_norm",
+            "negative_influence",
+            "negative_alignment",
+        }
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupKFold
 
 from monai_mia import statistics
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream_seed
 
 __all__ = [
     "BlindScores",
@@ -140,7 +141,7 @@ def blind_baseline(
     targets = (memberships - memberships.mean(axis=1, keepdims=True)).T
     scores = np.zeros(targets.shape)
     for repeat in range(n_repeats):
-        folds = GroupKFold(n_folds, shuffle=True, random_state=seed + repeat)
+        folds = GroupKFold(n_folds, shuffle=True, random_state=stream_seed(Stream.BLIND_FOLDS, seed, repeat))
         for fit, held_out in folds.split(features, groups=patients):
             ridge = KernelRidge(alpha=1.0, kernel="precomputed").fit(kernel[np.ix_(fit, fit)], targets[fit])
             scores[held_out] += ridge.predict(kernel[np.ix_(held_out, fit)]).reshape(len(held_out), -1) / n_repeats

@@ -24,6 +24,7 @@ from monai_mia.audit.disclosure.cells import OTHERS, merge_small_cells
 from monai_mia.audit.individuals.leakage_map import Leakage
 from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult, SideExposure, correlations
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics import Estimate
 
 __all__ = [
@@ -297,7 +298,7 @@ def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, 
         return f"covariate {covariate.name!r} must be of at least {options.min_cell} patients, got fewer."
     if np.ptp(values[kept]) == 0:
         return f"covariate {covariate.name!r} must vary over the patients, got one value."
-    rng = np.random.default_rng([options.seed, 0, 0, 14])
+    rng = stream(Stream.NUMERIC_COVARIATE, options.seed)
     certainty, x = members.certainty[kept], values[kept]
     n = int(kept.sum())
     value = float(correlations(x[None], certainty[None])[0])
@@ -338,7 +339,7 @@ def _categorical(
             f"covariate {covariate.name!r} must have two subgroups of at least {options.min_cell} patients to be "
             "shown, got fewer."
         )
-    rng = np.random.default_rng([options.seed, 0, 0, 15])
+    rng = stream(Stream.CATEGORICAL_COVARIATE, options.seed)
     certainty, rate = members.certainty[kept], members.rate[kept]
     outside = np.where(others.n_turns > 0, others.certainty, np.nan)[kept]
     ranks = stats.rankdata(certainty)

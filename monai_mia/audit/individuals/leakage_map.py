@@ -20,6 +20,7 @@ from monai_mia import statistics
 from monai_mia.attacks.adversary import Maps
 from monai_mia.audit.disclosure.cells import MIN_CELL
 from monai_mia.errors import InputError
+from monai_mia.records.streams import Stream, stream
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Resampling
 
@@ -192,7 +193,7 @@ class LeakageMap:
         known = voxels > 0
         values = np.where(known, total / np.where(known, voxels, 1.0), 0.0)  # (T, U, K, D)
         n = inside.shape[1]
-        rng = np.random.default_rng([self.seed, 0, 0, 16])
+        rng = stream(Stream.LEAKAGE_RESAMPLES, self.seed)
         drawn = self.resampling.counts(rng, n).astype(np.float64)
         weights = np.repeat(drawn[:, None], len(targets), axis=1)
         once = np.ones((1, *inside.shape))
