@@ -644,7 +644,7 @@ def test_a_private_study(tmp_path):
     page = (tmp_path / "out/report/index.html").read_text(encoding="utf-8")
     assert "Accounted ε of the training, at most" in page
     assert "no release" in page
-    assert "accounted epsilon: at most" in report.summary(result, accounted=target["privacy"])
+    assert "accounted epsilon: at most" in result.text(privacy=target["privacy"])
     shadow = files.read_json(tmp_path / "out/private/models/shadow_00/model.json")
     assert shadow["privacy"]["epsilon"] <= 3.0
     progress = files.read_json(tmp_path / "out/private/models/shadow_00/progress.json")
