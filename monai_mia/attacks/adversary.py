@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 from monai_mia.errors import InputError
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 
-__all__ = [
-    "AdversaryView",
-    "Maps",
-    "highest_access",
-]
+__all__ = ["AdversaryView", "Maps", "highest_access"]
 
 
 class Maps(Protocol):

@@ -29,9 +29,7 @@ from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 from monai_mia.statistics import Estimate, Resampling, epsilon
 from monai_mia.statistics.claims import ClaimsEvaluation, evaluate_claims, fewest_claims
 
-__all__ = [
-    "Audit",
-]
+__all__ = ["Audit"]
 
 logger = logging.getLogger(__name__)
 

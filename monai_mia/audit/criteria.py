@@ -17,12 +17,7 @@ from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
 from monai_mia.statistics.epsilon import at_least, at_most
 
-__all__ = [
-    "Criteria",
-    "Findings",
-    "Statement",
-    "percent",
-]
+__all__ = ["Criteria", "Findings", "Statement", "percent"]
 
 Outcome = Literal["pass", "fail", "undetermined"]
 

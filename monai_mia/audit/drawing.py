@@ -21,16 +21,7 @@ from numpy.typing import NDArray
 
 from monai_mia.audit.criteria import percent
 
-__all__ = [
-    "DPI",
-    "GREY",
-    "INK",
-    "MUTED",
-    "RULE",
-    "Curve",
-    "draw_roc",
-    "new_figure",
-]
+__all__ = ["DPI", "GREY", "INK", "MUTED", "RULE", "Curve", "draw_roc", "new_figure"]
 
 Array = NDArray[np.float64]
 

@@ -24,14 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate, clopper_pearson
 
-__all__ = [
-    "GeneratorResult",
-    "Novelty",
-    "Variety",
-    "check_generator",
-    "check_variety",
-    "scan_features",
-]
+__all__ = ["GeneratorResult", "Novelty", "Variety", "check_generator", "check_variety", "scan_features"]
 
 Array = NDArray[np.float64]
 

@@ -14,13 +14,7 @@ from monai_mia.statistics import Estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "WIDTH",
-    "data_frame",
-    "flat",
-    "text_table",
-    "wrapped",
-]
+__all__ = ["WIDTH", "data_frame", "flat", "text_table", "wrapped"]
 
 #: Columns of a terminal that a result fits into.
 WIDTH = 100

@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     from monai_mia.audit.drawing import Curve
 
-__all__ = [
-    "AttackResult",
-    "AuditResult",
-]
+__all__ = ["AttackResult", "AuditResult"]
 
 Array = NDArray[np.float64]
 

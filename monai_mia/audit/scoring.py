@@ -15,12 +15,7 @@ from monai_mia.attacks.attack import Attack
 from monai_mia.errors import InputError
 from monai_mia.records.table import ACCESS_LEVELS
 
-__all__ = [
-    "access_needed",
-    "granted",
-    "needed",
-    "score_cases",
-]
+__all__ = ["access_needed", "granted", "needed", "score_cases"]
 
 Array = NDArray[np.float64]
 

@@ -10,12 +10,7 @@ from typing import Any, Literal
 
 from monai_mia.audit.criteria import Criteria, Findings, Statement
 
-__all__ = [
-    "Level",
-    "Recommendation",
-    "Verdict",
-    "judge",
-]
+__all__ = ["Level", "Recommendation", "Verdict", "judge"]
 
 Level = Literal["low", "moderate", "high", "inconclusive"]
 

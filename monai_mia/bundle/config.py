@@ -21,11 +21,7 @@ from torch import nn
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "BundleConfig",
-    "bundle_root",
-    "load_weights",
-]
+__all__ = ["BundleConfig", "bundle_root", "load_weights"]
 
 
 #: Ids that a config must define to train from, and to be asked through.

@@ -41,10 +41,7 @@ from monai_mia.records import files
 from monai_mia.signals.outputs import one_output
 from monai_mia.signals.slabs import SlabInferer
 
-__all__ = [
-    "Query",
-    "check_inference",
-]
+__all__ = ["Query", "check_inference"]
 
 logger = logging.getLogger(__name__)
 

@@ -33,13 +33,7 @@ from monai_mia.handlers.resuming import Checkpointer, EpochSeeder, ProgressFile,
 from monai_mia.records import files
 from monai_mia.signals.release import bare_network
 
-__all__ = [
-    "REPLACED",
-    "UNUSED",
-    "Training",
-    "handler_lists",
-    "is_omitted",
-]
+__all__ = ["REPLACED", "UNUSED", "Training", "handler_lists", "is_omitted"]
 
 logger = logging.getLogger(__name__)
 

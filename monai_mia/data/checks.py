@@ -25,12 +25,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.image_statistics import NOT_STATISTICS, ImageStatistics, statistics_rows, write_statistics
 
-__all__ = [
-    "check_cohort",
-    "invalid_cases",
-    "left_out",
-    "without_invalid_cases",
-]
+__all__ = ["check_cohort", "invalid_cases", "left_out", "without_invalid_cases"]
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _SHOWN = 20
 

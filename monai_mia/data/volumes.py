@@ -20,15 +20,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.volumes import as_stored, write_pixels, write_volume
 
-__all__ = [
-    "PIXELS",
-    "PixelReader",
-    "case_loader",
-    "image_loader",
-    "stamp",
-    "suffix_of_changed",
-    "write_changed",
-]
+__all__ = ["PIXELS", "PixelReader", "case_loader", "image_loader", "stamp", "suffix_of_changed", "write_changed"]
 
 #: Endings of files of 2D images.
 PIXELS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")

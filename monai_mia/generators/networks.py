@@ -27,13 +27,7 @@ from torch import Tensor, nn
 
 from monai_mia.errors import InputError
 
-__all__ = [
-    "DiffusionGenerator",
-    "GanGenerator",
-    "JoinScand",
-    "ScanFormat",
-    "ScanGenerator",
-]
+__all__ = ["DiffusionGenerator", "GanGenerator", "JoinScand", "ScanFormat", "ScanGenerator"]
 
 
 @dataclass(frozen=True)

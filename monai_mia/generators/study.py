@@ -38,9 +38,7 @@ from monai_mia.records.folder import StudyFolder
 from monai_mia.records.volumes import write_volume
 from monai_mia.studies.jobs import command
 
-__all__ = [
-    "GeneratorStudy",
-]
+__all__ = ["GeneratorStudy"]
 
 _Scan = tuple[NDArray[Any], NDArray[Any]]
 

@@ -16,9 +16,7 @@ from monai_mia.records.table import SignalTable
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "AttackRunner",
-]
+__all__ = ["AttackRunner"]
 
 
 class _Audit(Protocol):

@@ -25,9 +25,7 @@ from monai_mia.signals.release import CLIP, Release
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "MapRecorder",
-]
+__all__ = ["MapRecorder"]
 
 
 class MapRecorder:

@@ -23,11 +23,7 @@ from monai_mia.records import files
 if TYPE_CHECKING:
     pass
 
-__all__ = [
-    "Checkpointer",
-    "EpochSeeder",
-    "ProgressFile",
-]
+__all__ = ["Checkpointer", "EpochSeeder", "ProgressFile"]
 
 logger = logging.getLogger(__name__)
 

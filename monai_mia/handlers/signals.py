@@ -30,9 +30,7 @@ from monai_mia.signals.slabs import SlabPrediction
 if TYPE_CHECKING:
     pass
 
-__all__ = [
-    "SignalRecorder",
-]
+__all__ = ["SignalRecorder"]
 
 
 Signal = Callable[..., Mapping[str, float]]

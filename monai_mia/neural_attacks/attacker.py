@@ -31,9 +31,7 @@ from monai_mia.records.folder import StudyFolder
 from monai_mia.records.maps import RecordedMaps
 from monai_mia.records.streams import Stream, stream
 
-__all__ = [
-    "MapAttacker",
-]
+__all__ = ["MapAttacker"]
 
 # Trained networks that a process keeps for the next target.
 _N_FITS = 32

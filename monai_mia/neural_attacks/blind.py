@@ -31,9 +31,7 @@ from monai_mia.neural_attacks.networks import PooledNetwork, fit
 from monai_mia.records import files
 from monai_mia.records.streams import Stream, stream
 
-__all__ = [
-    "BlindNetwork",
-]
+__all__ = ["BlindNetwork"]
 
 # Smaller than an attacker's: it is trained once a fold, and sees each image once, not once a shadow.
 _TINY = partial(ResNet, "basic", [1, 1, 1, 1], [8, 8, 16, 16], conv1_t_size=3, conv1_t_stride=2, no_max_pool=True)

@@ -19,10 +19,7 @@ from monai_mia.errors import InputError
 from monai_mia.records.maps import RecordedMaps
 from monai_mia.signals.release import boundary_distance
 
-__all__ = [
-    "INPUTS",
-    "MapInputs",
-]
+__all__ = ["INPUTS", "MapInputs"]
 
 Volume = NDArray[np.float32]
 

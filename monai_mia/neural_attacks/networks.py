@@ -19,11 +19,7 @@ from monai.networks.nets import MILModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = [
-    "BestEpoch",
-    "PooledNetwork",
-    "fit",
-]
+__all__ = ["BestEpoch", "PooledNetwork", "fit"]
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,7 @@ from monai.networks.nets import ResNet
 from monai_mia.attacks.attack import require_option
 from monai_mia.neural_attacks.attacker import MapAttacker
 
-__all__ = [
-    "calibrated_maps",
-    "concatenation",
-    "learned_attacks",
-    "structured_loss_map",
-    "type_one",
-    "type_two",
-]
+__all__ = ["calibrated_maps", "concatenation", "learned_attacks", "structured_loss_map", "type_one", "type_two"]
 
 Form = Literal["faithful", "corrected"]
 

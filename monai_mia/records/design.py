@@ -24,13 +24,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.streams import Stream, stream
 
-__all__ = [
-    "TARGET",
-    "Case",
-    "Design",
-    "auxiliary_patients",
-    "require_canaries",
-]
+__all__ = ["TARGET", "Case", "Design", "auxiliary_patients", "require_canaries"]
 
 Case = Mapping[str, Any]
 

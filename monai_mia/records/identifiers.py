@@ -27,13 +27,7 @@ from urllib.parse import unquote
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "IDENTIFIERS",
-    "KINDS",
-    "MIN_CELL",
-    "Identifiers",
-    "Leak",
-]
+__all__ = ["IDENTIFIERS", "KINDS", "MIN_CELL", "Identifiers", "Leak"]
 
 #: Of fewer patients than this nothing is shown, unless told otherwise; the usual threshold of statistics offices and of
 #: trusted research environments.

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "ImageStatistics",
-]
+__all__ = ["ImageStatistics"]
 
 #: Columns of the file that are no statistics.
 NOT_STATISTICS = ("case_id", "stamp", "fingerprint", "voxels")

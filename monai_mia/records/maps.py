@@ -24,14 +24,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import SignalTable
 
-__all__ = [
-    "IMAGES",
-    "LABELS",
-    "MapStore",
-    "MapWriter",
-    "RecordedMaps",
-    "design_digest",
-]
+__all__ = ["IMAGES", "LABELS", "MapStore", "MapWriter", "RecordedMaps", "design_digest"]
 
 #: Ids, beside those of the models, of what is recorded once for all of them.
 LABELS, IMAGES = "labels", "images"

@@ -18,10 +18,7 @@ from pathlib import Path
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "KEY_FILE",
-    "Pseudonyms",
-]
+__all__ = ["KEY_FILE", "Pseudonyms"]
 
 #: Name of the key's file, in ``private/``.
 KEY_FILE = "pseudonym.key"

@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "SignalTable",
-    "write_signals",
-]
+__all__ = ["SignalTable", "write_signals"]
 
 #: What the adversary gets, weakest first; each level includes the ones before it.
 ACCESS_LEVELS = ("mask", "mask+label", "probabilities", "probabilities+label", "white-box")

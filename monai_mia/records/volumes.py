@@ -17,11 +17,7 @@ from PIL import Image
 
 from monai_mia.records import files
 
-__all__ = [
-    "as_stored",
-    "write_pixels",
-    "write_volume",
-]
+__all__ = ["as_stored", "write_pixels", "write_volume"]
 
 
 def write_pixels(path: str | os.PathLike[str], values: NDArray[Any]) -> None:

@@ -17,9 +17,7 @@ from torch import Tensor
 from monai_mia.errors import InputError
 from monai_mia.signals.release import CLIP, Release
 
-__all__ = [
-    "Predictability",
-]
+__all__ = ["Predictability"]
 
 Array = NDArray[np.float64]
 

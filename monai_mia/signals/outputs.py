@@ -12,10 +12,7 @@ from torch import Tensor
 
 from monai_mia.errors import InputError
 
-__all__ = [
-    "chosen_output",
-    "one_output",
-]
+__all__ = ["chosen_output", "one_output"]
 
 #: Keys under which a prediction is looked for, in this order.
 _KEYS = ("pred", "logits", "out", "output", "mask", "seg", "segmentation")

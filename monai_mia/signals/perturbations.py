@@ -21,14 +21,7 @@ from monai_mia.records import files
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import access_of, segmentation_signals
 
-__all__ = [
-    "Flip",
-    "Noise",
-    "QueryVariants",
-    "Shift",
-    "Variant",
-    "Windows",
-]
+__all__ = ["Flip", "Noise", "QueryVariants", "Shift", "Variant", "Windows"]
 
 
 class Variant(Protocol):

@@ -14,10 +14,7 @@ from torch import Tensor
 from monai_mia.errors import InputError
 from monai_mia.signals.release import Release
 
-__all__ = [
-    "Calibration",
-    "Utility",
-]
+__all__ = ["Calibration", "Utility"]
 
 
 @dataclass(frozen=True)

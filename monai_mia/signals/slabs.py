@@ -23,10 +23,7 @@ from monai_mia.errors import InputError
 from monai_mia.signals.outputs import chosen_output, one_output
 from monai_mia.signals.release import Release, check_label
 
-__all__ = [
-    "SlabInferer",
-    "SlabPrediction",
-]
+__all__ = ["SlabInferer", "SlabPrediction"]
 
 #: A stitched prediction above this many bytes is made in slabs, unless told otherwise.
 LARGE = 1 << 30

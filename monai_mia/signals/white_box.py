@@ -21,11 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from monai_mia.errors import InputError
 from monai_mia.signals.release import Release, bare_network
 
-__all__ = [
-    "WhiteBox",
-    "case_gradient",
-    "influence",
-]
+__all__ = ["WhiteBox", "case_gradient", "influence"]
 
 # Places that a coordinate of a gradient is added to in its sketch.
 _HASHES = 4

@@ -15,10 +15,7 @@ from monai_mia.errors import InputError
 from monai_mia.statistics.resampling import percentiles, weights_by_group
 from monai_mia.statistics.roc import auc_interval, clopper_pearson
 
-__all__ = [
-    "Estimate",
-    "Resampling",
-]
+__all__ = ["Estimate", "Resampling"]
 
 Array = NDArray[np.float64]
 

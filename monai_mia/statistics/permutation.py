@@ -13,13 +13,7 @@ from scipy import stats
 from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.roc import auc_of_ranks
 
-__all__ = [
-    "holm",
-    "permuted_aucs",
-    "permuted_members",
-    "permuted_tails",
-    "tail_p_values",
-]
+__all__ = ["holm", "permuted_aucs", "permuted_members", "permuted_tails", "tail_p_values"]
 
 Array = NDArray[np.float64]
 

@@ -27,10 +27,7 @@ from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe, Recording, Released, Resources
 from monai_mia.studies.study import Study
 
-__all__ = [
-    "audit_bundle",
-    "bundle_study",
-]
+__all__ = ["audit_bundle", "bundle_study"]
 
 logger = logging.getLogger(__name__)
 

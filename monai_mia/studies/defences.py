@@ -41,10 +41,7 @@ from monai_mia.statistics.epsilon import epsilon_lower_bound
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
 
-__all__ = [
-    "Defence",
-    "DefenceStudy",
-]
+__all__ = ["Defence", "DefenceStudy"]
 
 Array = NDArray[np.float64]
 

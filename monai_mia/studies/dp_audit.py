@@ -36,13 +36,7 @@ from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.epsilon import EpsilonBound, at_least, canary_epsilon, epsilon_lower_bound
 
-__all__ = [
-    "ClaimAudit",
-    "SensitivityAudit",
-    "many_run_audit",
-    "one_run_audit",
-    "sensitivity_audit",
-]
+__all__ = ["ClaimAudit", "SensitivityAudit", "many_run_audit", "one_run_audit", "sensitivity_audit"]
 
 Patient = TypeVar("Patient")
 

@@ -33,9 +33,7 @@ from monai_mia.statistics import Estimate
 from monai_mia.studies.defences import DefenceStudy
 from monai_mia.studies.study import Study
 
-__all__ = [
-    "EvidenceStudy",
-]
+__all__ = ["EvidenceStudy"]
 
 Array = NDArray[np.float64]
 

@@ -23,12 +23,7 @@ from tqdm import tqdm
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "Job",
-    "command",
-    "discreet_logs",
-    "run_jobs",
-]
+__all__ = ["Job", "command", "discreet_logs", "run_jobs"]
 
 
 # What a full or forbidden disk says; any other OSError is a bug of ours.

@@ -42,9 +42,7 @@ from monai_mia.signals.segmentation import segmentation_signals
 from monai_mia.studies.jobs import command, run_jobs
 from monai_mia.studies.options import Recipe, Recording, Released, Resources
 
-__all__ = [
-    "Study",
-]
+__all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,7 @@ from monai_mia import statistics
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream_seed
 
-__all__ = [
-    "BlindScores",
-    "blind_baseline",
-]
+__all__ = ["BlindScores", "blind_baseline"]
 
 
 @dataclass(frozen=True)

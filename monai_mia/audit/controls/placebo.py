@@ -18,13 +18,7 @@ from monai_mia.audit.scoring import score_cases
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate
 
-__all__ = [
-    "StandIn",
-    "StandInScores",
-    "stand_in",
-    "stand_in_scores",
-    "within_sides",
-]
+__all__ = ["StandIn", "StandInScores", "stand_in", "stand_in_scores", "within_sides"]
 
 Array = NDArray[np.float64]
 

@@ -19,12 +19,7 @@ from monai_mia.records import files
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.identifiers import Leak
 
-__all__ = [
-    "MANIFEST",
-    "check_archive",
-    "report_leaks",
-    "write_archive",
-]
+__all__ = ["MANIFEST", "check_archive", "report_leaks", "write_archive"]
 
 #: Name of the manifest within an archive.
 MANIFEST = "manifest.json"

@@ -15,10 +15,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.folder import StudyFolder
 
-__all__ = [
-    "read_card",
-    "write_card",
-]
+__all__ = ["read_card", "write_card"]
 
 # Between these the section of a README is ours; what else it says is left alone.
 _BEGIN, _END = "<!-- monai_mia: privacy -->", "<!-- monai_mia: end of privacy -->"

@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from monai_mia.records.identifiers import MIN_CELL
 
-__all__ = [
-    "MIN_CELL",
-    "OTHERS",
-    "merge_small_bins",
-    "merge_small_cells",
-    "shown_share",
-]
+__all__ = ["MIN_CELL", "OTHERS", "merge_small_bins", "merge_small_cells", "shown_share"]
 
 #: The name of merged cells.
 OTHERS = "others"

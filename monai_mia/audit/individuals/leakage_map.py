@@ -24,14 +24,7 @@ from monai_mia.records.streams import Stream, stream
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Resampling
 
-__all__ = [
-    "Leakage",
-    "LeakageMap",
-    "RegisteredMap",
-    "distance_profile",
-    "log_likelihoods",
-    "signed_distance",
-]
+__all__ = ["Leakage", "LeakageMap", "RegisteredMap", "distance_profile", "log_likelihoods", "signed_distance"]
 
 Array = NDArray[np.float64]
 

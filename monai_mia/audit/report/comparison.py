@@ -19,9 +19,7 @@ from monai_mia.records import files
 if TYPE_CHECKING:
     from monai_mia.audit.comparison import Comparison, ComparisonResult
 
-__all__ = [
-    "write_comparison",
-]
+__all__ = ["write_comparison"]
 
 # Rows of the picture.
 _SHOWN = 24

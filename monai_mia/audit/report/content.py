@@ -21,13 +21,7 @@ from monai_mia.errors import InputError
 if TYPE_CHECKING:
     from monai_mia.audit.individuals.covariates import Individuals
 
-__all__ = [
-    "SCHEMA",
-    "as_json",
-    "check_report",
-    "report_schema",
-    "versions",
-]
+__all__ = ["SCHEMA", "as_json", "check_report", "report_schema", "versions"]
 
 #: Version of report.json; docs/report_format.md documents it.
 SCHEMA = "1.5"

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     from monai_mia.audit.comparison import DefenceRow, DefenceStudyResult
 
-__all__ = [
-    "write_defences",
-]
+__all__ = ["write_defences"]
 
 _TITLE = "Defences against membership inference"
 _AWARE, _UNAWARE, _GREY = "#1f5f99", "#b8651b", "#56616e"

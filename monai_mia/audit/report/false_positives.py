@@ -22,9 +22,7 @@ from monai_mia.statistics import Estimate
 if TYPE_CHECKING:
     from monai_mia.audit.false_positives import AttackEvidence, EvidenceStudyResult, MitigationEvidence
 
-__all__ = [
-    "write_evidence",
-]
+__all__ = ["write_evidence"]
 
 _TITLE = "What claims of membership are worth"
 _BEST, _SCORES, _GREY = "#1f5f99", "#b8651b", "#56616e"

@@ -23,16 +23,7 @@ from monai_mia.audit.drawing import DPI, INK, RULE, draw_roc, new_figure
 from monai_mia.audit.results import AuditResult
 from monai_mia.statistics.roc import resolution
 
-__all__ = [
-    "INDIVIDUALS",
-    "NAMES",
-    "Picture",
-    "distribution",
-    "exposure",
-    "exposure_bins",
-    "roc",
-    "signal_label",
-]
+__all__ = ["INDIVIDUALS", "NAMES", "Picture", "distribution", "exposure", "exposure_bins", "roc", "signal_label"]
 
 Array = NDArray[np.float64]
 

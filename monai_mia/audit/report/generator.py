@@ -21,10 +21,7 @@ from monai_mia.records import files
 if TYPE_CHECKING:
     from monai_mia.audit.novelty import GeneratorResult
 
-__all__ = [
-    "scan_grid",
-    "write_generator",
-]
+__all__ = ["scan_grid", "write_generator"]
 
 _TITLE = "What a generator of scans makes"
 

@@ -34,9 +34,7 @@ from monai_mia.statistics.roc import resolution
 if TYPE_CHECKING:
     from monai_mia.audit.individuals.covariates import Individuals
 
-__all__ = [
-    "write_report",
-]
+__all__ = ["write_report"]
 
 Array = NDArray[np.float64]
 

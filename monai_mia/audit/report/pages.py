@@ -14,16 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from monai_mia.statistics import Estimate
 
-__all__ = [
-    "Table",
-    "as_html",
-    "as_markdown",
-    "as_written",
-    "cell",
-    "error_bars",
-    "plain",
-    "template",
-]
+__all__ = ["Table", "as_html", "as_markdown", "as_written", "cell", "error_bars", "plain", "template"]
 
 
 @dataclass(frozen=True)

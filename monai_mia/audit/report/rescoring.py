@@ -42,12 +42,7 @@ from monai_mia.records.maps import MapStore, RecordedMaps
 from monai_mia.records.table import SignalTable
 from monai_mia.records.volumes import write_volume
 
-__all__ = [
-    "attack_recorded",
-    "examine_individuals",
-    "report_individuals",
-    "rescore",
-]
+__all__ = ["attack_recorded", "examine_individuals", "report_individuals", "rescore"]
 
 logger = logging.getLogger(__name__)
 

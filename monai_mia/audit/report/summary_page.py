@@ -17,10 +17,7 @@ from monai_mia.records import files
 from monai_mia.statistics import Estimate
 from monai_mia.statistics.epsilon import at_least, at_most
 
-__all__ = [
-    "PRIVACY_SCHEMA",
-    "write_summary",
-]
+__all__ = ["PRIVACY_SCHEMA", "write_summary"]
 
 #: Version of privacy.json.
 PRIVACY_SCHEMA = "1"

@@ -19,10 +19,7 @@ from monai_mia.bundle.inspection.execution import Executed, executed, writable_b
 from monai_mia.errors import InputError
 from monai_mia.records import files
 
-__all__ = [
-    "Inspection",
-    "inspect_bundle",
-]
+__all__ = ["Inspection", "inspect_bundle"]
 
 _ADVICE = {
     "network_def": "Name it with --set network_def=@ID, or give a config that has it with --inference.",

@@ -14,12 +14,7 @@ from monai.bundle import ConfigParser
 
 from monai_mia.errors import InputError
 
-__all__ = [
-    "REFERENCE",
-    "Config",
-    "class_of",
-    "leaves",
-]
+__all__ = ["REFERENCE", "Config", "class_of", "leaves"]
 
 #: What refers to another id, in a string or an expression.
 REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")

@@ -19,11 +19,7 @@ from monai_mia.bundle.inspection.config import REFERENCE, Config, leaves
 from monai_mia.bundle.training import REPLACED, handler_lists, is_omitted
 from monai_mia.records import files
 
-__all__ = [
-    "Executed",
-    "executed",
-    "writable_by_others",
-]
+__all__ = ["Executed", "executed", "writable_by_others"]
 
 #: Arguments with which a component unpickles a file, which executes what is in it.
 _PICKLES = (("allow_pickle", True), ("weights_only", False))
