@@ -152,7 +152,7 @@ def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: P
     assert np.isfinite(scores).all()
     # Without its signals, only the signals are recorded again.
     stamp = (tmp_path / "private/maps/target.npz").stat().st_mtime_ns
-    replace(wide, signals=()).run()
+    varied(wide, signals=()).run()
     assert (tmp_path / "private/maps/target.npz").stat().st_mtime_ns == stamp
     assert signals(study.output_dir).items() <= signals(tmp_path).items()
 
@@ -470,7 +470,7 @@ class TestRefusals:
     def test_checkpoint_of_another_network(self, study: Study, cohort: Any, tmp_path: Path) -> None:
         checkpoint = Path(study.output_dir) / "private/models/target/model.pt"
         ids = sorted({case["patient_id"] for case in cohort})
-        options = {"checkpoint": str(checkpoint), "members": ids[:4], "nonmembers": ids[4:], "shadows": 0}
+        options = {"target": Released(str(checkpoint), ids[:4], ids[4:]), "shadows": 0}
         wider = {"network_def#channels": [4, 8, 16]}
         audit = Audit([attacks.GlobalLoss()])
         message = stop(small_study(cohort, tmp_path, audit=audit, inference_overrides=wider, **options))
