@@ -562,7 +562,7 @@ def test_published_attacks_hold_every_family_and_leave_off_what_is_not_recorded(
 @pytest.mark.parametrize("shadows", [0, 1, 2, 4])
 def test_all_attacks_hold_the_other_lists(shadows, release):
     """Named once each; what was recorded beyond signals adds, a list of recorded signals takes away."""
-    known = {"variants": True, "white_box": True, "maps": True}
+    known = {"perturbations": True, "white_box": True, "maps": True}
     plain, everything = all_attacks(shadows, release), all_attacks(shadows, release, **known)
     names = [attack.name for attack in everything]
     assert sorted(set(names)) == sorted(names)

@@ -69,7 +69,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 class TestStudy:
     def test_the_report_has_all_parts(self, finished: Study) -> None:
         content = json.loads((out(finished) / "report/report.json").read_text())
-        assert content["schema"] == "1.5"
+        assert content["schema"] == "2.0"
         check_report(content)
         found = content["individuals"]
         assert found["min_cell"] == 3

@@ -146,7 +146,7 @@ def test_sigmoid_in_2d() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: PerturbedQueries([]), "variants must be at least one"),
+        (lambda: PerturbedQueries([]), "perturbations must be at least one"),
         (lambda: PerturbedQueries([Flip(0), Flip(0)]), "names that differ, got flip_0, flip_0"),
         (lambda: PerturbedQueries(signals=["hausdorff"]), "got 'hausdorff'"),
         (lambda: record(pointwise, signals=["dice"]), "signals of PerturbedQueries must be some of"),
@@ -254,7 +254,7 @@ def test_from_a_config_and_into_a_key() -> None:
         {
             "signal": {
                 "_target_": "monai_mia.signals.PerturbedQueries",
-                "variants": [
+                "perturbations": [
                     {"_target_": "monai_mia.signals.Flip", "axis": 1},
                     {"_target_": "monai_mia.signals.Noise", "sigma": 0.2, "seed": 7},
                 ],
@@ -264,4 +264,4 @@ def test_from_a_config_and_into_a_key() -> None:
     built = parser.get_parsed_content("signal")
     assert built == PerturbedQueries([Flip(1), Noise(0.2, 7)])
     assert pickle.loads(pickle.dumps(built)) == built
-    assert repr(built) == "PerturbedQueries(variants=[Flip(axis=1), Noise(sigma=0.2, seed=7)], signals=None)"
+    assert repr(built) == "PerturbedQueries(perturbations=[Flip(axis=1), Noise(sigma=0.2, seed=7)], signals=None)"
