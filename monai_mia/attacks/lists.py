@@ -98,21 +98,21 @@ def all_attacks(
     n_shadow: int,
     release: str = "logits",
     signals: Sequence[str] | None = None,
-    variants: bool = False,
+    perturbations: bool = False,
     white_box: bool = False,
     maps: bool = False,
 ) -> list[Attack]:
     """The published attacks, and what a dense prediction offers beyond a score of the whole volume.
 
     That is: combinations of calibrated signals, voxelwise calibration of recorded maps, label-only attacks on the
-    response to query variants, and white-box signals. Networks on maps are in
+    response to perturbed queries, and white-box signals. Networks on maps are in
     :func:`monai_mia.neural_attacks.learned_attacks`, which needs torch.
 
     Args:
         n_shadow: number of shadows, at least 0.
         release: what leaves the model: ``logits``, ``probabilities`` or ``mask``, of which no attack reads maps.
         signals: the recorded signals; an attack that reads another one is left off the list. By default none is.
-        variants: whether :class:`~monai_mia.signals.QueryVariants` were recorded, of ``dice``, ``soft_dice``,
+        perturbations: whether :class:`~monai_mia.signals.PerturbedQueries` were recorded, of ``dice``, ``soft_dice``,
             ``log_likelihood``, ``log_likelihood_foreground`` and ``log_odds_foreground``; of masks of ``dice``.
         white_box: whether :class:`~monai_mia.signals.WhiteBox` signals were recorded.
         maps: whether maps were recorded.
@@ -126,13 +126,13 @@ def all_attacks(
     maps = maps and not masks
     plain = ("dice", "dice_boundary", "volume_ratio") if masks else LearnedCombination().signals
     robust = ("agreement", "robust_dice") if masks else _ROBUST
-    more = (*plain, *robust) if variants else plain
-    if variants:
+    more = (*plain, *robust) if perturbations else plain
+    if perturbations:
         attacks += [Threshold(name) for name in ("agreement", "soft_agreement", "robust_dice") if name in robust]
     if white_box:
         attacks += [Threshold(name) for name in _WHITE_BOX]
     if n_shadow >= 1:
-        calibrated = ("agreement", "robust_dice", "robust_soft_dice") if variants else ()
+        calibrated = ("agreement", "robust_dice", "robust_soft_dice") if perturbations else ()
         attacks += [LiRA(name) for name in calibrated if name in robust]
         attacks += [LiRA(name) for name in _WHITE_BOX] if white_box else []
         attacks += [VoxelCalibration(feature) for feature in FEATURES] if maps else []
@@ -141,8 +141,8 @@ def all_attacks(
     if n_shadow >= 4:
         attacks.append(LearnedCombination(plain))
         attacks += [LearnedCombination(plain, maps=True)] if maps else []
-        attacks += [LearnedCombination(more)] if variants else []
-        attacks += [LearnedCombination(more, maps=True)] if variants and maps else []
+        attacks += [LearnedCombination(more)] if perturbations else []
+        attacks += [LearnedCombination(more, maps=True)] if perturbations and maps else []
         attacks += [LearnedCombination((*more, *_WHITE_BOX), maps=maps)] if white_box else []
     return [attack for attack in attacks if signals is None or set(attack.signals) <= set(signals)]
 

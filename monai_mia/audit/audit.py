@@ -20,7 +20,7 @@ from monai_mia import statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
 from monai_mia.attacks.adversary import AdversaryView, Maps, highest_access
 from monai_mia.attacks.attack import missing_maps
-from monai_mia.audit.controls import BlindScores, blind_baseline, examine_sides, stand_in, stand_in_scores
+from monai_mia.audit.controls import BlindScores, blind_baseline, measure_controls, placebo, placebo_scores
 from monai_mia.audit.criteria import Criteria
 from monai_mia.audit.results import AttackResult, AuditResult
 from monai_mia.audit.scoring import access_needed, granted, needed, score_cases
@@ -70,8 +70,8 @@ class Audit:
         resampling: coverage of the intervals, bootstrap resamples, and the one seed of the audit: of resamples, folds,
             permutations and splits.
         n_permutations: permutations of the null control.
-        stand_ins: models that are attacked in the target's stead, as a control, at most; see
-            :func:`~monai_mia.audit.controls.stand_in_scores`.
+        placebos: models that are attacked in the target's stead, as a control, at most; see
+            :func:`~monai_mia.audit.controls.placebo_scores`.
         claims_q: bound on the expected share of false claims among the patients that the best attack claims.
         delta: the delta of the guarantee that canaries audit.
         criteria: the thresholds of verdict and recommendation.
@@ -84,7 +84,7 @@ class Audit:
     utility: Sequence[str] = ("dice",)
     resampling: Resampling = Resampling()
     n_permutations: int = 2000
-    stand_ins: int = 2
+    placebos: int = 2
     claims_q: float = 0.1
     delta: float = 1e-5
     criteria: Criteria = Criteria()
@@ -109,7 +109,7 @@ class Audit:
             raise InputError(f"unit must be 'patient' or 'case', got {self.unit!r}.")
         if self.access not in ACCESS_LEVELS:
             raise InputError(f"access must be one of {', '.join(ACCESS_LEVELS)}, got {self.access!r}.")
-        for option, lowest in (("n_permutations", 1), ("stand_ins", 0)):
+        for option, lowest in (("n_permutations", 1), ("placebos", 0)):
             if getattr(self, option) < lowest:
                 raise InputError(f"{option} must be at least {lowest}, got {getattr(self, option)}.")
         for option, value in (("claims_q", self.claims_q), ("delta", self.delta)):
@@ -239,22 +239,22 @@ class Audit:
         if by_auc:
             blind, drawn = by_auc[0]
             difference = self.resampling.estimate(best.auc.value - blind.auc.value, headline[1] - drawn)
-        controls = examine_sides(
+        controls = measure_controls(
             best_scores[real], table.members(target), table.patient_ids, features, feature_names,
             self.n_permutations, self.seed, self.resampling.confidence, self.fprs,
         )  # fmt: skip
         others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
-        stand_ins = stand_in_scores(
+        placebos = placebo_scores(
             attacks, everything, target, others, view.features, real, lambda values: self._pool(values, table),
-            self.stand_ins, self.seed,
+            self.placebos, self.seed,
         )  # fmt: skip
-        if stand_ins is not None:
+        if placebos is not None:
             dealt = statistics.permuted_members(member, groups, self.n_permutations, self.seed)
-            control = stand_in(
-                stand_ins, names, stacked, permuted, member, dealt, units.weights,
+            control = placebo(
+                placebos, names, stacked, permuted, member, dealt, units.weights,
                 headline, self.resampling.estimate, partial(self._auc, member=member),
             )  # fmt: skip
-            controls = replace(controls, stand_in=control)
+            controls = replace(controls, placebo=control)
         canaries = epsilon.audit_kinds(  # by the attack that is best on the patients: no canary helped to choose it
             best_scores, everything.members(target), everything.patient_ids, canary or (),
             self.delta, self.resampling.confidence, self.seed,
@@ -274,7 +274,7 @@ class Audit:
                 "auc_95": float(np.quantile(best_by_chance, 0.95)),
                 "n_permutations": float(self.n_permutations),
             },
-            exposure=_exposure(best.scores, member),
+            vulnerability=_vulnerability(best.scores, member),
             claims=self._claims(best, units),
             canaries=canaries,
             utility=self._utilities(table, target, units),
@@ -468,7 +468,7 @@ class Audit:
         return result
 
 
-def _exposure(scores: Array, member: NDArray[np.bool_]) -> Array:
+def _vulnerability(scores: Array, member: NDArray[np.bool_]) -> Array:
     """Share of non-members that score at least as high: the FPR at which a unit is found."""
     others = np.sort(scores[~member])
     return np.asarray(1 - np.searchsorted(others, scores, side="left") / len(others))

@@ -415,7 +415,7 @@ class DefenceRow:
         name: its name.
         release: what leaves the model.
         adaptive: the adversary who knows it: shadows are trained and queried under it.
-        unaware: the one who does not: shadows have no defence.
+        non-adaptive: the one who does not: shadows have no defence.
         utility: by metric, mean over patients who are non-members, over all targets.
         gap: the same of members minus non-members.
         accounted_epsilon: (epsilon, delta) of the first target's training, if it has any; epsilon None: no bound.
@@ -427,7 +427,7 @@ class DefenceRow:
     name: str
     release: str
     adaptive: Adversary
-    unaware: Adversary
+    non_adaptive: Adversary
     utility: dict[str, Estimate]
     gap: dict[str, Estimate]
     accounted_epsilon: tuple[float | None, float] | None

@@ -142,7 +142,7 @@ class Findings:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Findings:
         """Read the content of ``report.json``."""
-        design, exposure, controls = content.get("design", {}), content["exposure"], content["controls"]
+        design, vulnerability, controls = content.get("design", {}), content["exposure"], content["controls"]
         best = content["attacks"][0]
         blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
         gain = controls["attack_minus_blind"]
@@ -150,9 +150,9 @@ class Findings:
             attacks=[AttackFinding.of(row) for row in content["attacks"]],
             blinds=sorted(map(AttackFinding.of, blinds), key=lambda blind: -blind.auc.value),
             gain=None if gain is None else Estimate.of_json(gain),
-            n_member=int(design.get("n_member", exposure.get(f"n_{content['unit']}s"))),
-            n_nonmember=int(design.get("n_nonmember", round(1 / float(exposure["resolution"])))),
-            resolution=float(exposure["resolution"]),
+            n_member=int(design.get("n_member", vulnerability.get(f"n_{content['unit']}s"))),
+            n_nonmember=int(design.get("n_nonmember", round(1 / float(vulnerability["resolution"])))),
+            resolution=float(vulnerability["resolution"]),
             randomised=design.get("kind") == "randomised",
             detectable=float(controls["null"]["auc_95"]),
             placebo=controls.get("permuted_membership"),

@@ -31,12 +31,12 @@ from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
 
 __all__ = [
-    "AttackEvidence",
-    "Evidence",
-    "EvidenceResult",
-    "EvidenceStudyResult",
-    "MitigationEvidence",
-    "SourceEvidence",
+    "AttackFalsePositives",
+    "FalsePositiveResult",
+    "FalsePositiveStudyResult",
+    "FalsePositives",
+    "MitigationFalsePositives",
+    "SourceFalsePositives",
     "precision",
     "transferred_threshold",
 ]
@@ -127,7 +127,7 @@ def transferred_threshold(attack: Attack, view: AdversaryView, seed: int = 0) ->
 
 
 @dataclass(frozen=True)
-class SourceEvidence:
+class SourceFalsePositives:
     """How an attack's decision treats one source of non-members.
 
     Attributes:
@@ -155,7 +155,7 @@ class SourceEvidence:
 
 
 @dataclass(frozen=True)
-class AttackEvidence:
+class AttackFalsePositives:
     """One attack: what it could find, and what its claims are worth.
 
     Attributes:
@@ -166,9 +166,9 @@ class AttackEvidence:
             that is below what the non-members resolve.
         threshold: the transferred one.
         tpr: share of members who are claimed at the transferred threshold.
-        gated_tpr: the same with claims withheld, as in :attr:`SourceEvidence.gated_fpr`.
+        gated_tpr: the same with claims withheld, as in :attr:`SourceFalsePositives.gated_fpr`.
         rejected: share of members for whom claims are withheld.
-        mmps: of members, as :attr:`SourceEvidence.mmps`, cells ``TP`` and ``FN``.
+        mmps: of members, as :attr:`SourceFalsePositives.mmps`, cells ``TP`` and ``FN``.
         sources: the cohort's non-members first, then each foreign source.
     """
 
@@ -181,11 +181,11 @@ class AttackEvidence:
     gated_tpr: Estimate
     rejected: Estimate
     mmps: Mapping[str, Mapping[str, Estimate | None]]
-    sources: tuple[SourceEvidence, ...]
+    sources: tuple[SourceFalsePositives, ...]
 
 
 @dataclass(frozen=True)
-class EvidenceResult:
+class FalsePositiveResult:
     """All attacks, and what could not be measured.
 
     Attributes:
@@ -193,7 +193,7 @@ class EvidenceResult:
         gaps: sentences about what is missing, and why.
     """
 
-    attacks: tuple[AttackEvidence, ...]
+    attacks: tuple[AttackFalsePositives, ...]
     gaps: tuple[str, ...]
 
 
@@ -210,7 +210,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class FalsePositives:
     """How the worth of claims is measured.
 
     Attributes:
@@ -250,7 +250,7 @@ class Evidence:
         foreign: Mapping[str, SignalTable],
         features: Callable[[Sequence[str]], Array],
         voxels: Callable[[Sequence[str]], Array],
-    ) -> EvidenceResult:
+    ) -> FalsePositiveResult:
         """Measure every attack on every source.
 
         Args:
@@ -292,7 +292,7 @@ class Evidence:
                 continue
             access = access_needed(attack, joined.view[targets[0]])
             found.append(self._attack(attack.name, access, scores, threshold, tables, asked, inside, base_rates))
-        return EvidenceResult(tuple(sorted(found, key=lambda item: -item.auc.value)), tuple(gaps))
+        return FalsePositiveResult(tuple(sorted(found, key=lambda item: -item.auc.value)), tuple(gaps))
 
     def weights(self, n_targets: int, n_patients: int) -> Array:
         """How often each (target, patient) occurs in each resample, shape (B, T, P).
@@ -368,7 +368,7 @@ class Evidence:
         asked: Sequence[_Asked],
         inside: Mask,
         base_rates: Sequence[float],
-    ) -> AttackEvidence:
+    ) -> AttackFalsePositives:
         own = asked[0]
         pooled = _pooled(scores[:, own.cases], tables[COHORT])
         (aucs, auc_drawn), (tprs, tprs_drawn) = (
@@ -392,7 +392,7 @@ class Evidence:
                 value = float(precision(tpr.value, fpr.value, rate))
                 worth[rate] = Estimate(value, float(np.fmin(low, worst)), float(np.fmax(high, best)))
             sources.append(
-                SourceEvidence(
+                SourceFalsePositives(
                     source=source.name,
                     patients=int(outside.any(axis=0).sum()),
                     fpr=fpr,
@@ -403,7 +403,7 @@ class Evidence:
                     mmps=self._confidences(source, outside, {"FP": calls, "TN": ~calls}),
                 )
             )
-        return AttackEvidence(
+        return AttackFalsePositives(
             attack=name,
             access=access,
             auc=self.resampling.auc(float(aucs.mean()), auc_drawn, n_in, n_out),
@@ -509,7 +509,7 @@ def _finding(scores: Array, share: float) -> float:
 
 
 @dataclass(frozen=True)
-class MitigationEvidence:
+class MitigationFalsePositives:
     """One mitigation: what claims are worth under it, and how well the models are calibrated.
 
     Attributes:
@@ -522,11 +522,11 @@ class MitigationEvidence:
     name: str
     release: str
     utility: Mapping[str, Mapping[str, Estimate]]
-    result: EvidenceResult
+    result: FalsePositiveResult
 
 
 @dataclass(frozen=True)
-class EvidenceStudyResult:
+class FalsePositiveStudyResult:
     """All mitigations, the undefended models first, and how they were measured.
 
     Attributes:
@@ -540,7 +540,7 @@ class EvidenceStudyResult:
         confidence: coverage of the intervals.
     """
 
-    mitigations: tuple[MitigationEvidence, ...]
+    mitigations: tuple[MitigationFalsePositives, ...]
     sources: tuple[str, ...]
     gaps: tuple[str, ...]
     targets: int

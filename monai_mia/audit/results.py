@@ -164,7 +164,7 @@ class AuditResult:
         attack_minus_blind: AUC of the best attack minus that of the stronger blind one, with its paired interval.
         controls: further controls.
         null: what chance gives: quantiles of the best AUC under permuted membership.
-        exposure: for each unit, the smallest FPR at which the best attack still calls it a member; private.
+        vulnerability: for each unit, the smallest FPR at which the best attack still calls it a member; private.
         utility: mean of each utility metric on ``members``, on ``nonmembers``, and their ``gap``.
         claims: what claims of membership by the best attack would have been worth, or None if the cohort is too small.
         canaries: for each kind of canary, bounds on epsilon by method; empty without canaries.
@@ -185,7 +185,7 @@ class AuditResult:
     attack_minus_blind: Estimate | None
     controls: Controls
     null: Mapping[str, float]
-    exposure: Array
+    vulnerability: Array
     utility: Mapping[str, Mapping[str, Estimate]]
     claims: ClaimsEvaluation | None
     canaries: Mapping[str, Mapping[str, EpsilonBound]]
@@ -243,7 +243,7 @@ class AuditResult:
     @cached_property
     def _measured(self) -> dict[str, Any]:
         """The same without the verdict, which is judged by it."""
-        found = self.exposure[self.member]
+        found = self.vulnerability[self.member]
         return {
             "unit": self.unit,
             "confidence": self.confidence,

@@ -20,7 +20,7 @@ from monai.utils import set_determinism
 from torch import nn
 
 from monai_mia.bundle.config import (
-    AUXILIARY,
+    HELD_OUT,
     TRAINING_IDS,
     BundleConfig,
     build_component,
@@ -33,7 +33,7 @@ from monai_mia.handlers.resuming import Checkpointer, EpochSeeder, ProgressFile,
 from monai_mia.records import files
 from monai_mia.signals.release import bare_network
 
-__all__ = ["REPLACED", "UNUSED", "Training", "handler_lists", "is_omitted"]
+__all__ = ["REPLACED", "UNUSED", "Training", "handler_lists", "is_removed"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class Training:
         bundle: the bundle's training config.
         cohort: all cases of the study; read and preprocessed once a process.
         members: the cases this model trains on.
-        auxiliary: cases of patients that no model trains on, for defences that need some; they replace the config's id
-            ``auxiliary``, if it has one.
+        held-out: cases of patients that no model trains on, for defences that need some; they replace the config's id
+            ``held_out``, if it has one.
         model_id: id of the model.
         seed: seed of this model's weights, shuffling and augmentation.
         folder: where ``model.pt``, ``model.json`` and, meanwhile, the checkpoint are written.
@@ -69,7 +69,7 @@ class Training:
     cohort_key: str
     checkpoint_interval: int = 1
     threads: int = 1
-    auxiliary: Sequence[Mapping[str, Any]] = ()
+    held_out: Sequence[Mapping[str, Any]] = ()
 
     @property
     def path(self) -> Path:
@@ -133,10 +133,10 @@ class Training:
             lambda: build_component(parser, "train#dataset", self.bundle),
         )
         parser = self.bundle.parser(TRAINING_IDS)
-        members, auxiliary = [*map(dict, self.members)], [*map(dict, self.auxiliary)]
-        parser.globals.update(mia_cohort=shared, mia_members=members, mia_auxiliary=auxiliary)
-        if AUXILIARY in parser and auxiliary:
-            parser[AUXILIARY] = "$mia_auxiliary"
+        members, held_out = [*map(dict, self.members)], [*map(dict, self.held_out)]
+        parser.globals.update(mia_cohort=shared, mia_members=members, mia_held_out=held_out)
+        if HELD_OUT in parser and held_out:
+            parser[HELD_OUT] = "$mia_held_out"
         dataset = {"_target_": "monai_mia.data.CaseSubset", "dataset": "$mia_cohort", "data": "$mia_members"}
         parser["train#dataset"] = dataset
         parser.resolve_macro_and_relative_ids()  # a list of handlers, or one of them, may be either
@@ -144,7 +144,7 @@ class Training:
         listed = handler_lists(parser)
         for name in listed:
             if isinstance(parser[name], list):
-                parser[name] = [handler for handler in parser[name] if not is_omitted(handler, parser)]
+                parser[name] = [handler for handler in parser[name] if not is_removed(handler, parser)]
             elif parser[name] is not None:
                 raise InputError(
                     f"{name!r} must be a list of handlers, got a {type(parser[name]).__name__}, of which none could be "
@@ -184,13 +184,13 @@ UNUSED = tuple(f"train#trainer#{name}" for name in ("key_train_metric", "additio
 #: Ids that a study replaces, and so never evaluates.
 REPLACED = ("train#dataset#data", *UNUSED)
 
-_OMITTED = re.compile(
+_REMOVED = re.compile(
     r"(Checkpoint|ClearML|EarlyStop|TensorBoard)\w*|(Logfile|MLFlow|Stats|Trt|Validation)Handler"
     r"|(Classification|Metrics)Saver|MetricLogger|ModelCheckpoint|PostProcessing|ProbMapProducer"
 )
 
 
-def is_omitted(handler: Any, config: Any) -> bool:
+def is_removed(handler: Any, config: Any) -> bool:
     """Whether a training leaves out a handler: a component or an expression that calls such a class, or leads to one.
 
     Args:
@@ -204,7 +204,7 @@ def is_omitted(handler: Any, config: Any) -> bool:
         called = [str(handler.get("_target_", "")).rpartition(".")[2]]
     else:  # "$monai.handlers.CheckpointSaver(...) if @save else None"
         called = re.findall(r"(\w+)\s*\(", handler) if str(handler).startswith("$") else []
-    return any(_OMITTED.fullmatch(name) for name in called)
+    return any(_REMOVED.fullmatch(name) for name in called)
 
 
 def handler_lists(config: Any) -> list[str]:

@@ -7,9 +7,9 @@ Name them in a bundle's config by ``_target_: monai_mia.defences.MixedBatch`` an
 """
 
 from monai_mia.defences.adversarial import AdversarialRegularisation
-from monai_mia.defences.auxiliary import AuxiliaryCases
 from monai_mia.defences.averaging import WeightAveraging
 from monai_mia.defences.distillation import Distillation
+from monai_mia.defences.held_out import HeldOutCases
 from monai_mia.defences.inferer import DefendedInferer, MCDropoutInferer
 from monai_mia.defences.laplace import LaplaceFit, LaplaceNetwork
 from monai_mia.defences.losses import LossFloor, SoftDiceCELoss
@@ -52,7 +52,6 @@ from monai_mia.defences.output_dictionary import (
 
 __all__ = [
     "AdversarialRegularisation",
-    "AuxiliaryCases",
     "ClipConfidence",
     "ClipConfidenceD",
     "ClipConfidenceDict",
@@ -68,6 +67,7 @@ __all__ = [
     "HardMaskD",
     "HardMaskDict",
     "HardMaskd",
+    "HeldOutCases",
     "LaplaceFit",
     "LaplaceNetwork",
     "LeakageMonitor",

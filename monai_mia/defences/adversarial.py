@@ -13,7 +13,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from monai_mia.defences.auxiliary import AuxiliaryCases, undisturbed
+from monai_mia.defences.held_out import HeldOutCases, undisturbed
 from monai_mia.defences.losses import LossTerm, one_hot_label
 from monai_mia.errors import InputError
 from monai_mia.signals.release import bare_network
@@ -25,11 +25,11 @@ class AdversarialRegularisation(LossTerm):
     r"""Add to the loss what a discriminator gains from predictions on members: a handler of a trainer.
 
     The discriminator :math:`h` is shown the prediction beside the one-hot reference, and tells cases that are trained
-    on from auxiliary ones. For each batch it takes a step up its gain, then the network takes one step down
+    on from held-out ones. For each batch it takes a step up its gain, then the network takes one step down
 
     .. math:: \mathrm{loss} + \lambda \frac1B \sum_{i\ \mathrm{member}} \log h(f(x_i), y_i)
 
-    The discriminator sees the batch and auxiliary cases, never a case that is evaluated: the published code trained it
+    The discriminator sees the batch and held-out cases, never a case that is evaluated: the published code trained it
     on the very cases that the attack was then evaluated on. For its own step, predictions are made in evaluation mode,
     as they are released. ``discriminator_accuracy`` in ``engine.state.metrics`` is its balanced accuracy over the
     epoch; one half means that it cannot tell. Under ``torchrun`` each process has a discriminator of its own.
@@ -38,7 +38,7 @@ class AdversarialRegularisation(LossTerm):
         discriminator: a network from (B, 2 C, *spatial), probabilities and one-hot reference, to logits, whose mean
             over all but the first axis is the case's; of a list of outputs, as of MONAI's ``PatchDiscriminator``, the
             last counts.
-        auxiliary: the reference set.
+        held-out: the reference set.
         weight: :math:`\lambda`; 0 is the plain training, bit for bit.
         gain: ``log`` as Nasr et al., or ``probability``, the mean of :math:`h` itself, as Chobola et al., who add it
             up over a batch of 8: their 0.005 and 0.05 are 0.04 and 0.4 here.
@@ -53,7 +53,7 @@ class AdversarialRegularisation(LossTerm):
     def __init__(
         self,
         discriminator: nn.Module,
-        auxiliary: AuxiliaryCases,
+        held_out: HeldOutCases,
         weight: float = 0.1,
         gain: Literal["log", "probability"] = "log",
         learning_rate: float = 1e-3,
@@ -67,7 +67,7 @@ class AdversarialRegularisation(LossTerm):
         if gain not in ("log", "probability"):
             raise InputError(f"gain must be log or probability, got {gain!r}.")
         self.discriminator = discriminator
-        self.auxiliary = auxiliary
+        self.held_out = held_out
         self.weight = weight
         self.gain = gain
         self.steps = steps
@@ -77,7 +77,7 @@ class AdversarialRegularisation(LossTerm):
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        self.auxiliary.attach(engine)
+        self.held_out.attach(engine)
         engine.add_event_handler(Events.STARTED, lambda: self.discriminator.to(engine.state.device))
         engine.add_event_handler(Events.EPOCH_STARTED, self._correct.clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
@@ -107,7 +107,7 @@ class AdversarialRegularisation(LossTerm):
 
     def _step(self, engine: Any, members: Tensor) -> None:
         batch = engine.prepare_batch(
-            self.auxiliary.batch(), engine.state.device, engine.non_blocking, **engine.to_kwargs
+            self.held_out.batch(), engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
         others = self._shown(engine, batch[0], batch[1])
         with torch.enable_grad():

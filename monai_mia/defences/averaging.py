@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
-from monai_mia.defences.auxiliary import epoch_end
+from monai_mia.defences.held_out import epoch_end
 from monai_mia.errors import InputError
 
 __all__ = ["WeightAveraging"]

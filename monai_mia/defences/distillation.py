@@ -16,7 +16,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from monai_mia.defences.auxiliary import AuxiliaryCases, epoch_end
+from monai_mia.defences.held_out import HeldOutCases, epoch_end
 from monai_mia.errors import InputError
 from monai_mia.signals.release import bare_network
 
@@ -27,7 +27,7 @@ class Distillation:
     r"""Train a teacher on the members, then the network anew on the teacher's answers: a handler of a trainer.
 
     For ``teacher_epochs`` the training is what it was. Then the network takes the weights of ``fresh``, the optimizer
-    and the schedule start again, and each batch is replaced by auxiliary cases whose references are the teacher's
+    and the schedule start again, and each batch is replaced by held-out cases whose references are the teacher's
     answers. No member reaches the network from there on; what it still knows of them it has from the teacher. An
     epoch has as many steps as before. Between epochs of the teacher the network holds the weights of ``fresh``, so that
     nothing saves or releases the teacher in its place.
@@ -40,7 +40,7 @@ class Distillation:
     is minimised instead, where :math:`t` and :math:`s` are the logits of teacher and network.
 
     Args:
-        auxiliary: the transfer set; its references are never used.
+        held-out: the transfer set; its references are never used.
         fresh: a network as the trained one, with weights as before a training: ``"%network_def"`` in a config.
         teacher_epochs: epochs of the teacher, at least 1 and less than the trainer's.
         lr_scheduler: the schedule that starts again; it should be as long as the longer one of the two phases.
@@ -53,7 +53,7 @@ class Distillation:
 
     def __init__(
         self,
-        auxiliary: AuxiliaryCases,
+        held_out: HeldOutCases,
         fresh: nn.Module,
         teacher_epochs: int,
         lr_scheduler: Any = None,
@@ -64,7 +64,7 @@ class Distillation:
             raise InputError(f"temperature must be above 0, or null for hard labels, got {temperature}.")
         if teacher_epochs < 1:
             raise InputError(f"teacher_epochs must be at least 1, got {teacher_epochs}.")
-        self.auxiliary = auxiliary
+        self.held_out = held_out
         self.fresh = fresh
         self.teacher_epochs = teacher_epochs
         self.lr_scheduler = lr_scheduler
@@ -77,7 +77,7 @@ class Distillation:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        self.auxiliary.attach(engine)
+        self.held_out.attach(engine)
         engine.add_event_handler(Events.STARTED, self._remember)
         engine.add_event_handler(Events.EPOCH_STARTED, self._switch)
         engine.add_event_handler(epoch_end(), self._hide)
@@ -129,7 +129,7 @@ class Distillation:
     def _transfer(self, engine: Any) -> None:
         if self.teacher is None:
             return
-        batch = self.auxiliary.batch()
+        batch = self.held_out.batch()
         image = batch["image"].to(engine.state.device)
         with torch.no_grad():
             answers = engine.inferer(image, self.teacher)

@@ -15,7 +15,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from monai_mia.defences.auxiliary import epoch_end, undisturbed
+from monai_mia.defences.held_out import epoch_end, undisturbed
 from monai_mia.errors import InputError
 from monai_mia.signals.release import bare_network
 

@@ -17,7 +17,7 @@ from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_mia.defences.auxiliary import epoch_end, undisturbed
+from monai_mia.defences.held_out import epoch_end, undisturbed
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
 from monai_mia.signals.release import Release, bare_network
@@ -43,7 +43,7 @@ class LeakageMonitor:
 
     Args:
         members: datalist of cases that are trained on.
-        nonmembers: datalist of cases that are not: in a study the auxiliary ones, in a bundle those of its validation.
+        nonmembers: datalist of cases that are not: in a study the held-out ones, in a bundle those of its validation.
         transform: preprocessing without random transforms.
         inferer: as the network is deployed.
         n_cases: about as many members, and non-members, are asked about, evenly from the lists.
@@ -74,7 +74,7 @@ class LeakageMonitor:
         if not len(members) or not len(nonmembers):
             raise InputError(
                 f"members and nonmembers must be cases, got {len(members)} and {len(nonmembers)}. In a study set "
-                "auxiliary, the share of patients that is set apart; in a bundle alone pass --auxiliary "
+                "held_out, the share of patients that is held out; in a bundle alone pass --held_out "
                 "'@validate#dataset#data'."
             )
         if stop_above is not None and not 0 < stop_above <= 1:

@@ -19,12 +19,12 @@ from typing import Literal
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.networks.layers import gaussian_1d
 from monai.transforms import AsDiscrete, Transform
 from monai.utils import convert_to_tensor
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from monai_mia.defences.smoothing import PLANES, blurred, bounding_box, gaussian_matrix
 from monai_mia.errors import InputError
 from monai_mia.signals.release import CLIP, Release, boundary_distance, log_likelihood_map
 
@@ -45,9 +45,6 @@ Activation = Literal["softmax", "sigmoid"]
 
 # Voxels defended at once. The same on every device, because noise is drawn slab by slab.
 _SLAB = 1 << 16
-
-# Planes smoothed at once: enough for matrix products, few enough to stay near the processor.
-_PLANES = 32
 
 # Noisy probabilities are clipped here from below, as by He et al. (2020), so that something is left to renormalise.
 _FLOOR = 1e-6
@@ -499,14 +496,14 @@ class SmoothBoundary(OutputDefence):
         near = boundary_distance(label, self.band) > 0
         if near.any():
             sharp, result = result, result.clone()
-            gauss = {size: _gaussian_matrix(size, self.sigma, result) for size in near.shape}
-            for start in range(0, len(near), _PLANES):
-                planes = near[start : start + _PLANES]
+            gauss = {size: gaussian_matrix(size, self.sigma, result) for size in near.shape}
+            for start in range(0, len(near), PLANES):
+                planes = near[start : start + PLANES]
                 if planes.any():
-                    box = _box(planes)
+                    box = bounding_box(planes)
                     box = (slice(start + box[0].start, start + box[0].stop), *box[1:])
                     for source, target in zip(sharp, result, strict=True):
-                        target[box] = torch.where(near[box], _blurred(source, box, gauss), source[box])
+                        target[box] = torch.where(near[box], blurred(source, box, gauss), source[box])
         return self._released(result)
 
 
@@ -561,43 +558,3 @@ def _ranks(values: Tensor) -> Tensor:
             ranks[a] += after
             ranks[b] -= after
     return ranks
-
-
-def _box(near: Tensor) -> tuple[slice, ...]:
-    """Slices of the bounding box."""
-    box = []
-    for axis in range(near.ndim):
-        index = near.amax(dim=[a for a in range(near.ndim) if a != axis]).nonzero()
-        box.append(slice(int(index.min()), int(index.max()) + 1))
-    return tuple(box)
-
-
-def _gaussian_matrix(size: int, sigma: float, like: Tensor) -> tuple[Tensor, int]:
-    """What blurs an axis by multiplication, shape (size, size), and how far it reaches; its rows have the sum 1.
-
-    So the blur is a mean over what lies inside the volume, and the classes of a voxel still have the sum 1.
-    """
-    kernel = gaussian_1d(torch.tensor(sigma))
-    reach = len(kernel) // 2
-    offset = torch.arange(size) - torch.arange(size)[:, None]
-    matrix = kernel[(offset + reach).clamp_(0, 2 * reach)].masked_fill_(offset.abs() > reach, 0)
-    return (matrix / matrix.sum(dim=1, keepdim=True)).to(like), reach
-
-
-def _blurred(channel: Tensor, box: tuple[slice, ...], gauss: dict[int, tuple[Tensor, int]]) -> Tensor:
-    """One channel, shape (*spatial), blurred in a box only, by small matrix products: faster than convolutions."""
-    for axis, inside in enumerate(box):
-        size = channel.shape[axis]
-        matrix, reach = gauss[size]
-        parts = []
-        for start in range(inside.start, inside.stop, _PLANES):
-            stop = min(start + _PLANES, inside.stop)
-            low, high = max(start - reach, 0), min(stop + reach, size)
-            weights, values = matrix[start:stop, low:high], channel.narrow(axis, low, high - low)
-            if axis == channel.ndim - 1:
-                parts.append(values @ weights.T)
-            else:
-                shape = (*values.shape[:axis], -1, *values.shape[axis + 1 :])
-                parts.append((weights @ values.flatten(axis + 1)).reshape(shape))
-        channel = torch.cat(parts, dim=axis)
-    return channel.clamp_(0, 1)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generator study: train a generator on some patients, draw scans, check that they are new, and write all of it.
 
-The scans are a cohort that an evidence study asks about; no audited model may train on the generator's patients.
+The scans are a cohort that an false-positives study asks about; no audited model may train on the generator's patients.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from monai_mia.errors import InputError
 from monai_mia.generators.networks import JoinScand, ScanFormat, ScanGenerator
 from monai_mia.handlers.resuming import Checkpointer, EpochSeeder, ProgressFile
 from monai_mia.records import files
-from monai_mia.records.design import Case, auxiliary_patients
+from monai_mia.records.design import Case, held_out_patients
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.volumes import write_volume
 from monai_mia.studies.jobs import command
@@ -61,10 +61,10 @@ class GeneratorStudy:
         slicing: in 2D, those that draw slices of a volume, each with a last axis of one voxel, which goes.
         scans: how many are drawn, at least 2.
         batch_size: volumes in a training step.
-        auxiliary: train on the patients that a :class:`~monai_mia.studies.Study` with this ``auxiliary`` and the seed
-            ``auxiliary_seed`` sets apart, in (0, 1]; or None.
-        auxiliary_seed: see ``auxiliary``.
-        patients: train on these patients: ids, or a file with one a line; in the stead of ``auxiliary``.
+        held-out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out`` and the seed
+            ``held_out_seed`` holds out, in (0, 1]; or None.
+        held_out_seed: see ``held_out``.
+        patients: train on these patients: ids, or a file with one a line; in the stead of ``held_out``.
         exclude: never train on these patients; alone, train on all others.
         percentiles: of a scan's intensities that ``scaling`` maps to -1 and 1.
         seed: of the training and of the draws.
@@ -86,8 +86,8 @@ class GeneratorStudy:
     slicing: Sequence[Callable[[Any], Any]] = ()
     scans: int = 40
     batch_size: int = 4
-    auxiliary: float | None = None
-    auxiliary_seed: int = 0
+    held_out: float | None = None
+    held_out_seed: int = 0
     patients: str | Sequence[str] | None = None
     exclude: str | Sequence[str] | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -141,8 +141,8 @@ class GeneratorStudy:
         for name, least in (("scans", 2), ("batch_size", 1), ("checkpoint_interval", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if self.auxiliary is not None and self.patients is not None:
-            raise InputError("patients must be null where auxiliary is given, got both. Drop one of them.")
+        if self.held_out is not None and self.patients is not None:
+            raise InputError("patients must be null where held-out is given, got both. Drop one of them.")
         if (self.scan_format.spatial_dims == 2) != bool(self.slicing):
             raise InputError(
                 f"slicing must be given in 2D and only there, got {len(self.slicing)} transforms in "
@@ -164,13 +164,13 @@ class GeneratorStudy:
             if unknown := sorted(ids - everybody):
                 raise InputError(f"{name} must be patient ids of the cohort, got {unknown[0]!r}.")
         chosen = named.get("patients", everybody)
-        if self.auxiliary is not None:
-            chosen = auxiliary_patients(cases, self.auxiliary, self.auxiliary_seed)
+        if self.held_out is not None:
+            chosen = held_out_patients(cases, self.held_out, self.held_out_seed)
         chosen = chosen - named.get("exclude", set())
         if len(chosen) < 2:
             raise InputError(
                 f"patients to train on must be at least 2, got {len(chosen)} of {len(everybody)}. Choose more "
-                "(auxiliary, patients)."
+                "(held-out, patients)."
             )
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in sorted(cases, key=lambda case: str(case["case_id"])):

@@ -24,7 +24,7 @@ from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.streams import Stream, stream
 
-__all__ = ["TARGET", "Case", "Design", "auxiliary_patients", "require_canaries"]
+__all__ = ["TARGET", "Case", "Design", "held_out_patients", "require_canaries"]
 
 Case = Mapping[str, Any]
 
@@ -247,16 +247,16 @@ def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArra
     return member
 
 
-def auxiliary_patients(cases: Sequence[Case], share: float, seed: int) -> set[str]:
-    """The patients who are set apart, so that no audited model trains on them, drawn by a study's seed.
+def held_out_patients(cases: Sequence[Case], share: float, seed: int) -> set[str]:
+    """The patients who are held out, so that no audited model trains on them, drawn by a study's seed.
 
     Args:
-        cases: the cohort; patients whose cases have a ``canary`` are never set apart.
+        cases: the cohort; patients whose cases have a ``canary`` are never held out.
         share: of the patients, in [0, 1].
         seed: of the study.
     """
     if not 0 <= share <= 1:
-        raise InputError(f"auxiliary must be in [0, 1], got {share}.")
+        raise InputError(f"held-out must be in [0, 1], got {share}.")
     patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
     drawn = stream(Stream.AUXILIARY_PATIENTS, seed).permutation(patients)
     return set(drawn[: round(share * len(patients))].tolist())

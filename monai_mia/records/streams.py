@@ -26,7 +26,7 @@ class Stream(Enum):
     # designs and data
     TARGET_MEMBERS = "members of a target"
     SHADOW_MEMBERS = "members of a pair of shadows"
-    AUXILIARY_PATIENTS = "auxiliary patients"
+    AUXILIARY_PATIENTS = "held-out patients"
     CANARY_PATIENTS = "patients of canaries"
     CANARY_CONTENT = "content of a canary"
     PHANTOM_ANATOMY = "anatomy of a phantom"

@@ -6,7 +6,7 @@ A higher signal means a better fit.
 """
 
 from monai_mia.signals.difficulty import Predictability
-from monai_mia.signals.perturbations import Flip, Noise, QueryVariants, Shift, Windows
+from monai_mia.signals.perturbations import Flip, Noise, PerturbedQueries, Shift, WindowOverlap
 from monai_mia.signals.quality import Calibration, Utility
 from monai_mia.signals.release import (
     BAND,
@@ -31,8 +31,8 @@ __all__ = [
     "Calibration",
     "Flip",
     "Noise",
+    "PerturbedQueries",
     "Predictability",
-    "QueryVariants",
     "Release",
     "SegmentationSums",
     "Shift",
@@ -41,7 +41,7 @@ __all__ = [
     "TopProbabilities",
     "Utility",
     "WhiteBox",
-    "Windows",
+    "WindowOverlap",
     "access_of",
     "bare_network",
     "boundary_distance",

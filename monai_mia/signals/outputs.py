@@ -12,13 +12,13 @@ from torch import Tensor
 
 from monai_mia.errors import InputError
 
-__all__ = ["chosen_output", "one_output"]
+__all__ = ["one_output", "select_prediction"]
 
 #: Keys under which a prediction is looked for, in this order.
 _KEYS = ("pred", "logits", "out", "output", "mask", "seg", "segmentation")
 
 
-def chosen_output(output: Any, inputs: Tensor, which: str | int | None = None) -> Tensor:
+def select_prediction(output: Any, inputs: Tensor, which: str | int | None = None) -> Tensor:
     """The prediction among a network's outputs.
 
     Args:
@@ -37,7 +37,7 @@ def chosen_output(output: Any, inputs: Tensor, which: str | int | None = None) -
     Example:
         >>> import torch
         >>> volume, low = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 4, 4)
-        >>> chosen_output([volume, low], torch.zeros(1, 1, 8, 8)).shape
+        >>> select_prediction([volume, low], torch.zeros(1, 1, 8, 8)).shape
         torch.Size([1, 2, 8, 8])
     """
     if isinstance(output, Mapping):
@@ -47,7 +47,7 @@ def chosen_output(output: Any, inputs: Tensor, which: str | int | None = None) -
                 f"output must be a key of what the network returns, got {which!r} for {', '.join(map(str, output))}. "
                 "Name one with --prediction KEY."
             )
-        return chosen_output(output[names[0]], inputs)
+        return select_prediction(output[names[0]], inputs)
     if isinstance(output, Sequence) and not isinstance(output, str):
         number = 0 if which is None else which
         if not isinstance(number, int) or not -len(output) <= number < len(output):
@@ -55,7 +55,7 @@ def chosen_output(output: Any, inputs: Tensor, which: str | int | None = None) -
                 f"output must be a number below {len(output)}, since the network returns a list, got {which!r}. Name "
                 "one with --prediction NUMBER."
             )
-        return chosen_output(output[number], inputs)
+        return select_prediction(output[number], inputs)
     if not isinstance(output, Tensor):
         raise InputError(
             f"network must return a tensor, or a list or a dictionary of tensors, got {type(output).__name__}. It is "
@@ -71,7 +71,7 @@ def one_output(inferer: Any, which: str | int | None = None, bundle: str = "") -
 
     Args:
         inferer: any MONAI inferer; it is left as it is.
-        which: as :func:`chosen_output`.
+        which: as :func:`select_prediction`.
         bundle: the bundle's folder, for the message.
 
     Returns:
@@ -92,7 +92,7 @@ class _OneOutput:
         self.__dict__["_inferer"], self.__dict__["_which"] = inferer, which
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
-        return chosen_output(self._inferer(inputs, network, *args, **kwargs), inputs, self._which)
+        return select_prediction(self._inferer(inputs, network, *args, **kwargs), inputs, self._which)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Query variants: the model is asked about a case again, slightly changed, and how its answer changes is a signal.
+"""Perturbed queries: the model is asked about a case again, slightly changed, and how its answer changes is a signal.
 
 They are deterministic: the same case changed in the same way is the same query, so that asking twice tells no more
 than asking once. What the adversary sees of an answer is its release, after any output defence.
@@ -21,7 +21,7 @@ from monai_mia.records import files
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import access_of, segmentation_signals
 
-__all__ = ["Flip", "Noise", "QueryVariants", "Shift", "Variant", "Windows"]
+__all__ = ["Flip", "Noise", "PerturbedQueries", "Shift", "Variant", "WindowOverlap"]
 
 
 class Variant(Protocol):
@@ -149,11 +149,11 @@ class Noise(_Same):
 
 
 @dataclass(frozen=True)
-class Windows(_Same):
+class WindowOverlap(_Same):
     """The same image through other sliding windows: where windows that overlap disagree, the answer changes.
 
     Who asks must run the inference, which users of a service do not, although they need no more of its answer than for
-    other variants. It says nothing about images that fit into one window. For a
+    other perturbations. It says nothing about images that fit into one window. For a
     :class:`monai.inferers.SlidingWindowInferer` or any inferer with an attribute ``overlap``.
 
     Attributes:
@@ -179,8 +179,8 @@ class Windows(_Same):
 
 
 @dataclass(frozen=True)
-class QueryVariants:
-    """Signals from a few query variants of each case; to be recorded beside those of the case itself.
+class PerturbedQueries:
+    """Signals from a few perturbed queries of each case; to be recorded beside those of the case itself.
 
     For a variant v (``flip_0``, say):
 
@@ -190,9 +190,9 @@ class QueryVariants:
     agreement_v           Dice of v's mask with the mask of the plain query                   mask
     soft_agreement_v      Dice of v's probabilities with the mask of the plain query          probabilities
     <signal>_v            a signal of :func:`~monai_mia.signals.segmentation_signals` of v    that of the signal
-    agreement             mean of agreement_v over the variants                               mask
-    soft_agreement        mean of soft_agreement_v over the variants                          probabilities
-    robust_<signal>       mean of <signal>_v over the variants                                that of the signal
+    agreement             mean of agreement_v over the perturbations                          mask
+    soft_agreement        mean of soft_agreement_v over the perturbations                     probabilities
+    robust_<signal>       mean of <signal>_v over the perturbations                           that of the signal
     ====================  ==================================================================  =====================
 
     Both agreements are averaged over foreground classes, and count a class that both lack as 1. ``agreement`` and
@@ -205,21 +205,21 @@ class QueryVariants:
     <https://arxiv.org/abs/2112.03570>`_.
 
     Attributes:
-        variants: the ways of asking again; their names differ.
+        perturbations: the ways of asking again; their names differ.
         signals: which signals of a variant's release are kept; by default ``dice`` and the ``log_likelihood`` and
             ``log_odds`` of the foreground, as far as the release and the label allow.
     """
 
-    variants: Sequence[Variant] = (Flip(0), Shift(0, 1), Shift(1, 1), Noise(0.1))
+    perturbations: Sequence[Variant] = (Flip(0), Shift(0, 1), Shift(1, 1), Noise(0.1))
     signals: Sequence[str] | None = None
     needs: ClassVar[tuple[str, ...]] = ("image", "case_id", "ask", "inferer")
 
     def __post_init__(self) -> None:
-        """Refuse variants that could not be told apart, and signals that do not exist."""
-        names = [variant.name for variant in self.variants]
+        """Refuse perturbations that could not be told apart, and signals that do not exist."""
+        names = [variant.name for variant in self.perturbations]
         if not names or len(set(names)) < len(names):
             raise InputError(
-                f"variants must be at least one, with names that differ, got {', '.join(names) or 'none'}."
+                f"perturbations must be at least one, with names that differ, got {', '.join(names) or 'none'}."
             )
         for signal in self.signals or ():
             access_of(signal)
@@ -246,7 +246,7 @@ class QueryVariants:
         """
         plain = _mask(release)
         found: dict[str, dict[str, float]] = {}
-        for variant in self.variants:
+        for variant in self.perturbations:
             answer = ask(variant.change(image, case_id), variant.inferer(inferer))
             back = Release(variant.undo(answer.values), answer.kind, answer.activation, answer.n_classes)
             answers = segmentation_signals(back, plain)
@@ -255,7 +255,9 @@ class QueryVariants:
             kept = [name for name in _KEPT if name in values] if self.signals is None else self.signals
             missing = [name for name in kept if name not in values]
             if missing:
-                raise InputError(f"signals of QueryVariants must be some of {', '.join(values)}, got {missing[0]!r}.")
+                raise InputError(
+                    f"signals of PerturbedQueries must be some of {', '.join(values)}, got {missing[0]!r}."
+                )
             found[variant.name] = part | {name: values[name] for name in kept}
         row = {f"{name}_{variant}": value for variant, part in found.items() for name, value in part.items()}
         for name in next(iter(found.values())):
@@ -272,7 +274,7 @@ _KEPT = ("dice", "log_likelihood_foreground", "log_odds_foreground")
 
 def _dim(values: Tensor, axis: int) -> int:
     if not 0 <= axis < values.ndim - 1:
-        raise InputError(f"axis of a query variant must be in [0, {values.ndim - 1}), got {axis}.")
+        raise InputError(f"axis of a perturbed query must be in [0, {values.ndim - 1}), got {axis}.")
     return axis + 1
 
 

@@ -53,7 +53,7 @@ __all__ = [
 _CHUNK = {"cpu": 1 << 21, "cuda": 1 << 25}
 
 
-#: Access that each family of signals needs; regions, classes and query variants share that of their family.
+#: Access that each family of signals needs; regions, classes and perturbed queries share that of their family.
 ACCESS = {
     "log_likelihood": "probabilities+label",
     "log_odds": "probabilities+label",

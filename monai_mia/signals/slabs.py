@@ -20,7 +20,7 @@ from monai.inferers import (
 from torch import Tensor, nn
 
 from monai_mia.errors import InputError
-from monai_mia.signals.outputs import chosen_output, one_output
+from monai_mia.signals.outputs import one_output, select_prediction
 from monai_mia.signals.release import Release, check_label
 
 __all__ = ["SlabInferer", "SlabPrediction"]
@@ -37,7 +37,7 @@ class SlabPrediction:
         image: what the network is given, shape (1, channels, *spatial).
         network: the model.
         inferer: the bundle's.
-        output: which of the network's outputs is the prediction, as :func:`~monai_mia.signals.outputs.chosen_output`.
+        output: which output is the prediction, as :func:`~monai_mia.signals.outputs.select_prediction` takes it.
     """
 
     image: Tensor
@@ -104,7 +104,7 @@ class SlabPrediction:
         def predict(windows: Tensor, places: list[list[slice]]) -> Tensor:
             stitcher.places = [place[2:] for place in places]
             given = asked(windows, places) if self.inferer.with_coord else asked(windows)
-            return chosen_output(given, windows, self.output)
+            return select_prediction(given, windows, self.output)
 
         sliding_window_inference(
             self.image,
@@ -182,7 +182,7 @@ class SlabInferer(Inferer):  # type: ignore[misc]
             is.
         n_classes: channels of the prediction, to tell how large it is.
         always: also for small volumes.
-        output: which of the network's outputs is the prediction, as :func:`~monai_mia.signals.outputs.chosen_output`.
+        output: which output is the prediction, as :func:`~monai_mia.signals.outputs.select_prediction` takes it.
 
     Its call gives a list of one :class:`SlabPrediction`, which :class:`~monai_mia.handlers.SignalRecorder` reads, or
     the prediction.

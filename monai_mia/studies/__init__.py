@@ -5,7 +5,7 @@
 from monai_mia.studies.bundle import audit_bundle, bundle_study
 from monai_mia.studies.comparison import ComparisonStudy
 from monai_mia.studies.defences import Defence, DefenceStudy
-from monai_mia.studies.false_positives import EvidenceStudy
+from monai_mia.studies.false_positives import FalsePositiveStudy
 from monai_mia.studies.options import Recipe, Recording, Released, Resources
 from monai_mia.studies.study import Study
 
@@ -13,7 +13,7 @@ __all__ = [
     "ComparisonStudy",
     "Defence",
     "DefenceStudy",
-    "EvidenceStudy",
+    "FalsePositiveStudy",
     "Recipe",
     "Recording",
     "Released",

@@ -105,6 +105,13 @@ def bundle_study(
         {one.name: options.pop(one.name) for one in fields(kind) if one.name in options}
         for kind in (Recording, Resources)
     )
+    known_options = {one.name for one in fields(Study)}
+    unknown = [name for name in options if name not in known_options]
+    if unknown:
+        raise InputError(
+            f"options must be of an audit, its Recording, Resources or Study, got {', '.join(unknown)}. See "
+            "bundles/overlays/audit/audit.yaml for their names."
+        )
     released = members is not None or nonmembers is not None or checkpoint is not None
     shadows = _shadows(found, shadows, released)
     target = _released(found, checkpoint, members, nonmembers) if released else options.pop("target", None)

@@ -263,9 +263,9 @@ class DefenceStudy:
         recorded = folder.recorded()
         design, table = recorded.design, recorded.table
         aware = comparison.score(recorded)
-        unaware = aware
+        non_adaptive = aware
         if defence.name != UNDEFENDED:
-            unaware = comparison.score(recorded.with_shadows_of(plain, folder.attack_scores / "non_adaptive"))
+            non_adaptive = comparison.score(recorded.with_shadows_of(plain, folder.attack_scores / "non_adaptive"))
         best = _best(aware)
         privacy = folder.trained(design.targets[0]).get("privacy")
         accounted = None if privacy is None else (privacy["epsilon"], float(privacy["delta"]))
@@ -276,7 +276,7 @@ class DefenceStudy:
             name=defence.name,
             release=study.recording.release,
             adaptive=self._adversary(aware, undefended),
-            unaware=self._adversary(unaware, undefended),
+            non_adaptive=self._adversary(non_adaptive, undefended),
             utility=utility,
             gap=gap,
             accounted_epsilon=accounted,

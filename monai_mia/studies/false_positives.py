@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""An evidence study: every attack's claims about every foreign source, under mitigations, beside their calibration.
+"""A false-positives study: every attack's claims about every foreign source, under mitigations, beside calibration.
 
 The mitigations are the defences of a :class:`~monai_mia.studies.DefenceStudy`, whose models are asked about the
 foreign scans, too.
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from monai_mia.attacks import RMIA, Attack, LearnedCombination, LiRA, TopScores, TransferredThreshold
 from monai_mia.audit import report
 from monai_mia.audit.comparison import by_patient
-from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceStudyResult, MitigationEvidence
+from monai_mia.audit.false_positives import COHORT, FalsePositives, FalsePositiveStudyResult, MitigationFalsePositives
 from monai_mia.audit.novelty import check_variety, scan_features
 from monai_mia.data import ForeignSource, ImageStatistics, check_cohort, write_identifiers
 from monai_mia.errors import InputError
@@ -33,7 +33,7 @@ from monai_mia.statistics import Estimate
 from monai_mia.studies.defences import DefenceStudy
 from monai_mia.studies.study import Study
 
-__all__ = ["EvidenceStudy"]
+__all__ = ["FalsePositiveStudy"]
 
 Array = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def _attacks_with_claims(n_shadow: int, release: str) -> list[Attack]:
 
 
 @dataclass(frozen=True)
-class EvidenceStudy:
+class FalsePositiveStudy:
     """Claims about foreign scans, weighed.
 
     Args:
@@ -66,12 +66,13 @@ class EvidenceStudy:
             :class:`~monai_mia.signals.TopProbabilities` and :class:`~monai_mia.signals.Calibration`.
         sources: the battery, such as :func:`~monai_mia.data.standard_sources`.
         attacks: from a number of shadows and a release to the attacks.
-        evidence: how the worth of claims is measured.
+        false_positives: how the worth of claims is measured.
         utility: signals that are reported of members and of non-members.
         scans: at most so many scans of each source, the first by name.
 
     Files: the changed scans are in the study's folder, the models' signals about them in those of the mitigations
-    (:meth:`monai_mia.records.StudyFolder.foreign`), the result is ``evidence.*`` in the report. Run again to resume.
+    (:meth:`monai_mia.records.StudyFolder.foreign`), the result is ``false_positives.*`` in the report.
+    Run again to resume.
     What a source, an attack or an option lacks is told in the report, and the rest is made; so is a cohort from
     elsewhere whose scans are near-identical, as those of a generator that collapsed.
     """
@@ -79,7 +80,7 @@ class EvidenceStudy:
     defences: DefenceStudy
     sources: Sequence[ForeignSource]
     attacks: Callable[[int, str], Sequence[Attack]] = _attacks_with_claims
-    evidence: Evidence = field(default_factory=Evidence)
+    false_positives: FalsePositives = field(default_factory=FalsePositives)
     utility: Sequence[str] = (
         "dice",
         "negative_calibration_error",
@@ -101,12 +102,12 @@ class EvidenceStudy:
         """Weigh what was recorded; a command that needs no network."""
         self._tell(self.defences.study.command(self.score))
 
-    def _tell(self, result: EvidenceStudyResult) -> None:
+    def _tell(self, result: FalsePositiveStudyResult) -> None:
         for gap in result.gaps:
             tqdm.write(f"missing: {gap}")
-        tqdm.write(f"Evidence: {self._folder.report / 'evidence.html'} ({len(result.sources)} foreign sources)")
+        tqdm.write(f"Evidence: {self._folder.report / 'false_positives.html'} ({len(result.sources)} foreign sources)")
 
-    def run(self) -> EvidenceStudyResult:
+    def run(self) -> FalsePositiveStudyResult:
         """Train, ask about the cohort and about foreign scans, and weigh the claims.
 
         Raises:
@@ -122,7 +123,7 @@ class EvidenceStudy:
                     source, cases, found = item
                     tqdm.write(f"mitigation {name}: {source.name}")
                     try:
-                        study.ask_about(design, source, cases, found, study.folder.foreign_signals(source.folder))
+                        study.query_foreign(design, source, cases, found, study.folder.foreign_signals(source.folder))
                     except InputError as error:
                         gaps.append(f"{source.name}: {error}")
                         prepared.remove(item)
@@ -139,7 +140,7 @@ class EvidenceStudy:
             raise InputError(f"scans must be at least 1, got {self.scans}.")
         self.defences.check()
 
-    def score(self) -> EvidenceStudyResult:
+    def score(self) -> FalsePositiveStudyResult:
         """Weigh the claims about what was recorded, and write the report.
 
         Raises:
@@ -163,20 +164,20 @@ class EvidenceStudy:
             row = self._mitigation(name, study, design, recorded, statistics)
             rows.append(row)
             gaps += [f"{name}: {gap}" for gap in row.result.gaps]
-        result = EvidenceStudyResult(
+        result = FalsePositiveStudyResult(
             mitigations=tuple(rows),
             sources=tuple(source.name for source in recorded),
             gaps=tuple(gaps),
             targets=len(design.targets),
             shadows=len(design.shadows),
             patients=len(set(design.patient_ids)),
-            headline_fpr=self.evidence.headline_fpr,
-            confidence=self.evidence.resampling.confidence,
+            headline_fpr=self.false_positives.headline_fpr,
+            confidence=self.false_positives.resampling.confidence,
         )
-        report.write_evidence(self._shareable(result), self._folder.report)
+        report.write_false_positives(self._shareable(result), self._folder.report)
         return result
 
-    def _shareable(self, result: EvidenceStudyResult) -> EvidenceStudyResult:
+    def _shareable(self, result: FalsePositiveStudyResult) -> FalsePositiveStudyResult:
         """The result, less what its gaps tell of single cases; ``gaps.json`` and the terminal tell it all."""
         withheld = self._folder.identifiers().withheld
         rows = [
@@ -192,7 +193,7 @@ class EvidenceStudy:
     def _prepared(self) -> tuple[_Prepared, list[str]]:
         """The sources that can be used, with their cases, examined; and what is wrong with the others."""
         study = self.defences.study
-        held_out = study.auxiliary_cases()
+        held_out = study.held_out_cases()
         known: list[tuple[NDArray[np.float64], list[str]]] = []  # real scans, read for the first source from elsewhere
         prepared: _Prepared = []
         gaps: list[str] = []
@@ -246,9 +247,9 @@ class EvidenceStudy:
         design: Design,
         sources: Sequence[ForeignSource],
         statistics: Mapping[str, tuple[Array, float]],
-    ) -> MitigationEvidence:
+    ) -> MitigationFalsePositives:
         table = study.folder.table(design.model_ids)
-        result = self.evidence.run(
+        result = self.false_positives.run(
             list(self.attacks(len(design.shadows), study.recording.release)),
             table,
             design.targets,
@@ -260,18 +261,18 @@ class EvidenceStudy:
             lambda case_ids: np.stack([statistics[case][0] for case in case_ids]),
             lambda case_ids: np.array([statistics[case][1] for case in case_ids]),
         )
-        return MitigationEvidence(name, study.recording.release, self._utility(table, design), result)
+        return MitigationFalsePositives(name, study.recording.release, self._utility(table, design), result)
 
     def _utility(self, table: SignalTable, design: Design) -> dict[str, dict[str, Estimate]]:
         members = np.stack([table.members(target) for target in design.targets])
         inside = by_patient(members, table) > 0.5
-        weights = self.evidence.weights(len(members), inside.shape[1])
+        weights = self.false_positives.weights(len(members), inside.shape[1])
         found: dict[str, dict[str, Estimate]] = {}
         for name in self.utility:
             if name in table.signals:
                 values = by_patient(np.stack([table.signal(name, target) for target in design.targets]), table)
                 found[name] = {
-                    side: self.evidence.mean(values, chosen, weights)
+                    side: self.false_positives.mean(values, chosen, weights)
                     for side, chosen in (("members", inside), ("nonmembers", ~inside))
                 }
         return found

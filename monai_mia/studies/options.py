@@ -87,8 +87,8 @@ class Recording:
             such as an output defence; by default the activation or the argmax that ``release`` asks for.
         n_labels: label files hold integers in [0, n_labels); by default as the bundle's metadata says.
         signals: what is recorded of each query beside :func:`~monai_mia.signals.segmentation_signals`: dataclasses that
-            :class:`~monai_mia.handlers.SignalRecorder` can call, such as :class:`~monai_mia.signals.QueryVariants` or
-            :class:`~monai_mia.signals.WhiteBox`.
+            :class:`~monai_mia.handlers.SignalRecorder` can call, such as
+            :class:`~monai_mia.signals.PerturbedQueries` or :class:`~monai_mia.signals.WhiteBox`.
         maps: whether the predictions themselves are recorded too, for attacks that read them.
         maps_resolution: by which factor recorded maps are down-sampled, one number or one an axis.
         slabs: whether sliding-window predictions are made and read in slabs, so that large volumes need little memory;

@@ -22,10 +22,10 @@ from monai_mia.audit import report
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.controls import BlindScores
 from monai_mia.audit.disclosure.archive import write_archive
-from monai_mia.audit.individuals.vulnerability import Exposure
-from monai_mia.audit.report.rescoring import attack_recorded, examine_individuals
+from monai_mia.audit.individuals.vulnerability import Vulnerability
+from monai_mia.audit.report.rescoring import attack_recorded, measure_individuals
 from monai_mia.audit.results import AuditResult
-from monai_mia.bundle.config import AUXILIARY, TRAINING_IDS
+from monai_mia.bundle.config import HELD_OUT, TRAINING_IDS
 from monai_mia.bundle.query import Query, check_inference
 from monai_mia.bundle.training import Training
 from monai_mia.data import ForeignSource, ImageStatistics, check_cohort, write_identifiers
@@ -34,7 +34,7 @@ from monai_mia.data.cohorts import cases_of, read_ids
 from monai_mia.errors import InputError
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.records import files
-from monai_mia.records.design import TARGET, Case, Design, auxiliary_patients, require_canaries
+from monai_mia.records.design import TARGET, Case, Design, held_out_patients, require_canaries
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.maps import LABELS
 from monai_mia.signals.release import BAND
@@ -64,9 +64,9 @@ class Study:
         targets: number of targets that the same shadows attack; the report is about the first, a
             :class:`~monai_mia.studies.ComparisonStudy` about all of them.
         seed: seed of the design and of every model.
-        auxiliary: share of the patients, in [0, 1), who are held out: no model trains on them for its own sake or is
+        held-out: share of the patients, in [0, 1), who are held out: no model trains on them for its own sake or is
             queried about them. Defences that need other data (a discriminator's reference, a transfer set) find their
-            cases under the id ``auxiliary`` of the training config.
+            cases under the id ``held_out`` of the training config.
         recording: what leaves a model, and what is recorded of it.
         blind_network: trains a network on the images alone, as a control; None: statistics of the images are all that
             the blind baseline sees. What it costs: :class:`~monai_mia.neural_attacks.BlindNetwork`.
@@ -86,10 +86,10 @@ class Study:
     shadows: int = 8
     targets: int = 1
     seed: int = 0
-    auxiliary: float = 0.0
+    held_out: float = 0.0
     recording: Recording = field(default_factory=Recording)
     blind_network: BlindNetwork | None = None
-    individuals: Exposure | None = None
+    individuals: Vulnerability | None = None
     leakage_map: bool = False
     archive: str | None = None
     skip_bad: bool = False
@@ -121,7 +121,7 @@ class Study:
             result, table = attack_recorded(self.folder, self.audit, design, image_statistics, blind)
             individuals = None
             if self.individuals is not None or self.leakage_map:
-                individuals = examine_individuals(self.folder, design, self.individuals, self.leakage_map)
+                individuals = measure_individuals(self.folder, design, self.individuals, self.leakage_map)
             about = self._about(design, time.perf_counter() - start)
             report.write_report(result, table, self.folder.report, about, individuals)
             self.folder.note(**about)
@@ -152,13 +152,13 @@ class Study:
             design="randomised" if self.released is None else "observational",
             target=None if self.released is None else files.sha256(self.released.checkpoint),
             training=self.recipe.training().fingerprint(),
-            **({"auxiliary": self.auxiliary} if self.auxiliary else {}),
+            **({"held_out": self.held_out} if self.held_out else {}),
             target_training=self._recipe(TARGET).training().fingerprint(),
         )
-        cases, auxiliary = self._set_apart(self.cases())
+        cases, held_out = self._partition(self.cases())
         design = self._design(cases)
         require_canaries(design)
-        checked = [*design.cases, *auxiliary]
+        checked = [*design.cases, *held_out]
         image_statistics = check_cohort(checked, self.labels(), folder.image_statistics_file)
         cohort_key = _cohort_key(design.cases, image_statistics)
         folder.identify(cohort=cohort_key)
@@ -166,13 +166,13 @@ class Study:
         paths = [self.output_dir, self.recipe.root, self.resources.models_dir]
         paths += [] if self.released is None else [self.released.checkpoint]
         write_identifiers(folder.identifiers_file, checked, cohort_key, paths)
-        keys = self._train(design, image_statistics, auxiliary)
+        keys = self._train(design, image_statistics, held_out)
         self._query(design, image_statistics, keys)
         return design, image_statistics
 
-    def auxiliary_cases(self) -> list[Case]:
-        """Cases of the patients who are set apart: no model trained on them, and none is in the design."""
-        return self._set_apart(self.cases())[1]
+    def held_out_cases(self) -> list[Case]:
+        """Cases of the patients who are held out: no model trained on them, and none is in the design."""
+        return self._partition(self.cases())[1]
 
     def cases(self) -> list[Case]:
         """The cases of the cohort, without those that are left out."""
@@ -202,11 +202,11 @@ class Study:
             value = getattr(self, name)
             if not isinstance(value, int) or value < lowest:
                 raise InputError(f"{name} must be a whole number, at least {lowest}, got {value!r}.")
-        if not 0 <= self.auxiliary < 1:
-            raise InputError(f"auxiliary must be a share of the patients in [0, 1), got {self.auxiliary}.")
-        if self.released is not None and self.auxiliary:
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held-out must be a share of the patients in [0, 1), got {self.held_out}.")
+        if self.released is not None and self.held_out:
             raise InputError(
-                f"auxiliary must be 0 for a released target, got {self.auxiliary}: its members are what they are."
+                f"held-out must be 0 for a released target, got {self.held_out}: its members are what they are."
             )
         if self.released is not None and self.targets > 1:
             raise InputError(f"targets must be 1 for a released target, got {self.targets}. Drop --targets.")
@@ -227,9 +227,9 @@ class Study:
         if self.shadows and self.recipe.querying() != asked:
             check_inference(self.recipe.querying(), transform_id=recording.transform_id)
 
-    def _set_apart(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-        """The cases to audit, and those of auxiliary patients, drawn by the study's seed."""
-        drawn = auxiliary_patients(cases, self.auxiliary, self.seed)
+    def _partition(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+        """The cases to audit, and those of held-out patients, drawn by the study's seed."""
+        drawn = held_out_patients(cases, self.held_out, self.seed)
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in cases:
             sides[str(case["patient_id"]) in drawn].append(case)
@@ -251,7 +251,7 @@ class Study:
         return left_out(self.folder.private) if self.skip_bad else []
 
     def _train(
-        self, design: Design, image_statistics: ImageStatistics, auxiliary: Sequence[Case] = ()
+        self, design: Design, image_statistics: ImageStatistics, held_out: Sequence[Case] = ()
     ) -> dict[str, str]:
         """Train what is not trained; give each model's key."""
         prints = dict(zip(image_statistics.case_ids, image_statistics.fingerprints, strict=True))
@@ -263,11 +263,11 @@ class Study:
                 keys[model] = self._released_key(self.released)
                 continue
             bundle = self._recipe(model).training()
-            reads = AUXILIARY in bundle.parser(())
+            reads = HELD_OUT in bundle.parser(())
             members = design.members(model)
             seed = int(files.digest([self.seed, model])[:8], 16)
             trained_on = [[case["case_id"], prints[case["case_id"]]] for case in members]
-            beside = [[case["case_id"], prints[case["case_id"]]] for case in auxiliary] if reads else []
+            beside = [[case["case_id"], prints[case["case_id"]]] for case in held_out] if reads else []
             keys[model] = files.digest(
                 [
                     __version__,
@@ -291,7 +291,7 @@ class Study:
                 cohort_key=cohort_key,
                 checkpoint_interval=self.resources.checkpoint_interval,
                 threads=self.resources.threads,
-                auxiliary=[_bare(case) for case in auxiliary],
+                held_out=[_bare(case) for case in held_out],
             )
             if not files.is_current(job.path, job.key):
                 jobs.append(job)
@@ -311,7 +311,7 @@ class Study:
         return str(self.folder.weights(model))
 
     def _query(self, design: Design, image_statistics: ImageStatistics, keys: Mapping[str, str]) -> None:
-        asking, jobs = self._asking(design.cases, image_statistics), []
+        asking, jobs = self._query_jobs(design.cases, image_statistics), []
         for model in design.model_ids:
             job = asking(model, keys[model], design.queries(model))
             path, maps = self.folder.signals(model), self.folder.maps(model)
@@ -323,7 +323,7 @@ class Study:
                 jobs.append(replace(job, path=str(path) if todo else None, maps=str(maps) if todo_maps else None))
         run_jobs(jobs, "querying", self.resources.n_jobs)
 
-    def ask_about(
+    def query_foreign(
         self,
         design: Design,
         source: ForeignSource,
@@ -340,7 +340,7 @@ class Study:
             image_statistics: what was found in them.
             folder: where ``<model_id>.csv`` is written.
         """
-        asking, jobs = self._asking(cases, image_statistics), []
+        asking, jobs = self._query_jobs(cases, image_statistics), []
         outside = [{**case, "member": 0} for case in cases]
         files.private_folder(folder)
         for model in design.model_ids:
@@ -360,7 +360,7 @@ class Study:
                 jobs.append(job)
         run_jobs(jobs, "querying", self.resources.n_jobs)
 
-    def _asking(
+    def _query_jobs(
         self, cases: Sequence[Case], image_statistics: ImageStatistics
     ) -> Callable[[str, str, Sequence[Case]], Query]:
         """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
@@ -419,7 +419,7 @@ class Study:
             "versions": report.versions(),
             "design": {
                 **design.facts(),
-                "auxiliary": self.auxiliary,
+                "held_out": self.held_out,
                 **({"left_out": {side: sides.count(side) for side in sorted(set(sides))}} if self.skip_bad else {}),
             },
             "target": {

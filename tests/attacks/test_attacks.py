@@ -68,9 +68,9 @@ def test_the_targets_membership_is_out_of_sight():
 
 def test_every_exported_attack_is_under_contract():
     assert set(exported_attacks()) == set(VARIANTS) | ELSEWHERE, "list the new attack in tests/contracts.py"
-    for kind, variants in VARIANTS.items():
-        assert variants, kind
-        assert all(type(attack) is kind for attack in variants)
+    for kind, perturbations in VARIANTS.items():
+        assert perturbations, kind
+        assert all(type(attack) is kind for attack in perturbations)
 
 
 def test_names_are_unique():

@@ -161,10 +161,10 @@ def test_gain_over_the_global_loss_is_paired(result, played):
 
 def test_exposure_is_the_fpr_at_which_a_patient_is_found(result):
     scores, member = result.best.scores, result.member
-    for exposure, score in zip(result.exposure, scores, strict=True):
-        assert exposure == pytest.approx((scores[~member] >= score).mean())
+    for vulnerability, score in zip(result.vulnerability, scores, strict=True):
+        assert vulnerability == pytest.approx((scores[~member] >= score).mean())
     fpr = 0.1
-    found = (result.exposure[member] <= fpr).mean()
+    found = (result.vulnerability[member] <= fpr).mean()
     assert found == pytest.approx(statistics.roc(scores, member).tpr_at(fpr))
 
 

@@ -19,10 +19,10 @@ from monai_mia.audit.controls import (
     BlindScores,
     blind_baseline,
     feature_shifts,
-    half_band,
-    half_splits,
     image_tail,
-    stand_in_scores,
+    placebo_scores,
+    split_half_band,
+    split_halves,
     within_sides,
 )
 from monai_mia.errors import InputError
@@ -256,7 +256,7 @@ def test_cases_that_change_along_the_list_are_noticed():
     member = rng.permutation(120) < 60
     groups = [f"{k:03d}" for k in range(120)]
     scores = rng.normal(size=120) + 1.5 * ((np.arange(120) >= 60) & ~member)
-    halves = {half.side: half for half in half_splits(scores, member, groups)}
+    halves = {half.side: half for half in split_halves(scores, member, groups)}
     low, high = np.array_split(np.flatnonzero(~member), 2)
     assert halves["nonmembers"].auc.value == pytest.approx(
         stats.mannwhitneyu(scores[high], scores[low]).statistic / len(low) / len(high)
@@ -267,7 +267,7 @@ def test_cases_that_change_along_the_list_are_noticed():
 
 def test_a_score_that_goes_with_a_statistic_is_named():
     features, member, groups = cohort(120, 1)
-    found = half_splits(features[:, 1] + 3 * member, member, groups, features, ["a", "size", "c", "d"])
+    found = split_halves(features[:, 1] + 3 * member, member, groups, features, ["a", "size", "c", "d"])
     assert [half.by for half in found[:2]] == ["order", "order"]
     assert {(half.side, half.by) for half in found if half.p_adjusted < 0.001} == {
         ("members", "size"),
@@ -282,7 +282,7 @@ def test_the_order_of_a_side_is_rarely_called_a_drift():
     for seed in range(300):
         rng = np.random.default_rng(seed)
         member = rng.permutation(60) < 30
-        halves = half_splits(rng.normal(size=60) + member, member, [f"{k:03d}" for k in range(60)])
+        halves = split_halves(rng.normal(size=60) + member, member, [f"{k:03d}" for k in range(60)])
         wrong += any(half.p_adjusted < 0.05 for half in halves)
     assert wrong <= 26
 
@@ -291,7 +291,7 @@ def test_random_halves_lie_in_the_band():
     """The deviation of a Mann-Whitney AUC of n against n under the null: sqrt((2 n + 1) / 12) / n."""
     rng = np.random.default_rng(0)
     member = np.arange(100) < 40
-    bands = dict(half_band(rng.normal(size=100), member, [f"{k:03d}" for k in range(100)], 4000, 0))
+    bands = dict(split_half_band(rng.normal(size=100), member, [f"{k:03d}" for k in range(100)], 4000, 0))
     for side, n in (("members", 20), ("nonmembers", 30)):
         half = 1.96 * np.sqrt((2 * n + 1) / 12) / n
         assert bands[side] == pytest.approx((0.5 - half, 0.5 + half), abs=0.015)
@@ -300,8 +300,8 @@ def test_random_halves_lie_in_the_band():
 def test_few_patients_have_no_halves():
     member = np.arange(14) < 7
     groups = [f"{k:02d}" for k in range(14)]
-    assert half_splits(np.arange(14.0), member, groups) == ()
-    assert half_band(np.arange(14.0), member, groups, 10, 0) == ()
+    assert split_halves(np.arange(14.0), member, groups) == ()
+    assert split_half_band(np.arange(14.0), member, groups, 10, 0) == ()
 
 
 # A model in the target's stead
@@ -328,9 +328,9 @@ def test_pairs_within_a_side_are_those_of_the_slow_twin():
 
 
 def test_chance_overlap_of_two_draws_tells_nothing():
-    """Scores that are the stand-in's membership and noise: over all halves the mean is one half, exactly.
+    """Scores that are the placebo's membership and noise: over all halves the mean is one half, exactly.
 
-    Of a single draw that overlaps with the stand-in's by two thirds, the plain AUC is two thirds.
+    Of a single draw that overlaps with the placebo's by two thirds, the plain AUC is two thirds.
     """
     side = np.arange(10) < 5
     scores = side + 0.01 * np.random.default_rng(0).normal(size=10)
@@ -351,7 +351,7 @@ def test_chance_overlap_of_two_draws_tells_nothing():
 def stand_ins_of(table, attacks, count=9, target="target", shadows=None):
     shadows = [model for model in table.model_ids if model != target] if shadows is None else shadows
     real = np.ones(len(table.case_ids), dtype=bool)
-    return stand_in_scores(attacks, table, target, shadows, None, real, lambda values: values, count, 0)
+    return placebo_scores(attacks, table, target, shadows, None, real, lambda values: values, count, 0)
 
 
 def test_stand_ins_are_attacked_without_their_complements():
@@ -363,7 +363,7 @@ def test_stand_ins_are_attacked_without_their_complements():
         np.testing.assert_array_equal(side, table.members(model))
         view = AdversaryView.of(table, model, [f"shadow_{k:02d}" for k in others])
         np.testing.assert_array_equal(scores[0], LiRA("log_likelihood")(view))
-        assert roc(scores[0], side).auc > 0.7, "it works on the stand-in itself"
+        assert roc(scores[0], side).auc > 0.7, "it works on the placebo itself"
 
 
 def test_other_targets_stand_in_first():
@@ -388,7 +388,7 @@ def controls_of(table, features=None, randomised=True, attacks=None, **options):
 
 def test_memory_of_the_target_does_not_show_on_stand_ins():
     result = controls_of(game(n=120, shadows=8, delta=2.5).table)
-    found = result.controls.stand_in
+    found = result.controls.placebo
     assert result.best.auc.value > 0.8
     assert found.n_models == 2
     assert found.auc.value == pytest.approx(0.5, abs=0.15)
@@ -402,10 +402,10 @@ def test_memory_of_the_target_does_not_show_on_stand_ins():
 def test_the_stand_ins_p_value_is_calibrated():
     """60 audits without memory, the attack chosen on the membership: at most 8 below 0.05 (binomial tail 0.003).
 
-    Cases differ in difficulty, so that scores on target and stand-in go together, and so does the choice.
+    Cases differ in difficulty, so that scores on target and placebo go together, and so does the choice.
     """
     rejected = sum(
-        controls_of(game(n=60, shadows=4, delta=0.0, seed=seed).table).controls.stand_in.p_value < 0.05
+        controls_of(game(n=60, shadows=4, delta=0.0, seed=seed).table).controls.placebo.p_value < 0.05
         for seed in range(60)
     )
     assert rejected <= 8
@@ -422,13 +422,13 @@ def test_easier_members_show_on_stand_ins_and_nothing_is_concluded():
     for randomised in (False, True):
         result = controls_of(table, randomised=randomised)
         assert result.best.auc.value > 0.7
-        found = result.controls.stand_in
+        found = result.controls.placebo
         assert found.p_value < 0.05
         assert found.auc.value > 0.65
         assert result.verdict.level == "inconclusive"
         assert any("a model with other members gives the same patients away" in r for r in result.verdict.reasons)
-    assert controls_of(table, stand_ins=0).controls.stand_in is None
-    assert controls_of(table, stand_ins=0).verdict.level == "high"
+    assert controls_of(table, placebos=0).controls.placebo is None
+    assert controls_of(table, placebos=0).verdict.level == "high"
 
 
 def test_stand_ins_matter_where_a_coin_dealt_the_sides_only_if_there_is_something_to_explain():
@@ -437,7 +437,7 @@ def test_stand_ins_matter_where_a_coin_dealt_the_sides_only_if_there_is_somethin
     values[0] -= 2.0 * table.members("target")[:, None]  # the target alone fits all alike
     for randomised, level in ((True, "low"), (False, "inconclusive")):
         result = controls_of(replace(table, values=values), randomised=randomised, attacks=[GlobalLoss()])
-        assert result.best.p_value > 0.05 > result.controls.stand_in.p_value
+        assert result.best.p_value > 0.05 > result.controls.placebo.p_value
         assert result.verdict.level == level
 
 
@@ -446,7 +446,7 @@ def test_memory_beyond_easier_members_is_told_in_a_randomised_design():
     values = table.values.copy()
     values[0] += 8.0 * table.members("target")[:, None]
     result = controls_of(replace(table, values=values))
-    assert result.controls.stand_in.attack_minus.low > 0.1
+    assert result.controls.placebo.attack_minus.low > 0.1
     assert result.verdict.level == "high"
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Exposure and covariates: a planted effect is found, none is seldom, and small subgroups are not shown."""
+"""Vulnerability and covariates: a planted effect is found, none is seldom, and small subgroups are not shown."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import pytest
 from scipy import stats
 
 from monai_mia.audit.individuals.covariates import Covariate, associations, image_covariates, listed_covariates, rarity
-from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult, SideExposure
+from monai_mia.audit.individuals.vulnerability import SideVulnerability, Vulnerability, VulnerabilityResult
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate, Resampling
 
-QUICK = Exposure(resampling=Resampling(n_resamples=300), n_permutations=499)
+QUICK = Vulnerability(resampling=Resampling(n_resamples=300), n_permutations=499)
 NONE = Estimate(0.0, 0.0, 0.0)
 
 
-def side(name: str, certainty: np.ndarray) -> SideExposure:
-    turns = np.full(len(certainty), 8)
+def side(name: str, certainty: np.ndarray) -> SideVulnerability:
+    rounds = np.full(len(certainty), 8)
     rate = (certainty > np.median(certainty)).astype(float)
-    return SideExposure(name, turns, rate, certainty, NONE, NONE, NONE, 0.0, NONE, 0.0, (), (), None)
+    return SideVulnerability(name, rounds, rate, certainty, NONE, NONE, NONE, 0.0, NONE, 0.0, (), (), None)
 
 
-def result(members: np.ndarray, seed: int = 0) -> ExposureResult:
+def result(members: np.ndarray, seed: int = 0) -> VulnerabilityResult:
     """Patients with this certainty as members, and one of pure chance as non-members."""
     others = np.random.default_rng([seed, 99]).random(len(members))
     ids = tuple(f"p{u:03d}" for u in range(len(members)))
-    return ExposureResult("a", 0.05, ("m",), ids, side("members", members), side("nonmembers", others), 0.95)
+    return VulnerabilityResult("a", 0.05, ("m",), ids, side("members", members), side("nonmembers", others), 0.95)
 
 
 def cases(**columns: Any) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def test_a_null_cohort_seldom_has_a_finding():
         rng = np.random.default_rng([7, seed])
         listed = [Covariate(f"x{k}", rng.random(40), "size") for k in range(4)]
         listed += [Covariate(f"g{k}", rng.permutation(np.repeat(["a", "b"], 20)), "datalist") for k in range(2)]
-        options = Exposure(resampling=Resampling(n_resamples=20, seed=seed), n_permutations=199)
+        options = Vulnerability(resampling=Resampling(n_resamples=20, seed=seed), n_permutations=199)
         found, _ = associations(result(rng.random(40), seed), listed, options)
         findings += any(one.p_adjusted <= 0.05 for one in found)
         first += [one.p_value for one in found if one.covariate in ("x0", "g0")]
@@ -141,9 +141,9 @@ def test_covariates_that_few_patients_tell_apart_are_not_both_shown():
 def test_turns_of_few_patients_as_non_members_are_not_shown():
     groups = np.repeat(["a", "b"], 20)
     found = result(np.random.default_rng(0).random(40))
-    turns = np.where(np.arange(40) < 31, 8, 0)  # 20 of a and 11 of b
+    rounds = np.where(np.arange(40) < 31, 8, 0)  # 20 of a and 11 of b
     for n, shown in ((31, [True, True]), (29, [False, False])):  # else the one were what the other leaves
-        others = replace(found.nonmembers, n_turns=np.where(np.arange(40) < n, turns, 0))
+        others = replace(found.nonmembers, n_rounds=np.where(np.arange(40) < n, rounds, 0))
         (one,), _ = associations(replace(found, nonmembers=others), [Covariate("site", groups, "datalist")], QUICK)
         assert [np.isfinite(group.nonmember_certain.value) for group in one.subgroups] == shown
         assert all(np.isfinite(group.certain.value) for group in one.subgroups)

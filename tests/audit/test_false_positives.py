@@ -22,7 +22,13 @@ from monai_mia.attacks import (
     VoxelCalibration,
 )
 from monai_mia.attacks.adversary import AdversaryView
-from monai_mia.audit.false_positives import COHORT, Evidence, EvidenceResult, precision, transferred_threshold
+from monai_mia.audit.false_positives import (
+    COHORT,
+    FalsePositiveResult,
+    FalsePositives,
+    precision,
+    transferred_threshold,
+)
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Resampling
@@ -33,7 +39,7 @@ ACCESS = {
     "maximum_probability": "probabilities",
     "maximum_probability_predicted": "probabilities",
 }
-QUICK = Evidence(resampling=Resampling(n_resamples=200), min_cell=1)
+QUICK = FalsePositives(resampling=Resampling(n_resamples=200), min_cell=1)
 
 
 def features(case_ids: Sequence[str]) -> np.ndarray:
@@ -62,9 +68,11 @@ def foreign(value: float | np.ndarray, n: int, models: int, prefix: str = "alien
     return table_of(np.broadcast_to(value, (models, n)).astype(float), np.zeros((models, n), dtype=bool), prefix)
 
 
-def weigh(table: SignalTable, sources: dict[str, SignalTable], evidence: Evidence = QUICK) -> EvidenceResult:
+def weigh(
+    table: SignalTable, sources: dict[str, SignalTable], false_positives: FalsePositives = QUICK
+) -> FalsePositiveResult:
     attack = TransferredThreshold("maximum_probability", "youden", pooled=True, remove_offsets=False)
-    return evidence.run([attack], table, ["target"], list(table.model_ids[1:]), sources, features, voxels)
+    return false_positives.run([attack], table, ["target"], list(table.model_ids[1:]), sources, features, voxels)
 
 
 class TestPrecision:
@@ -255,14 +263,14 @@ def test_an_attack_that_knows_nothing_claims_both_sides_alike() -> None:
 class TestGaps:
     def test_what_cannot_be_measured_is_told_and_the_rest_is_made(self) -> None:
         table = game(n=40, shadows=2, signals=SIGNALS, access=ACCESS).table
-        evidence = Evidence(base_rates=(0.1, 1.5), resampling=Resampling(n_resamples=50))
+        false_positives = FalsePositives(base_rates=(0.1, 1.5), resampling=Resampling(n_resamples=50))
         attacks = [
             VoxelCalibration(),
             LiRA("log_likelihood", variance="case"),
             LiRA("log_likelihood"),
             Threshold("dice"),
         ]
-        result = evidence.run(attacks, table, ["target"], ["shadow_00", "shadow_01"], {}, features, voxels)
+        result = false_positives.run(attacks, table, ["target"], ["shadow_00", "shadow_01"], {}, features, voxels)
         assert [item.attack for item in result.attacks] == ["LiRA online, pooled variance: log_likelihood"]
         assert set(result.attacks[0].sources[0].precision) == {0.1}
         text = " ".join(result.gaps)
@@ -278,4 +286,4 @@ class TestGaps:
     @pytest.mark.parametrize("option", [{"gate": 0.0}, {"headline_fpr": 1.0}, {"min_cell": 0}])
     def test_bad_options(self, option: dict[str, float]) -> None:
         with pytest.raises(InputError, match=f"{next(iter(option))} must be"):
-            Evidence(**option)
+            FalsePositives(**option)

@@ -19,9 +19,9 @@ from conftest import small_study
 
 from monai_mia.audit.individuals.covariates import Individuals
 from monai_mia.audit.individuals.leakage_map import log_likelihoods
-from monai_mia.audit.individuals.vulnerability import Exposure
+from monai_mia.audit.individuals.vulnerability import Vulnerability
 from monai_mia.audit.report import check_report
-from monai_mia.audit.report.rescoring import examine_individuals, report_individuals, rescore
+from monai_mia.audit.report.rescoring import measure_individuals, report_individuals, rescore
 from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.records import files
@@ -30,7 +30,7 @@ from monai_mia.records.maps import MapStore
 from monai_mia.statistics import Resampling
 from monai_mia.studies.study import Study
 
-QUICK = Exposure(fpr=0.25, min_cell=3, resampling=Resampling(n_resamples=100), n_permutations=99)
+QUICK = Vulnerability(fpr=0.25, min_cell=3, resampling=Resampling(n_resamples=100), n_permutations=99)
 AFFINE = np.array([[0.0, -2.0, 0.0, 5.0], [1.5, 0.0, 0.0, -3.0], [0.0, 0.0, 1.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
 
@@ -73,11 +73,11 @@ class TestStudy:
         check_report(content)
         found = content["individuals"]
         assert found["min_cell"] == 3
-        exposure = found["exposure"]
-        assert (exposure["n_models"], exposure["n_patients"], exposure["fpr"]) == (8, 14, 0.25)
-        assert exposure["attack"] == "RMIA online: soft_dice"
-        assert exposure["members"]["n_turns"] + exposure["nonmembers"]["n_turns"] == pytest.approx(8)
-        assert exposure["members"]["reliability"]["n_patients"] <= 14
+        vulnerability = found["exposure"]
+        assert (vulnerability["n_models"], vulnerability["n_patients"], vulnerability["fpr"]) == (8, 14, 0.25)
+        assert vulnerability["attack"] == "RMIA online: soft_dice"
+        assert vulnerability["members"]["n_rounds"] + vulnerability["nonmembers"]["n_rounds"] == pytest.approx(8)
+        assert vulnerability["members"]["reliability"]["n_patients"] <= 14
         names = {one["covariate"] for one in found["covariates"]}
         assert {"label_1_ml", "label_2_ml", "contrast", "rarity", "age", "site"} <= names
         (site,) = [one for one in found["covariates"] if one["covariate"] == "site"]
@@ -115,8 +115,8 @@ class TestStudy:
         table = rows(out(finished) / "private/individuals.csv")
         patients = sorted({case["patient_id"] for case in cohort})
         assert [row["patient_id"] for row in table] == patients
-        assert all(int(row["members_turns"]) + int(row["nonmembers_turns"]) == 8 for row in table)
-        assert {"members_found", "members_certainty", "rarity", "site", "age"} <= set(table[0])
+        assert all(int(row["members_rounds"]) + int(row["nonmembers_rounds"]) == 8 for row in table)
+        assert {"members_detected", "members_certainty", "rarity", "site", "age"} <= set(table[0])
         for name in ("private/individuals.csv", "private/leakage/cases.csv"):
             assert stat.S_IMODE((out(finished) / name).stat().st_mode) == 0o600
         assert stat.S_IMODE((out(finished) / "private/leakage").stat().st_mode) == 0o700
@@ -166,20 +166,20 @@ class TestRefused:
 
     def test_too_few_patients_for_the_fpr_is_a_gap(self, finished: Study) -> None:
         design = Design.read(out(finished) / "private/design.csv")
-        found = examine_individuals(finished.folder, design, Exposure(fpr=0.05), False)
-        assert found.exposure is None
+        found = measure_individuals(finished.folder, design, Vulnerability(fpr=0.05), False)
+        assert found.vulnerability is None
         assert found.associations == ()
-        assert found.gaps[0].startswith("exposure: fpr must be at least the resolution of each model, got 0.05")
+        assert found.gaps[0].startswith("vulnerability: fpr must be at least the resolution of each model, got 0.05")
 
     def test_too_few_patients_for_a_map_is_a_gap(self, finished: Study) -> None:
         design = Design.read(out(finished) / "private/design.csv")
-        found = examine_individuals(finished.folder, design, replace(QUICK, min_cell=30), True)
+        found = measure_individuals(finished.folder, design, replace(QUICK, min_cell=30), True)
         assert isinstance(found, Individuals)
         assert found.leakage is not None
         assert found.leakage.registered is None
         assert any(gap.startswith("leakage map: each side must have at least 30") for gap in found.gaps)
-        assert found.exposure is None
-        assert any(gap.startswith("exposure: patients must be at least 30 as members") for gap in found.gaps)
+        assert found.vulnerability is None
+        assert any(gap.startswith("vulnerability: patients must be at least 30 as members") for gap in found.gaps)
 
     def test_broken_maps_are_a_gap_that_names_nobody(self, finished: Study, tmp_path: Path) -> None:
         """The error names a case and a folder; the report must not."""
@@ -190,7 +190,7 @@ class TestRefused:
         half = len(whole) // 2
         path.write_bytes(whole[:half] + bytes(byte ^ 255 for byte in whole[half : half + 400]) + whole[half + 400 :])
         found = report_individuals(folder, QUICK)
-        assert found.exposure is not None
+        assert found.vulnerability is not None
         assert found.leakage is None
         assert "leakage map: what was recorded cannot be read; the log says why." in found.gaps
         shutil.rmtree(folder / "private/maps")
@@ -202,9 +202,9 @@ class TestRefused:
         design = Design.read(out(finished) / "private/design.csv")
         canary = design.patient_ids[0]
         marked = tuple({**case, "canary": "plain" if case["patient_id"] == canary else ""} for case in design.cases)
-        found = examine_individuals(finished.folder, replace(design, cases=marked), QUICK, True)
-        assert found.exposure is not None
-        assert canary not in found.exposure.patient_ids
+        found = measure_individuals(finished.folder, replace(design, cases=marked), QUICK, True)
+        assert found.vulnerability is not None
+        assert canary not in found.vulnerability.patient_ids
         assert found.leakage is not None
         path = out(finished) / "private/design.json"
         about = files.read_json(path)

@@ -21,7 +21,7 @@ from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, Th
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.criteria import percent
 from monai_mia.audit.report import as_json, figures, write_report
-from monai_mia.audit.report.figures import NAMES, exposure_bins, signal_label
+from monai_mia.audit.report.figures import NAMES, signal_label, vulnerability_bins
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
@@ -147,7 +147,7 @@ def test_files(folder):
 
 def test_report_json_has_the_documented_fields(folder):
     content = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
-    fields = "schema versions unit design target attacks controls utility exposure verdict cost"
+    fields = "schema versions unit design target attacks controls utility vulnerability verdict cost"
     assert set(fields.split()) <= set(content)
     assert {"kind", "n_member", "n_nonmember", "n_shadow", "seed"} <= set(content["design"])
     assert {"checkpoint_sha256", "bundle", "bundle_version"} <= set(content["target"])
@@ -302,7 +302,7 @@ def test_observational_design_is_named_with_its_caveat(strong, tmp_path, no_pict
 
 def test_exposure_adds_up_and_agrees_with_the_tpr(strong):
     result, _ = strong
-    bins = exposure_bins(result)
+    bins = vulnerability_bins(result)
     assert sum(b.count for b in bins) == result.member.sum()
     assert sum(b.expected for b in bins) == pytest.approx(result.member.sum())
     shares = as_json(result, ABOUT)["exposure"]["share_exposed_at_fpr"]
@@ -315,8 +315,10 @@ def test_exposure_by_hand():
     """Ten non-members; one member above all of them, one with 1 above it, one with 3, one with all."""
     member = np.repeat([True, False], [4, 10])
     best = SimpleNamespace(tpr_at_fpr={0.1: Estimate(0.5, 0, 1), 0.01: None})
-    result = SimpleNamespace(member=member, exposure=np.concatenate([[0.0, 0.1, 0.3, 1.0], np.ones(10)]), best=best)
-    bins = exposure_bins(result)
+    result = SimpleNamespace(
+        member=member, vulnerability=np.concatenate([[0.0, 0.1, 0.3, 1.0], np.ones(10)]), best=best
+    )
+    bins = vulnerability_bins(result)
     assert [b.count for b in bins] == [1, 1, 0, 1, 1]
     assert [b.expected * 11 / 4 for b in bins] == pytest.approx([1, 1, 1, 3, 5])
 

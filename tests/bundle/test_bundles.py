@@ -55,7 +55,7 @@ def test_files(bundle: Path) -> None:
 def test_metadata(bundle: Path, tmp_path: Path) -> None:
     """MONAI validates against a schema file that is at hand, instead of downloading it."""
     schema = tmp_path / "schema.json"
-    shutil.copy(ROOT / "tests" / "data" / "metadata_schema.json", schema)
+    shutil.copy(ROOT / "tests" / "generators" / "metadata_schema.json", schema)
     verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(schema))
     content = json.loads((bundle / "configs/metadata.json").read_text())
     assert content["version"] in content["changelog"]
@@ -122,7 +122,7 @@ def test_phantom_audit_as_a_command(tmp_path: Path, hashes: Hashes) -> None:
     result = run_bundle(
         "run", "--config_file", str(PHANTOM / "configs/audit.yaml"), "--output_dir", str(tmp_path / "out"),
         "--patients", "6", "--shadows", "2", "--n_jobs", "1",
-        "--study#train_overrides", "{'train#trainer#max_epochs': 1}",
+        "--study#epochs", "1",
     )  # fmt: skip
     assert "AUC [95% interval]" in result.stderr + result.stdout
     assert "Verdict: INCONCLUSIVE" in result.stderr + result.stdout
@@ -143,7 +143,7 @@ def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, root: Path, sha
     run_bundle(
         "run", "--config_file", str(root / "configs/audit.yaml"), "--dataset_dir", str(tmp_path / "data"),
         "--output_dir", str(tmp_path / "out"), "--shadows", str(shadows), "--n_jobs", "1",
-        "--study#train_overrides", "{'train#trainer#max_epochs': 1}",
+        "--study#epochs", "1",
     )  # fmt: skip
     table = SignalTable.read(tmp_path / "out/private/signals")
     assert set(table.case_ids) == {case_name(item["image"]) for item in chosen}

@@ -26,12 +26,12 @@ from monai_mia.audit.disclosure.archive import check_archive
 from monai_mia.bundle.config import BundleConfig, job_settings
 from monai_mia.bundle.inspection import inspect_bundle, writable_by_others
 from monai_mia.bundle.query import check_inference
-from monai_mia.bundle.training import is_omitted
+from monai_mia.bundle.training import is_removed
 from monai_mia.data.phantoms import phantom
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
 from monai_mia.records.volumes import write_volume
-from monai_mia.signals.outputs import chosen_output, one_output
+from monai_mia.signals.outputs import one_output, select_prediction
 from monai_mia.studies.bundle import bundle_study
 
 pytestmark = pytest.mark.filterwarnings("ignore:the configs of:UserWarning")
@@ -288,7 +288,7 @@ class TestOutputs:
         ],
     )
     def test_one_is_chosen(self, output: Any, which: Any) -> None:
-        torch.testing.assert_close(chosen_output(output, self.inputs, which), self.volume)
+        torch.testing.assert_close(select_prediction(output, self.inputs, which), self.volume)
 
     @pytest.mark.parametrize(
         ("output", "which", "message"),
@@ -301,7 +301,7 @@ class TestOutputs:
     )
     def test_or_it_is_said_how_to_name_it(self, output: Any, which: Any, message: str) -> None:
         with pytest.raises(InputError, match=message):
-            chosen_output(output, self.inputs, which)
+            select_prediction(output, self.inputs, which)
 
     def test_the_inferer_stays_what_it_is(self) -> None:
         from copy import copy, deepcopy
@@ -716,13 +716,13 @@ class TestHandlersThatWrite:
         ],
     )
     def test_however_they_are_written(self, handler: Any) -> None:
-        assert is_omitted(handler, {})
+        assert is_removed(handler, {})
 
     @pytest.mark.parametrize(
         "handler", [of("LrScheduleHandler"), of("monai_mia.Stats"), "$StatsHandler", "@StatsHandler("]
     )
     def test_others_stay(self, handler: Any) -> None:
-        assert not is_omitted(handler, {})
+        assert not is_removed(handler, {})
 
     def test_of_a_list_that_is_referred_to(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
         config = config_of(spleen, "train")

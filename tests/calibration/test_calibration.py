@@ -165,7 +165,7 @@ def test_verdicts_under_the_null(n):
 
     Chance makes an AUC significant in 5 %, a tail in 1 %.
 
-    What chance makes significant, an attack on a stand-in may explain: such an audit is ``inconclusive``.
+    What chance makes significant, an attack on a placebo may explain: such an audit is ``inconclusive``.
     """
     attacks = [GlobalLoss(), EverySignal(), LiRA(), LiRA(mode="offline", variance="case")]
     audit = Audit(attacks, fprs=(0.1, 0.05), utility=(), resampling=Resampling(n_resamples=100), n_permutations=399)

@@ -77,13 +77,13 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
         covered["(best attack)"] += result.best.auc.low <= 0.5 <= result.best.auc.high
         at_once = [attack.auc_simultaneous.ci for attack in result.attacks]
         covered["(all attacks at once)"] += all(low <= 0.5 <= high for low, high in at_once)
-        stand_in = result.controls.stand_in
-        covered["(stand-in)"] += stand_in.auc.low <= 0.5 <= stand_in.auc.high
+        placebo = result.controls.placebo
+        covered["(stand-in)"] += placebo.auc.low <= 0.5 <= placebo.auc.high
         print(
             f"{seed} {result.verdict.level}, best {result.best.name} {result.best.auc:.3f}",
             [f"{bound:.3f}" for bound in (*result.best.auc.ci, *result.best.auc_simultaneous.ci)],
             f"p {result.best.p_value:.3f} blind {result.blind.auc:.3f} p {result.blind.p_value:.3f} "
-            f"stand-in {stand_in.attack} {stand_in.auc:.3f} p {stand_in.p_value:.3f}",
+            f"placebo {placebo.attack} {placebo.auc:.3f} p {placebo.p_value:.3f}",
         )  # fmt: skip
     print(f"verdicts of {N_AUDITS} audits: {dict(levels)}")
     for name, count in sorted(covered.items(), key=lambda item: item[1]):
@@ -128,7 +128,7 @@ def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
         shadows=2,
         blind_network=BlindNetwork(size=16),
     ).run()
-    for one in (result.best, result.blind, result.blind_network, result.controls.stand_in):
+    for one in (result.best, result.blind, result.blind_network, result.controls.placebo):
         print(f"{where}: AUC {one.auc}, p {one.p_value:.3f}: {one}"[:120])
     print(result.verdict)
     if where == "whole":
@@ -139,7 +139,7 @@ def test_brighter_members_are_no_evidence(stranger, tmp_path, where):
     assert result.best.p_value < 0.01
     assert result.blind.auc.value > 0.75
     assert result.blind.p_value < 0.05
-    assert result.controls.stand_in.p_value < 0.05
+    assert result.controls.placebo.p_value < 0.05
     assert result.attack_minus_blind.low < 0.1
     assert result.verdict.level == "inconclusive"
     assert any("blind baseline" in reason for reason in result.verdict.reasons)

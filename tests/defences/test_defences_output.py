@@ -23,7 +23,7 @@ from monai_mia import defences
 from monai_mia.defences import inferer as inferers
 from monai_mia.errors import InputError
 from monai_mia.records.table import SignalTable
-from monai_mia.signals.perturbations import Flip, QueryVariants
+from monai_mia.signals.perturbations import Flip, PerturbedQueries
 from monai_mia.signals.release import boundary_distance
 
 
@@ -332,7 +332,7 @@ def test_in_a_study(cohort: Any, tmp_path: Path) -> None:
             inference_overrides={**small, **overrides},
             release="probabilities",
             transform_id="defence",
-            signals=[QueryVariants((Flip(0),))],
+            signals=[PerturbedQueries((Flip(0),))],
         ).run()
         return SignalTable.read(tmp_path / "out/private/signals")
 

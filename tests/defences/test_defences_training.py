@@ -36,9 +36,9 @@ from monai_mia.bundle.config import BundleConfig, load_weights
 from monai_mia.bundle.training import Training
 from monai_mia.data import phantom_cohort
 from monai_mia.defences.adversarial import AdversarialRegularisation
-from monai_mia.defences.auxiliary import AuxiliaryCases, undisturbed
 from monai_mia.defences.averaging import WeightAveraging
 from monai_mia.defences.distillation import Distillation
+from monai_mia.defences.held_out import HeldOutCases, undisturbed
 from monai_mia.defences.laplace import LaplaceFit, LaplaceNetwork
 from monai_mia.defences.losses import LossFloor, SoftDiceCELoss
 from monai_mia.defences.mixing import ColumnSplice, MixedBatch
@@ -67,7 +67,7 @@ def cases(n: int, seed: int, size: int = 8) -> list[dict[str, Any]]:
     ]
 
 
-MEMBERS, AUXILIARY, OTHERS = cases(8, 1), cases(6, 2), cases(8, 3)
+MEMBERS, HELD_OUT, OTHERS = cases(8, 1), cases(6, 2), cases(8, 3)
 
 
 def small_network(seed: int = 0, dropout: float = 0.2) -> nn.Sequential:
@@ -124,8 +124,8 @@ def plain_weights(epochs: int = 4) -> dict[str, Tensor]:
     return weights(trainer.network)
 
 
-def auxiliary(data: Sequence[dict[str, Any]] = AUXILIARY, transform: Any = FLIP) -> AuxiliaryCases:
-    return AuxiliaryCases(data, transform, batch_size=4)
+def held_out(data: Sequence[dict[str, Any]] = HELD_OUT, transform: Any = FLIP) -> HeldOutCases:
+    return HeldOutCases(data, transform, batch_size=4)
 
 
 class Kill(BaseException):
@@ -167,13 +167,13 @@ def check_resumes(
 
 class TestAuxiliaryCases:
     def test_there_must_be_some(self) -> None:
-        with pytest.raises(InputError, match=r"auxiliary must be cases .* got none\. In a study set auxiliary"):
-            auxiliary([])
+        with pytest.raises(InputError, match=r"held-out must be cases .* got none\. In a study set held-out"):
+            held_out([])
 
     def test_an_epoch_is_the_same_again_and_another_is_not(self) -> None:
         def drawn(epoch: int) -> Tensor:
             torch.manual_seed(3)
-            trainer, given = trainer_of(epochs=1), auxiliary()
+            trainer, given = trainer_of(epochs=1), held_out()
             given.attach(trainer)
             trainer.state.epoch = epoch
             trainer.fire_event(Events.EPOCH_STARTED)
@@ -190,7 +190,7 @@ class TestAuxiliaryCases:
         torch.manual_seed(0)
         with undisturbed():
             torch.rand(3)
-        auxiliary().batch()
+        held_out().batch()
         assert torch.equal(torch.rand(1), expected)
 
 
@@ -394,7 +394,7 @@ def min_max(weight: float = 0.1, discriminator: nn.Module | None = None, **optio
     with undisturbed():
         torch.manual_seed(1)
         discriminator = discriminator or PatchDiscriminator(2, 8, 6, num_layers_d=1, norm="INSTANCE", dropout=0.1)
-    return AdversarialRegularisation(discriminator, auxiliary(), weight, **options)
+    return AdversarialRegularisation(discriminator, held_out(), weight, **options)
 
 
 class TestAdversarialRegularisation:
@@ -415,7 +415,7 @@ class TestAdversarialRegularisation:
             return {tuple(int((label == c).sum()) for c in range(3)) for label in labels}
 
         shown = {tuple(map(int, item[3:].sum(dim=(1, 2)))) for pairs in discriminator.shown for item in pairs}
-        members, others = (counts([case["label"] for case in group]) for group in (MEMBERS, AUXILIARY))
+        members, others = (counts([case["label"] for case in group]) for group in (MEMBERS, HELD_OUT))
         assert shown == members | others
         assert not shown & (counts([case["label"] for case in OTHERS]) - members - others)
 
@@ -472,7 +472,7 @@ class TestAdversarialRegularisation:
 def distillation(temperature: float | None = None, teacher_epochs: int = 2, **options: Any) -> Distillation:
     with undisturbed():
         fresh = small_network(seed=9)
-    return Distillation(auxiliary(transform=KEEP), fresh, teacher_epochs, temperature=temperature, **options)
+    return Distillation(held_out(transform=KEEP), fresh, teacher_epochs, temperature=temperature, **options)
 
 
 class TestDistillation:
@@ -504,7 +504,7 @@ class TestDistillation:
         assert hidden == [True, True, False, False]  # nothing can save the teacher
         assert same(at_switch[0], weights(defence.fresh))
         assert states == [(0, 0.01), (4, 0.005), (0, 0.01), (4, 0.005)]
-        sums = [round(float(case["image"].sum()), 3) for case in AUXILIARY]
+        sums = [round(float(case["image"].sum()), 3) for case in HELD_OUT]
         for epoch, images in seen.items():
             shown = {round(float(image.sum()), 3) for image in torch.cat(images)}
             assert len(images) == 2
@@ -797,7 +797,7 @@ class TestLeakageMonitor:
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Cases of a study, and auxiliary ones."""
+    """Cases of a study, and held-out ones."""
     found = [
         [{key: case[key] for key in ("case_id", "patient_id", "image", "label")} for case in phantom_cohort(
             tmp_path_factory.mktemp("patients"), n_patients=n, size=16, seed=seed)]
@@ -916,7 +916,7 @@ class TestOverlays:
             train=["configs/train.json", str(path)],
             train_overrides=options_of(path, []),
         )
-        with pytest.raises(InputError, match="In a study set auxiliary, the share of patients that is set apart"):
+        with pytest.raises(InputError, match="In a study set held-out, the share of patients that is held out"):
             study.record()
         assert not list(tmp_path.rglob("*.pt"))
 
@@ -933,7 +933,7 @@ class TestOverlays:
                 "train#trainer#max_epochs": 1,
                 "val_interval": 1,
                 "validate#inferer#roi_size": [16, 16, 16],
-                **({"auxiliary": "@validate#dataset#data"} if overlay == "leakage_monitor" else {}),
+                **({"held_out": "@validate#dataset#data"} if overlay == "leakage_monitor" else {}),
             }.items():
                 parser[name] = value
             trainer = parser.get_parsed_content("train#trainer")

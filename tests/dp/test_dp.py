@@ -32,7 +32,6 @@ from scipy import stats
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from monai_mia.audit import report
 from monai_mia.data import phantom_cohort
 from monai_mia.dp import (
     ClippedSum,

@@ -33,7 +33,7 @@ from monai_mia.data import read_cohort
 from monai_mia.errors import InputError
 from monai_mia.generators.networks import DiffusionGenerator, GanGenerator, JoinScand, ScanFormat
 from monai_mia.generators.study import GeneratorStudy
-from monai_mia.records.design import auxiliary_patients
+from monai_mia.records.design import held_out_patients
 
 Cohort = list[dict[str, Any]]
 KEYS = ("image", "label")
@@ -94,7 +94,7 @@ def small_generator(
         "scaling": [ScaleIntensityRangePercentilesd("image", 0.5, 99.5, -1.0, 1.0, clip=True)],
         "slicing": slicing if dims == 2 else [],
         "scans": 3,
-        "auxiliary": 0.5,
+        "held_out": 0.5,
         "checkpoint_interval": 1,
     }
     return GeneratorStudy(**{**defaults, **options})
@@ -168,8 +168,8 @@ class TestStudy:
     def test_it_trains_on_whom_a_study_sets_apart(
         self, finished: tuple[GeneratorStudy, GeneratorResult], cohort: Cohort, tmp_path: Path
     ) -> None:
-        audited = small_study(cohort, tmp_path, auxiliary=0.5)
-        apart = {case["case_id"] for case in audited.auxiliary_cases()}
+        audited = small_study(cohort, tmp_path, held_out=0.5)
+        apart = {case["case_id"] for case in audited.held_out_cases()}
         training, others = finished[0].sides()
         assert {case["case_id"] for case in training} == apart
         assert {case["case_id"] for case in others} == {case["case_id"] for case in cohort} - apart
@@ -216,7 +216,7 @@ class TestStudy:
         assert len(result.novelty.reference) > 20  # slices of those who were not trained on
 
     def test_patients_by_name(self, cohort: Cohort, tmp_path: Path) -> None:
-        study = small_generator(cohort, tmp_path, auxiliary=None, exclude=["patient_000"])
+        study = small_generator(cohort, tmp_path, held_out=None, exclude=["patient_000"])
         assert {case["patient_id"] for case in study.sides()[1]} == {"patient_000"}
         names = tmp_path / "names.txt"
         names.write_text("patient_001\npatient_002\npatient_003\n")
@@ -228,10 +228,10 @@ class TestStudy:
         for change, message in (
             ({"scans": 1}, "scans must be at least 2, got 1"),
             ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-            ({"patients": ["patient_001"]}, "patients must be null where auxiliary is given"),
+            ({"patients": ["patient_001"]}, "patients must be null where held-out is given"),
             ({"exclude": ["nobody"]}, "exclude must be patient ids of the cohort, got 'nobody'"),
-            ({"auxiliary": 0.1}, "patients to train on must be at least 2, got 1 of 9"),
-            ({"auxiliary": 1.5}, r"auxiliary must be in \[0, 1\], got 1.5"),
+            ({"held_out": 0.1}, "patients to train on must be at least 2, got 1 of 9"),
+            ({"held_out": 1.5}, r"held-out must be in \[0, 1\], got 1.5"),
             ({"slicing": [SqueezeDimd(KEYS)]}, "slicing must be given in 2D and only there"),
         ):
             with pytest.raises(InputError, match=message):
@@ -284,12 +284,12 @@ class TestGenerators:
 class TestAuxiliaryPatients:
     def test_by_share_seed_and_canaries(self) -> None:
         cases = [{"patient_id": f"p{n}", **({"canary": "x"} if n < 2 else {})} for n in range(12)]
-        drawn = auxiliary_patients(cases, 0.3, 0)
+        drawn = held_out_patients(cases, 0.3, 0)
         assert len(drawn) == 3
         assert not drawn & {"p0", "p1"}
-        assert drawn == auxiliary_patients(cases[::-1], 0.3, 0)
-        assert drawn != auxiliary_patients(cases, 0.3, 1)
-        assert auxiliary_patients(cases, 0.0, 0) == set()
+        assert drawn == held_out_patients(cases[::-1], 0.3, 0)
+        assert drawn != held_out_patients(cases, 0.3, 1)
+        assert held_out_patients(cases, 0.0, 0) == set()
 
 
 class TestBundle:
@@ -309,7 +309,7 @@ class TestBundle:
         parser.read_config([str(BUNDLE / f"configs/{name}.yaml") for name in names])
         for name, value in {
             "bundle_root": str(BUNDLE), "output_dir": str(tmp_path), "cohort": cohort, "spatial_dims": spatial_dims,
-            "spatial_size": [16, 16, 16], "auxiliary": 0.5, "scans": 2, "train#trainer#max_epochs": 1,
+            "spatial_size": [16, 16, 16], "held_out": 0.5, "scans": 2, "train#trainer#max_epochs": 1,
         }.items():  # fmt: skip
             parser[name] = value
         if kind == "diffusion":

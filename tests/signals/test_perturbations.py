@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Query variants: known answers of models that we make up, and a real evaluator against asking it by hand."""
+"""Perturbed queries: known answers of models that we make up, and a real evaluator against asking it by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from monai_mia.errors import InputError
 from monai_mia.handlers.signals import SignalRecorder
 from monai_mia.records.table import SignalTable
-from monai_mia.signals.perturbations import Flip, Noise, QueryVariants, Shift, Variant, Windows
+from monai_mia.signals.perturbations import Flip, Noise, PerturbedQueries, Shift, Variant, WindowOverlap
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import access_of, segmentation_signals
 
@@ -44,7 +44,7 @@ def record(
 ) -> dict[str, float]:
     """Signals of the variants of one image of a model that is a function."""
     case = image() if case is None else case
-    return QueryVariants(**options)(
+    return PerturbedQueries(**options)(
         Release(model(case)),
         label,
         image=case,
@@ -78,7 +78,7 @@ def test_asking_twice_asks_the_same() -> None:
 
 
 def test_a_model_that_commutes_agrees_with_itself() -> None:
-    found = record(pointwise, variants=[Flip(0), Flip(1), Flip(2)], label=(image(1) > 0).long())
+    found = record(pointwise, perturbations=[Flip(0), Flip(1), Flip(2)], label=(image(1) > 0).long())
     plain = segmentation_signals(Release(pointwise(image())), (image(1) > 0).long())
     assert found["agreement"] == found["agreement_flip_1"] == 1
     soft = segmentation_signals(Release(pointwise(image())), pointwise(image()).argmax(0, keepdim=True))["soft_dice"]
@@ -96,7 +96,7 @@ def test_a_model_that_ignores_the_image_answers_elsewhere() -> None:
         logits[0, 4:] = 3
         return logits
 
-    found = record(left, case=image(shape=(1, 8, 8, 8)), variants=[Flip(0), Shift(0, 1), Flip(1)])
+    found = record(left, case=image(shape=(1, 8, 8, 8)), perturbations=[Flip(0), Shift(0, 1), Flip(1)])
     assert found["agreement_flip_0"] == 0
     assert found["agreement_shift_0_1"] == pytest.approx(2 * 3 / (4 + 3))
     assert found["agreement_flip_1"] == 1
@@ -120,7 +120,7 @@ def test_names_access_and_what_a_release_allows() -> None:
         return Release(pointwise(changed).argmax(0, keepdim=True), "mask", n_classes=2)
 
     options = {"image": image(), "case_id": "case", "ask": masked, "inferer": None}
-    only = QueryVariants()(masked(image()), label, **options)
+    only = PerturbedQueries()(masked(image()), label, **options)
     assert {access_of(name) for name in only} == {"mask", "mask+label"}
     assert all(found[name] == pytest.approx(value) for name, value in only.items())
 
@@ -128,7 +128,7 @@ def test_names_access_and_what_a_release_allows() -> None:
 def test_sigmoid_in_2d() -> None:
     case = image(shape=(1, 12, 13))
     model = lambda values: torch.cat([values, 1 - values])  # noqa: E731
-    query = QueryVariants([Flip(0), Flip(1)], signals=["dice", "soft_dice"])
+    query = PerturbedQueries([Flip(0), Flip(1)], signals=["dice", "soft_dice"])
     label = torch.cat([(case > 0), (case < 1)]).float()
     found = query(
         Release(model(case), activation="sigmoid"),
@@ -146,12 +146,12 @@ def test_sigmoid_in_2d() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: QueryVariants([]), "variants must be at least one"),
-        (lambda: QueryVariants([Flip(0), Flip(0)]), "names that differ, got flip_0, flip_0"),
-        (lambda: QueryVariants(signals=["hausdorff"]), "got 'hausdorff'"),
-        (lambda: record(pointwise, signals=["dice"]), "signals of QueryVariants must be some of"),
-        (lambda: record(pointwise, variants=[Flip(3)]), r"axis of a query variant must be in \[0, 3\), got 3"),
-        (lambda: record(pointwise, variants=[Windows()]), "must have sliding windows for overlap_0_5"),
+        (lambda: PerturbedQueries([]), "variants must be at least one"),
+        (lambda: PerturbedQueries([Flip(0), Flip(0)]), "names that differ, got flip_0, flip_0"),
+        (lambda: PerturbedQueries(signals=["hausdorff"]), "got 'hausdorff'"),
+        (lambda: record(pointwise, signals=["dice"]), "signals of PerturbedQueries must be some of"),
+        (lambda: record(pointwise, perturbations=[Flip(3)]), r"axis of a perturbed query must be in \[0, 3\), got 3"),
+        (lambda: record(pointwise, perturbations=[WindowOverlap()]), "must have sliding windows for overlap_0_5"),
     ],
 )
 def test_refusals(call: Callable[[], Any], message: str) -> None:
@@ -164,7 +164,7 @@ class TestInAnEvaluator:
 
     def test_a_variant_is_what_asking_by_hand_gives(self, tmp_path: Path) -> None:
         net = network()
-        evaluate([SignalRecorder(tmp_path / "target.csv", signals=[QueryVariants([Flip(1), Noise(0.3)])])], net)
+        evaluate([SignalRecorder(tmp_path / "target.csv", signals=[PerturbedQueries([Flip(1), Noise(0.3)])])], net)
         table = SignalTable.read(tmp_path)
         net.eval()
         for item in items(3):
@@ -186,7 +186,7 @@ class TestInAnEvaluator:
             return {"pred": torch.zeros_like(item["pred"][:1])}
 
         recorder = SignalRecorder(
-            tmp_path / "target.csv", signals=[QueryVariants()], transform=silent, release="mask", n_classes=2
+            tmp_path / "target.csv", signals=[PerturbedQueries()], transform=silent, release="mask", n_classes=2
         )
         evaluate([recorder])
         table = SignalTable.read(tmp_path)
@@ -196,7 +196,7 @@ class TestInAnEvaluator:
     def test_the_network_is_asked_in_evaluation_mode(self, tmp_path: Path) -> None:
         """With dropout an unchanged query would otherwise be answered differently."""
         net = nn.Sequential(nn.Dropout(0.9), network())
-        evaluate([SignalRecorder(tmp_path / "target.csv", signals=[QueryVariants([Noise(0.0)])])], net)  # type: ignore[arg-type]
+        evaluate([SignalRecorder(tmp_path / "target.csv", signals=[PerturbedQueries([Noise(0.0)])])], net)  # type: ignore[arg-type]
         table = SignalTable.read(tmp_path)
         assert (table.signal("agreement", "target") == 1).all()
 
@@ -216,7 +216,9 @@ class TestInAnEvaluator:
                 val_data_loader=DataLoader(Dataset(items(2))),
                 network=Placed(),
                 inferer=inferer,
-                val_handlers=[SignalRecorder(folder / "target.csv", signals=[QueryVariants([Windows(overlap)])])],
+                val_handlers=[
+                    SignalRecorder(folder / "target.csv", signals=[PerturbedQueries([WindowOverlap(overlap)])])
+                ],
             )
             evaluator.run()
             agreement = SignalTable.read(folder).signal("agreement", "target")
@@ -226,7 +228,7 @@ class TestInAnEvaluator:
     def test_nothing_else_changes(self, tmp_path: Path) -> None:
         """The signals of the plain query are those without variants, to the last digit."""
         evaluate([SignalRecorder(tmp_path / "a" / "target.csv")])
-        both = [segmentation_signals, QueryVariants([Shift(2, 1)])]
+        both = [segmentation_signals, PerturbedQueries([Shift(2, 1)])]
         evaluate([SignalRecorder(tmp_path / "b" / "target.csv", signals=both)])
         plain, more = SignalTable.read(tmp_path / "a"), SignalTable.read(tmp_path / "b")
         for name in plain.signals:
@@ -236,7 +238,7 @@ class TestInAnEvaluator:
 def test_masks_of_a_defence_need_no_reference(tmp_path: Path) -> None:
     recorder = SignalRecorder(
         tmp_path / "target.csv",
-        signals=[QueryVariants()],
+        signals=[PerturbedQueries()],
         transform=AsDiscreted("pred", argmax=True),
         release="mask",
         n_classes=2,
@@ -251,7 +253,7 @@ def test_from_a_config_and_into_a_key() -> None:
     parser = ConfigParser(
         {
             "signal": {
-                "_target_": "monai_mia.signals.QueryVariants",
+                "_target_": "monai_mia.signals.PerturbedQueries",
                 "variants": [
                     {"_target_": "monai_mia.signals.Flip", "axis": 1},
                     {"_target_": "monai_mia.signals.Noise", "sigma": 0.2, "seed": 7},
@@ -260,6 +262,6 @@ def test_from_a_config_and_into_a_key() -> None:
         }
     )
     built = parser.get_parsed_content("signal")
-    assert built == QueryVariants([Flip(1), Noise(0.2, 7)])
+    assert built == PerturbedQueries([Flip(1), Noise(0.2, 7)])
     assert pickle.loads(pickle.dumps(built)) == built
-    assert repr(built) == "QueryVariants(variants=[Flip(axis=1), Noise(sigma=0.2, seed=7)], signals=None)"
+    assert repr(built) == "PerturbedQueries(variants=[Flip(axis=1), Noise(sigma=0.2, seed=7)], signals=None)"

@@ -25,7 +25,7 @@ from monai_mia.errors import InputError
 from monai_mia.handlers.signals import SignalRecorder
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
 from monai_mia.signals.difficulty import Predictability
-from monai_mia.signals.perturbations import Flip, QueryVariants
+from monai_mia.signals.perturbations import Flip, PerturbedQueries
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import TopProbabilities, segmentation_signals
 from monai_mia.signals.white_box import WhiteBox, case_gradient, influence
@@ -264,7 +264,7 @@ def test_a_query_job_records_every_kind_of_signal(cohort: list[dict[str, Any]], 
     net = bundle.parser(()).get_parsed_content("network_def")
     torch.save(net.state_dict(), tmp_path / "model.pt")
     cases = [{**{k: case[k] for k in ("case_id", "patient_id", "image", "label")}, "member": 0} for case in cohort[:3]]
-    more = (TopProbabilities(), Predictability(), QueryVariants([Flip(0)]), WhiteBox())
+    more = (TopProbabilities(), Predictability(), PerturbedQueries([Flip(0)]), WhiteBox())
     for name, signals in (("plain", ()), ("all", more)):
         recorder = {"n_classes": 2, "signals": (segmentation_signals, *signals)}
         Query(

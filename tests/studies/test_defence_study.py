@@ -67,7 +67,7 @@ class TestStudy:
         self, finished: tuple[DefenceStudy, DefenceStudyResult]
     ) -> None:
         row = finished[1].rows[0]
-        assert row.adaptive == row.unaware
+        assert row.adaptive == row.non_adaptive
         assert row.adaptive.auc_change == Estimate(0.0, 0.0, 0.0)
 
     def test_masks_keep_the_dice_and_have_no_calibration(
@@ -83,10 +83,10 @@ class TestStudy:
     def test_the_unaware_adversary_has_undefended_shadows(
         self, finished: tuple[DefenceStudy, DefenceStudyResult]
     ) -> None:
-        """The best unaware attack on early stopping, computed by hand from both tables."""
+        """The best non-adaptive attack on early stopping, computed by hand from both tables."""
         study, result = finished
         row = result.rows[2]
-        assert row.unaware != row.adaptive
+        assert row.non_adaptive != row.adaptive
         defended, plain = (study._study_of(defence).folder.recorded() for defence in (SHORT, Defence("none")))
         mixed = defended.with_shadows_of(plain, defended.scores)
         for name, origin in (("target", defended), ("shadow_00", plain)):

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""An evidence study, small: what is recorded, what the report says, and what is left out of it and why."""
+"""An false-positives study, small: what is recorded, what the report says, and what is left out of it and why."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from monai.transforms import ScaleIntensityd
 
 from monai_mia.attacks import RMIA, Attack, TransferredThreshold, VoxelCalibration
 from monai_mia.audit.disclosure.archive import report_leaks
-from monai_mia.audit.false_positives import Evidence, EvidenceStudyResult
+from monai_mia.audit.false_positives import FalsePositives, FalsePositiveStudyResult
 from monai_mia.data import ForeignSource, phantom_cohort, standard_sources
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Calibration
 from monai_mia.signals.release import Release
 from monai_mia.statistics import Resampling
 from monai_mia.studies.defences import Defence, DefenceStudy
-from monai_mia.studies.false_positives import EvidenceStudy
+from monai_mia.studies.false_positives import FalsePositiveStudy
 
 Cohort = list[dict[str, Any]]
 
@@ -44,11 +44,11 @@ def few_attacks(n_shadow: int, release: str) -> list[Attack]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, EvidenceStudyResult]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FalsePositiveStudy, FalsePositiveStudyResult]:
     """Two shadows, one target, two mitigations; sources of all kinds, three of them unusable."""
     folder = tmp_path_factory.mktemp("evidence")
     cohort = phantom_cohort(folder / "cohort", n_patients=18, size=16, seed=0)
-    study = small_study(cohort, folder / "out", auxiliary=0.3, signals=(Calibration(),))
+    study = small_study(cohort, folder / "out", held_out=0.3, signals=(Calibration(),))
     battery = {source.name: source for source in standard_sources()}
     sources = [
         *(battery[name] for name in ("held out", "bias field", "input x 255", "not normalised", "mirrored, axis 0")),
@@ -60,21 +60,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvidenceStudy, E
             cohort=[{**others[0], "case_id": f"drawn_{n}", "patient_id": f"drawn_{n}"} for n in range(4)],
         ),
     ]
-    evidence = EvidenceStudy(
+    false_positives = FalsePositiveStudy(
         DefenceStudy(study, [TEMPERATURE]),
         sources,
         few_attacks,
-        Evidence(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(n_resamples=100)),
+        FalsePositives(base_rates=(0.01, 0.5, 2.0), resampling=Resampling(n_resamples=100)),
     )
-    return evidence, evidence.run()
+    return false_positives, false_positives.run()
 
 
 class TestStudy:
-    def test_report_names_nobody(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_report_names_nobody(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         study, _ = finished
         assert report_leaks(study.defences.study.output_dir) == []
 
-    def test_what_is_asked(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_what_is_asked(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         """All usable sources under each mitigation, held-out patients apart from the cohort's."""
         study, result = finished
         used = ("held out", "bias field", "input x 255", "not normalised", "mirrored, axis 0", "others")
@@ -89,12 +89,12 @@ class TestStudy:
             for item in row.result.attacks:
                 assert [source.source for source in item.sources] == ["cohort", *used]
                 assert [source.patients for source in item.sources][1:] == [5, 5, 5, 5, 5, 4]
-        held_out = {str(case["patient_id"]) for case in study.defences.study.auxiliary_cases()}
+        held_out = {str(case["patient_id"]) for case in study.defences.study.held_out_cases()}
         rows = (Path(study.defences.study.output_dir) / "private/none/private/signals/target.csv").read_text()
         assert len(held_out) == 5
         assert not any(patient in rows for patient in held_out)
 
-    def test_what_the_network_is_given(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_what_the_network_is_given(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         """The same scans, scaled or not normalised after the preprocessing, get other answers; temperature does not."""
         study, _ = finished
 
@@ -110,9 +110,9 @@ class TestStudy:
             assert not np.allclose(plain, answers("none", other)), other
         assert not np.allclose(plain, answers("temperature", "held_out"))
 
-    def test_what_is_missing_is_told(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_what_is_missing_is_told(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         study, result = finished
-        page = (Path(study.defences.study.output_dir) / "report/evidence.html").read_text(encoding="utf-8")
+        page = (Path(study.defences.study.output_dir) / "report/false_positives.html").read_text(encoding="utf-8")
         for text in (
             "one class: source",
             "none of class 2",
@@ -125,17 +125,17 @@ class TestStudy:
         assert "What is missing" in page
         assert page.count("<li>") == len(result.gaps)
 
-    def test_report(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_report(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         study, result = finished
         folder = Path(study.defences.study.output_dir) / "report"
-        content = json.loads((folder / "evidence.json").read_text())
+        content = json.loads((folder / "false_positives.json").read_text())
         first = result.mitigations[0].result.attacks[0]
         told = content["mitigations"][0]["result"]["attacks"][0]
         assert told["sources"][1]["fpr"] == first.sources[1].fpr.as_json()
         assert set(told["sources"][0]["precision"]) == {"0.01", "0.5"}
-        for name in ("evidence_sources.png", "evidence_calibration.png"):
+        for name in ("false_positives_sources.png", "false_positives_calibration.png"):
             assert (folder / name).stat().st_size > 10_000
-        markdown = (folder / "evidence.md").read_text(encoding="utf-8")
+        markdown = (folder / "false_positives.md").read_text(encoding="utf-8")
         for word in (
             "Precision of claims",
             "MMPS over voxels / over cases — temperature",
@@ -147,7 +147,9 @@ class TestStudy:
             assert b"phantom_0" not in path.read_bytes()
             assert str(folder.parent).encode() not in path.read_bytes()
 
-    def test_calibration_is_reported_of_both_sides(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_calibration_is_reported_of_both_sides(
+        self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]
+    ) -> None:
         for row in finished[1].mitigations:
             assert set(row.utility) == set(finished[0].utility)
             for sides in row.utility.values():
@@ -155,7 +157,7 @@ class TestStudy:
         plain, cooled = (row.utility["negative_calibration_error"] for row in finished[1].mitigations)
         assert plain != cooled
 
-    def test_it_resumes(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_it_resumes(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         study, result = finished
         private = Path(study.defences.study.output_dir) / "private"
         watched = [*private.rglob("model.pt"), *private.rglob("signals/*.csv"), *private.rglob("*.nii.gz")]
@@ -168,7 +170,7 @@ class TestStudy:
         assert before == {path: path.stat().st_mtime_ns for path in watched}
         assert str(study.score()) == str(result)
 
-    def test_bad_input(self, finished: tuple[EvidenceStudy, EvidenceStudyResult]) -> None:
+    def test_bad_input(self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]) -> None:
         study, _ = finished
         with pytest.raises(InputError, match=r"sources must have different names, other than 'cohort', got 'cohort'"):
             replace(study, sources=[ForeignSource("Cohort")]).run()

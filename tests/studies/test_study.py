@@ -33,7 +33,7 @@ from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.maps import MapStore
 from monai_mia.records.table import SignalTable
-from monai_mia.signals.perturbations import Flip, QueryVariants
+from monai_mia.signals.perturbations import Flip, PerturbedQueries
 from monai_mia.statistics import Resampling
 from monai_mia.studies import Released
 from monai_mia.studies.study import Study
@@ -131,7 +131,7 @@ def test_more_shadows_extend_a_study(cohort: Any, tmp_path: Path) -> None:
 
 
 def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: Path) -> None:
-    asked = QueryVariants((Flip(0),), ("dice",))
+    asked = PerturbedQueries((Flip(0),), ("dice",))
     wide = small_study(cohort, tmp_path, targets=2, maps=True, signals=(asked,))
     result = wide.run()
     assert "agreement" in {signal for attack in result.attacks for signal in attack.signals}
@@ -152,7 +152,7 @@ def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: P
     assert np.isfinite(scores).all()
     # Without its signals, only the signals are recorded again.
     stamp = (tmp_path / "private/maps/target.npz").stat().st_mtime_ns
-    replace(wide, signals=()).run()
+    varied(wide, signals=()).run()
     assert (tmp_path / "private/maps/target.npz").stat().st_mtime_ns == stamp
     assert signals(study.output_dir).items() <= signals(tmp_path).items()
 
@@ -237,12 +237,12 @@ def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
     """No model trains on them or is asked about them; a training config that has the id gets their cases."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
-        "auxiliary: []\n"
-        "seen: \"$open(@seen_file, 'a').write(','.join(case['case_id'] for case in @auxiliary) + ';')\"\n"
+        "held-out: []\n"
+        "seen: \"$open(@seen_file, 'a').write(','.join(case['case_id'] for case in @held-out) + ';')\"\n"
         f"seen_file: {tmp_path / 'seen.txt'}\n"
         'train#trainer#max_epochs: "$1 if @seen else 1"\n'
     )
-    options = {"train": ("configs/train.json", str(overlay)), "train_overrides": SMALL, "auxiliary": 0.3}
+    options = {"train": ("configs/train.json", str(overlay)), "train_overrides": SMALL, "held_out": 0.3}
     small_study(cohort, tmp_path / "out", **options).run()
     design = Design.read(tmp_path / "out/private/design.csv")
     apart = {case["patient_id"] for case in cohort} - set(design.patient_ids)
@@ -253,9 +253,9 @@ def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
     seen = [sorted(part.split(",")) for part in (tmp_path / "seen.txt").read_text().split(";") if part]
     assert seen
     assert all(part == expected for part in seen if part != [""])
-    assert files.read_json(tmp_path / "out/report/report.json")["design"]["auxiliary"] == 0.3
-    other = small_study(cohort, tmp_path / "out", **{**options, "auxiliary": 0.5})
-    assert "another auxiliary" in stop(other)
+    assert files.read_json(tmp_path / "out/report/report.json")["design"]["held_out"] == 0.3
+    other = small_study(cohort, tmp_path / "out", **{**options, "held_out": 0.5})
+    assert "another held-out" in stop(other)
 
 
 def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
@@ -268,9 +268,9 @@ def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
         for n, case in enumerate(cohort)
     ]
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("auxiliary: []\ntrain#trainer#max_epochs: $len(@auxiliary) and 1\n")
+    overlay.write_text("held-out: []\ntrain#trainer#max_epochs: $len(@held-out) and 1\n")
     files_used = ("configs/train.json", str(overlay))
-    small_study(named, tmp_path / "out", train=files_used, train_overrides=SMALL, auxiliary=0.3).run()
+    small_study(named, tmp_path / "out", train=files_used, train_overrides=SMALL, held_out=0.3).run()
     assert not trap.exists()
     table = SignalTable.read(tmp_path / "out/private/signals")
     assert set(table.patient_ids) < set(patients.values())
@@ -385,7 +385,7 @@ class TestRefusals:
             ({"cohort": "nowhere"}, ["dataset_dir", "nowhere'", "does not exist"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
             ({"audit": Audit([attacks.LiRA(variance="case")])}, ["shadows must be at least 4", "LiRA", "--shadows"]),
-            ({"auxiliary": 1.0}, ["auxiliary must be a share of the patients in [0, 1), got 1.0"]),
+            ({"held_out": 1.0}, ["held-out must be a share of the patients in [0, 1), got 1.0"]),
             ({"targets": 0}, ["targets must be a whole number, at least 1"]),
             ({"signals": (len,)}, ["signals must be dataclass objects"]),
             ({"n_labels": 2}, ["label must hold integers in [0, 2)", "got 2"]),
@@ -470,7 +470,7 @@ class TestRefusals:
     def test_checkpoint_of_another_network(self, study: Study, cohort: Any, tmp_path: Path) -> None:
         checkpoint = Path(study.output_dir) / "private/models/target/model.pt"
         ids = sorted({case["patient_id"] for case in cohort})
-        options = {"checkpoint": str(checkpoint), "members": ids[:4], "nonmembers": ids[4:], "shadows": 0}
+        options = {"target": Released(str(checkpoint), ids[:4], ids[4:]), "shadows": 0}
         wider = {"network_def#channels": [4, 8, 16]}
         audit = Audit([attacks.GlobalLoss()])
         message = stop(small_study(cohort, tmp_path, audit=audit, inference_overrides=wider, **options))

@@ -44,7 +44,7 @@ from monai_mia.errors import InputError
 from monai_mia.neural_attacks import BlindNetwork, learned_attacks
 from monai_mia.records.volumes import write_pixels
 from monai_mia.signals.difficulty import Predictability
-from monai_mia.signals.perturbations import Flip, Noise, QueryVariants, Shift, Windows
+from monai_mia.signals.perturbations import Flip, Noise, PerturbedQueries, Shift, WindowOverlap
 from monai_mia.signals.quality import Calibration, Utility
 from monai_mia.signals.release import Release
 from monai_mia.signals.segmentation import TopProbabilities, segmentation_signals
@@ -76,7 +76,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def recorded(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Any]:
     """A finished study with all signals, maps and attacks."""
     listed = [
-        *attacks.all_attacks(4, variants=True, white_box=True, maps=True),
+        *attacks.all_attacks(4, perturbations=True, white_box=True, maps=True),
         *learned_attacks(4, downsample=1, epochs=1),
     ]
     study = flat_study(
@@ -87,8 +87,8 @@ def recorded(pictures: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
         signals=[
             TopProbabilities(),
             Predictability(n_voxels=100),
-            QueryVariants(
-                (Flip(1), Shift(0, 1), Noise(0.1), Windows(0.5)),
+            PerturbedQueries(
+                (Flip(1), Shift(0, 1), Noise(0.1), WindowOverlap(0.5)),
                 ("dice", "soft_dice", "log_likelihood", "log_likelihood_foreground", "log_odds_foreground"),
             ),
             WhiteBox(sketch=64),

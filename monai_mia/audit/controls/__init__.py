@@ -3,40 +3,40 @@
 """Controls: what membership looks like without the model, and what chance alone gives.
 
 - :func:`blind_baseline` and :class:`BlindScores`: membership told from the images, which never saw the model.
-- :func:`stand_in_scores` and :func:`within_sides`: the attack on a model whose members another coin drew, joined with
+- :func:`placebo_scores` and :func:`within_sides`: the attack on a model whose members another coin drew, joined with
   the target's membership.
 - :func:`feature_shifts`: image statistics that differ between members and non-members.
 - :func:`image_tail`: a few members who stand out in an image statistic.
-- :func:`half_splits`: two halves of one side, told apart by an attack's scores.
+- :func:`split_halves`: two halves of one side, told apart by an attack's scores.
 """
 
 from monai_mia.audit.controls.blind import BlindScores, blind_baseline
-from monai_mia.audit.controls.placebo import StandIn, StandInScores, stand_in, stand_in_scores, within_sides
+from monai_mia.audit.controls.placebo import Placebo, PlaceboScores, placebo, placebo_scores, within_sides
 from monai_mia.audit.controls.shifts import (
     Controls,
     FeatureShift,
-    HalfSplit,
-    examine_sides,
+    SplitHalf,
     feature_shifts,
-    half_band,
-    half_splits,
     image_tail,
+    measure_controls,
+    split_half_band,
+    split_halves,
 )
 
 __all__ = [
     "BlindScores",
     "Controls",
     "FeatureShift",
-    "HalfSplit",
-    "StandIn",
-    "StandInScores",
+    "Placebo",
+    "PlaceboScores",
+    "SplitHalf",
     "blind_baseline",
-    "examine_sides",
     "feature_shifts",
-    "half_band",
-    "half_splits",
     "image_tail",
-    "stand_in",
-    "stand_in_scores",
+    "measure_controls",
+    "placebo",
+    "placebo_scores",
+    "split_half_band",
+    "split_halves",
     "within_sides",
 ]

@@ -18,19 +18,19 @@ from monai_mia.audit.scoring import score_cases
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate
 
-__all__ = ["StandIn", "StandInScores", "stand_in", "stand_in_scores", "within_sides"]
+__all__ = ["Placebo", "PlaceboScores", "placebo", "placebo_scores", "within_sides"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class StandIn:
+class Placebo:
     """What the attack achieves against models in the target's stead.
 
     Attributes:
-        attack: the attack: the best of those that could be carried out on the stand-ins.
-        n_models: number of stand-ins.
-        auc: share of the pairs of a target's member and non-member, both on one side of the stand-in, in which the
+        attack: the attack: the best of those that could be carried out on the placebos.
+        n_models: number of placebos.
+        auc: share of the pairs of a target's member and non-member, both on one side of the placebo, in which the
             member scores higher, and its interval; 0.5 is chance.
         p_value: probability under permuted membership that it is as far from 0.5, the choice of the attack included.
         attack_minus: AUC of the audit's best attack minus this one, with its paired interval.
@@ -54,13 +54,13 @@ class StandIn:
 
 
 @dataclass(frozen=True)
-class StandInScores:
-    """Scores of A attacks on K stand-ins.
+class PlaceboScores:
+    """Scores of A attacks on K placebos.
 
     Attributes:
         attacks: index of each of the A attacks among those of the audit.
-        scores: shape (K, A, U), higher = more likely a member of the stand-in.
-        sides: whether a stand-in trained on a unit, shape (K, U), bool.
+        scores: shape (K, A, U), higher = more likely a member of the placebo.
+        sides: whether a placebo trained on a unit, shape (K, U), bool.
     """
 
     attacks: tuple[int, ...]
@@ -68,7 +68,7 @@ class StandInScores:
     sides: NDArray[np.bool_]
 
 
-def stand_in_scores(
+def placebo_scores(
     attacks: Sequence[Attack],
     table: SignalTable,
     target: str,
@@ -78,10 +78,10 @@ def stand_in_scores(
     pool: Callable[[Array], Array],
     count: int,
     seed: int,
-) -> StandInScores | None:
-    """Attack up to ``count`` stand-ins for the target.
+) -> PlaceboScores | None:
+    """Attack up to ``count`` placebos for the target.
 
-    Stand-ins are other targets of the table, then the last shadows, one of each complementary pair. A shadow is
+    Placebos are other targets of the table, then the last shadows, one of each complementary pair. A shadow is
     attacked by the shadows other than itself and its complement, whose members would give away its own. Attacks that
     read maps or need more shadows than are left are not carried out.
 
@@ -93,13 +93,13 @@ def stand_in_scores(
         features: image statistics, shape (N, F), or None.
         real: the cases that are no canaries, shape (N,), bool.
         pool: means of values of the real cases over units.
-        count: how many stand-ins at most.
+        count: how many placebos at most.
         seed: seed of folds, as in :func:`~monai_mia.audit.scoring.score_cases`.
 
     Returns:
-        The scores, or None if there is no stand-in or no attack for it.
+        The scores, or None if there is no placebo or no attack for it.
     """
-    found = _stand_ins(table, target, shadows)[:count]
+    found = _placebos(table, target, shadows)[:count]
     fewest = min((len(others) for _, others in found), default=0)
     chosen = [k for k, a in enumerate(attacks) if a.min_shadows <= fewest and not getattr(a, "needs_maps", False)]
     if not found or not chosen:
@@ -110,10 +110,10 @@ def stand_in_scores(
         member = table.members(model)
         scores.append([pool(score_cases(attacks[k], view, member | ~real, seed)[real]) for k in chosen])
         sides.append(pool(member[real].astype(np.float64)) > 0.5)
-    return StandInScores(tuple(chosen), np.array(scores), np.array(sides))
+    return PlaceboScores(tuple(chosen), np.array(scores), np.array(sides))
 
 
-def _stand_ins(table: SignalTable, target: str, shadows: Sequence[str]) -> list[tuple[str, list[str]]]:
+def _placebos(table: SignalTable, target: str, shadows: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Models whose members say nothing of the target's, each with the shadows that are left to attack it."""
     other_targets = [model for model in table.model_ids if model != target and model not in shadows]
     found = [(model, list(shadows)) for model in other_targets]
@@ -127,8 +127,8 @@ def _stand_ins(table: SignalTable, target: str, shadows: Sequence[str]) -> list[
     return found
 
 
-def stand_in(
-    found: StandInScores,
+def placebo(
+    found: PlaceboScores,
     names: Sequence[str],
     scores: Array,
     permuted_aucs: Array,
@@ -138,14 +138,14 @@ def stand_in(
     headline: tuple[float, Array],
     estimate: Callable[[float, Array], Estimate],
     estimate_auc: Callable[[float, Array], Estimate],
-) -> StandIn:
-    """Join the scores on the stand-ins with the target's membership: nothing may come out.
+) -> Placebo:
+    """Join the scores on the placebos with the target's membership: nothing may come out.
 
     The attack is the one with the highest AUC against the target among those at hand. Under permuted membership it is
     chosen anew, so that the choice, which has seen the membership, is allowed for.
 
     Args:
-        found: the scores on the stand-ins, in U units.
+        found: the scores on the placebos, in U units.
         names: names of the audit's attacks.
         scores: their scores on the target, shape (all attacks, U).
         permuted_aucs: their AUCs against the target under P permuted memberships, shape (P, all attacks).
@@ -165,7 +165,7 @@ def stand_in(
         chance[rows] = within_sides(found.scores[:, k], found.sides, permuted[rows])
     auc = float(within_sides(found.scores[:, best], found.sides, member[None])[0])
     samples = within_sides(found.scores[:, best], found.sides, member[None], weights)
-    return StandIn(
+    return Placebo(
         attack=names[usable[best]],
         n_models=len(found.sides),
         auc=estimate_auc(auc, samples),

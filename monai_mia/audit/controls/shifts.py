@@ -13,19 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from monai_mia import statistics
-from monai_mia.audit.controls.placebo import StandIn
+from monai_mia.audit.controls.placebo import Placebo
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
 
 __all__ = [
     "Controls",
     "FeatureShift",
-    "HalfSplit",
-    "examine_sides",
+    "SplitHalf",
     "feature_shifts",
-    "half_band",
-    "half_splits",
     "image_tail",
+    "measure_controls",
+    "split_half_band",
+    "split_halves",
 ]
 
 Array = NDArray[np.float64]
@@ -55,7 +55,7 @@ class FeatureShift:
 
 
 @dataclass(frozen=True)
-class HalfSplit:
+class SplitHalf:
     """Two halves of one side, told apart by an attack's scores.
 
     Attributes:
@@ -83,40 +83,40 @@ class Controls:
     """What the controls found, beside the blind baseline.
 
     Attributes:
-        stand_in: the attack on models in the target's stead, or None where there was none.
+        placebo: the attack on models in the target's stead, or None where there was none.
         shifts: image statistics of members against non-members, the least likely by chance first.
         halves: each side against itself, by the best attack: first by order, then by image statistics.
-        half_band: for each side, between which AUCs two random halves lie, at the audit's confidence; a side that is
+        split_half_band: for each side, between which AUCs two random halves lie, at the audit's confidence; a side
             too small is missing.
         image_tail: probability under permuted membership that any image statistic, in either direction, singles out
             members as surely as the least likely of these does, at any resolved FPR; None without statistics.
     """
 
-    stand_in: StandIn | None = None
+    placebo: Placebo | None = None
     shifts: tuple[FeatureShift, ...] = ()
-    halves: tuple[HalfSplit, ...] = ()
-    half_band: tuple[tuple[str, tuple[float, float]], ...] = ()
+    halves: tuple[SplitHalf, ...] = ()
+    split_half_band: tuple[tuple[str, tuple[float, float]], ...] = ()
     image_tail: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As ``controls`` of ``report.json`` has it; names of image statistics may be shared."""
         return {
-            "permuted_membership": None if self.stand_in is None else self.stand_in.as_json(),
+            "permuted_membership": None if self.placebo is None else self.placebo.as_json(),
             "shifts": [_as_json(shift) for shift in self.shifts],
             "halves": [_as_json(half) for half in self.halves],
-            "half_band": {side: list(band) for side, band in self.half_band},
+            "split_half_band": {side: list(band) for side, band in self.split_half_band},
             "image_tail": self.image_tail,
         }
 
 
-def _as_json(found: FeatureShift | HalfSplit) -> dict[str, Any]:
+def _as_json(found: FeatureShift | SplitHalf) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in vars(found).items():
         row |= value.named(name) if isinstance(value, Estimate) else {name: value}
     return row
 
 
-def examine_sides(
+def measure_controls(
     scores: ArrayLike,
     member: ArrayLike,
     groups: Sequence[str],
@@ -144,9 +144,9 @@ def examine_sides(
     if features is not None:
         names = [f"statistic {f}" for f in range(features.shape[1])] if names is None else names
         shifts = feature_shifts(features, names, member, groups, confidence)
-    halves = half_splits(scores, member, groups, features, names or (), confidence)
+    halves = split_halves(scores, member, groups, features, names or (), confidence)
     tail = None if features is None else image_tail(features, member, groups, fprs, n_splits, seed)
-    return Controls(None, shifts, halves, half_band(scores, member, groups, n_splits, seed, confidence), tail)
+    return Controls(None, shifts, halves, split_half_band(scores, member, groups, n_splits, seed, confidence), tail)
 
 
 def image_tail(
@@ -212,14 +212,14 @@ def feature_shifts(
     return tuple(sorted(shifts, key=lambda shift: shift.p_value))
 
 
-def half_splits(
+def split_halves(
     scores: ArrayLike,
     member: ArrayLike,
     groups: Sequence[str],
     features: Array | None = None,
     names: Sequence[str] = (),
     confidence: float = 0.95,
-) -> tuple[HalfSplit, ...]:
+) -> tuple[SplitHalf, ...]:
     """Split each side in two by what should not matter, and let an attack's scores tell the halves apart.
 
     A split by order that matters means that cases change along the list: an attack may find that, where members and
@@ -262,13 +262,13 @@ def half_splits(
                 p_value = float(stats.mannwhitneyu(pooled[kept][high], pooled[kept][~high]).pvalue)
             splits[by != ORDER].append((side, by, len(high) - n_high, n_high, auc, p_value))
     return tuple(
-        HalfSplit(*split, float(p_adjusted))
+        SplitHalf(*split, float(p_adjusted))
         for family in splits
         for split, p_adjusted in zip(family, statistics.holm([split[-1] for split in family]), strict=True)
     )
 
 
-def half_band(
+def split_half_band(
     scores: ArrayLike,
     member: ArrayLike,
     groups: Sequence[str],

@@ -13,18 +13,18 @@ from monai_mia.audit.individuals.covariates import (
     rarity,
 )
 from monai_mia.audit.individuals.leakage_map import Leakage, LeakageMap, RegisteredMap
-from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult
+from monai_mia.audit.individuals.vulnerability import Vulnerability, VulnerabilityResult
 
 __all__ = [
     "Association",
     "Covariate",
-    "Exposure",
-    "ExposureResult",
     "Individuals",
     "Leakage",
     "LeakageMap",
     "RegisteredMap",
     "Subgroup",
+    "Vulnerability",
+    "VulnerabilityResult",
     "associations",
     "image_covariates",
     "listed_covariates",

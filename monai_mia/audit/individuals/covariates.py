@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether exposure goes with something about the patients: size, image quality, rarity, site, sex, age band, scanner.
+"""What vulnerability goes with: size, image quality, rarity, site, sex, age band, scanner.
 
 A number is compared by Spearman's correlation, a category by a table of subgroups; all p-values are by permutation and
 corrected together (Holm). Subgroups that are too small to be shown are merged with others.
@@ -22,7 +22,12 @@ from sklearn.preprocessing import StandardScaler
 from monai_mia import statistics
 from monai_mia.audit.disclosure.cells import OTHERS, merge_small_cells
 from monai_mia.audit.individuals.leakage_map import Leakage
-from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult, SideExposure, correlations
+from monai_mia.audit.individuals.vulnerability import (
+    SideVulnerability,
+    Vulnerability,
+    VulnerabilityResult,
+    correlations,
+)
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics import Estimate
@@ -88,7 +93,7 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Association:
-    """How exposure goes with a covariate.
+    """How vulnerability goes with a covariate.
 
     Attributes:
         covariate: its name.
@@ -229,12 +234,12 @@ def rarity(features: ArrayLike, groups: Sequence[str], neighbours: int = 5) -> A
 
 
 def associations(
-    result: ExposureResult, covariates: Sequence[Covariate], options: Exposure
+    result: VulnerabilityResult, covariates: Sequence[Covariate], options: Vulnerability
 ) -> tuple[tuple[Association, ...], tuple[str, ...]]:
     """Test each covariate against the patients' certainty as members.
 
     Args:
-        result: the exposure of U patients.
+        result: the vulnerability of U patients.
         covariates: values of these patients, in the same order.
         options: ``min_cell``, the resampling, the number of permutations, and the seed.
 
@@ -272,9 +277,9 @@ def associations(
     return tuple(sorted(complete, key=lambda one: (one.p_value, one.covariate))), tuple(gaps)
 
 
-def _groups(members: SideExposure, covariate: Covariate, options: Exposure) -> list[NDArray[np.bool_]]:
+def _groups(members: SideVulnerability, covariate: Covariate, options: Vulnerability) -> list[NDArray[np.bool_]]:
     """The subgroups that are shown of a category: which patients are in each, shape (U,)."""
-    kept = members.n_turns > 0
+    kept = members.n_rounds > 0
     merged = merge_small_cells(covariate.values[kept].astype(np.str_), options.min_cell)
     groups = []
     for name in np.unique(merged):
@@ -289,9 +294,11 @@ def _few_apart(one: NDArray[np.bool_], other: NDArray[np.bool_], min_cell: int) 
     return 0 < int((one ^ other).sum()) < min_cell
 
 
-def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, options: Exposure) -> Association | str:
+def _numeric(
+    members: SideVulnerability, others: SideVulnerability, covariate: Covariate, options: Vulnerability
+) -> Association | str:
     values = np.asarray(covariate.values, dtype=np.float64)
-    kept = (members.n_turns > 0) & np.isfinite(values)
+    kept = (members.n_rounds > 0) & np.isfinite(values)
     if not np.isfinite(values).all():
         return f"covariate {covariate.name!r} must be finite for every patient, got values that are not."
     if kept.sum() < options.min_cell:
@@ -307,7 +314,7 @@ def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, 
     drawn = options.resampling.drawn(rng, n)
     correlation = options.resampling.estimate(value, correlations(x[drawn], certainty[drawn]))
     null: Estimate | None = None
-    out = (others.n_turns > 0) & kept
+    out = (others.n_rounds > 0) & kept
     if out.sum() >= options.min_cell:
         y, z = others.certainty[out], values[out]
         drawn = options.resampling.drawn(rng, len(y))
@@ -326,9 +333,9 @@ def _numeric(members: SideExposure, others: SideExposure, covariate: Covariate, 
 
 
 def _categorical(
-    members: SideExposure, others: SideExposure, covariate: Covariate, options: Exposure
+    members: SideVulnerability, others: SideVulnerability, covariate: Covariate, options: Vulnerability
 ) -> Association | str:
-    kept = members.n_turns > 0
+    kept = members.n_rounds > 0
     texts = covariate.values[kept].astype(np.str_)
     if len(np.unique(texts)) < 2:
         return f"covariate {covariate.name!r} must vary over the patients, got one value."
@@ -341,7 +348,7 @@ def _categorical(
         )
     rng = stream(Stream.CATEGORICAL_COVARIATE, options.seed)
     certainty, rate = members.certainty[kept], members.rate[kept]
-    outside = np.where(others.n_turns > 0, others.certainty, np.nan)[kept]
+    outside = np.where(others.n_rounds > 0, others.certainty, np.nan)[kept]
     ranks = stats.rankdata(certainty)
     one_hot = (shown[None] == names[:, None]).astype(np.float64)
     sizes = one_hot.sum(axis=1)
@@ -396,7 +403,7 @@ class Individuals:
     """What was found about individuals.
 
     Attributes:
-        exposure: the exposure of all patients, or None where it could not be measured.
+        vulnerability: the vulnerability of all patients, or None where it could not be measured.
         covariates: what it was compared with, one value a patient; private.
         associations: how it goes with them, the least likely by chance first.
         leakage: where the evidence lies, or None where it was not asked for or could not be located.
@@ -404,7 +411,7 @@ class Individuals:
         min_cell: patients of whom anything apart from the others is told, at least.
     """
 
-    exposure: ExposureResult | None
+    vulnerability: VulnerabilityResult | None
     covariates: tuple[Covariate, ...]
     associations: tuple[Association, ...]
     leakage: Leakage | None

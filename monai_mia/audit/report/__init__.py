@@ -8,7 +8,7 @@ Nothing in it names a patient, a case or a path.
 from monai_mia.audit.report.comparison import write_comparison
 from monai_mia.audit.report.content import SCHEMA, as_json, check_report, report_schema, versions
 from monai_mia.audit.report.defences import write_defences
-from monai_mia.audit.report.false_positives import write_evidence
+from monai_mia.audit.report.false_positives import write_false_positives
 from monai_mia.audit.report.generator import scan_grid, write_generator
 from monai_mia.audit.report.page import write_report
 from monai_mia.audit.report.summary_page import write_summary
@@ -23,7 +23,7 @@ __all__ = [
     "versions",
     "write_comparison",
     "write_defences",
-    "write_evidence",
+    "write_false_positives",
     "write_generator",
     "write_individuals",
     "write_report",

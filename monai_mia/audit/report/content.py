@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "as_json", "check_report", "report_schema", "versions"]
 
 #: Version of report.json; docs/report_format.md documents it.
-SCHEMA = "1.5"
+SCHEMA = "2.0"
 
 
 def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individuals | None = None) -> dict[str, Any]:

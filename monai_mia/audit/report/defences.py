@@ -56,9 +56,9 @@ def _notes(result: DefenceStudyResult) -> list[str]:
         f"{result.targets} {'target' if result.targets == 1 else 'targets'}, {result.shadows} "
         f"{'shadow' if result.shadows == 1 else 'shadows'}, {result.patients} patients, unit patient; "
         f"{result.confidence:.0%} intervals, bootstrap over patients and targets, the same resamples for every row.",
-        "The adaptive adversary trains and queries shadows under the defence, the unaware one without it. Each takes "
+        "The adaptive adversary trains and queries shadows under the defence, the non-adaptive one without. Each takes "
         f"the best of the same list of attacks; AUC is the mean over targets, the TPR is at {fpr} FPR. The change is "
-        "against the best attack without a defence, paired. A defence that only the unaware adversary fails against "
+        "against the best attack without a defence, paired. A defence that only the non-adaptive adversary fails at "
         "protects from nobody who reads this page. The best attack is picked anew for each row, from fewer where less "
         "is released; intervals do not allow for that.",
         "Utility is that on non-members. Accounted epsilon is an upper bound, audited epsilon a lower one, of the "
@@ -75,7 +75,7 @@ def _table(result: DefenceStudyResult) -> tuple[list[str], list[list[str]]]:
         rate,
         "change in AUC",
         "attack",
-        "unaware: AUC",
+        "non-adaptive: AUC",
         rate,
         "accounted \u03b5",
         "audited \u03b5 \u2265",
@@ -94,9 +94,14 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
         epsilon, delta = row.accounted_epsilon
         accounted = "no bound" if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
     bound = row.audited_epsilon
-    aware, unaware = row.adaptive, row.unaware
+    aware, non_adaptive = row.adaptive, row.non_adaptive
     cells += [cell(aware.auc), cell(aware.tpr), cell(aware.auc_change, "+.3f"), aware.attack]
-    cells += [cell(unaware.auc), cell(unaware.tpr), accounted, f"{at_least(bound.value)} of {bound.ceiling:.2f}"]
+    cells += [
+        cell(non_adaptive.auc),
+        cell(non_adaptive.tpr),
+        accounted,
+        f"{at_least(bound.value)} of {bound.ceiling:.2f}",
+    ]
     return [*cells, f"{row.training_s:.0f}", f"{row.query_s:.0f}"]
 
 
@@ -113,7 +118,7 @@ def _picture(result: DefenceStudyResult) -> bytes:
             if metric is None or metric not in row.utility:
                 continue
             x = row.utility[metric]
-            points = [(row.unaware, _UNAWARE, "none"), (row.adaptive, _AWARE, _AWARE)]
+            points = [(row.non_adaptive, _UNAWARE, "none"), (row.adaptive, _AWARE, _AWARE)]
             found = [(getattr(adversary, kind), colour, fill) for adversary, colour, fill in points]
             seen = [value.value for value, _, _ in found if value is not None]
             axes.plot([x.value] * len(seen), seen, color="#c3cad2", lw=1, zorder=1)

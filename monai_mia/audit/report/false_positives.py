@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The evidence study as a page with its pictures, as tables to read, and as JSON. No patient is in it."""
+"""The false-positives study as a page with its pictures, as tables to read, and as JSON. No patient is in it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from monai_mia.records import files
 from monai_mia.statistics import Estimate
 
 if TYPE_CHECKING:
-    from monai_mia.audit.false_positives import AttackEvidence, EvidenceStudyResult, MitigationEvidence
+    from monai_mia.audit.false_positives import AttackFalsePositives, FalsePositiveStudyResult, MitigationFalsePositives
 
-__all__ = ["write_evidence"]
+__all__ = ["write_false_positives"]
 
 _TITLE = "What claims of membership are worth"
 _BEST, _SCORES, _GREY = "#1f5f99", "#b8651b", "#56616e"
@@ -42,24 +42,26 @@ _WORDS = {
 }
 
 
-def write_evidence(result: EvidenceStudyResult, folder: str | os.PathLike[str]) -> None:
-    """Write ``evidence.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
+def write_false_positives(result: FalsePositiveStudyResult, folder: str | os.PathLike[str]) -> None:
+    """Write ``false_positives.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "evidence.json", {"schema": "2", **plain(result)}, private=False)
+    files.write_json(folder / "false_positives.json", {"schema": "2", **plain(result)}, private=False)
     sources, calibration = _source_picture(result), _calibration_picture(result)
-    files.write(folder / "evidence_sources.png", sources, private=False)
-    files.write(folder / "evidence_calibration.png", calibration, private=False)
+    files.write(folder / "false_positives_sources.png", sources, private=False)
+    files.write(folder / "false_positives_calibration.png", calibration, private=False)
     tables = _tables(result)
-    files.write(folder / "evidence.md", as_markdown(_TITLE, _notes(result), tables, result.gaps), private=False)
+    files.write(folder / "false_positives.md", as_markdown(_TITLE, _notes(result), tables, result.gaps), private=False)
     pictures = [
         ("False claims of each attack about each source; the numbers are in the tables.", sources),
         ("Calibration of each mitigation against what attacks find under it; see the tables.", calibration),
     ]
-    files.write(folder / "evidence.html", as_html(_TITLE, _notes(result), pictures, tables, result.gaps), private=False)
+    files.write(
+        folder / "false_positives.html", as_html(_TITLE, _notes(result), pictures, tables, result.gaps), private=False
+    )
 
 
-def _notes(result: EvidenceStudyResult) -> list[str]:
+def _notes(result: FalsePositiveStudyResult) -> list[str]:
     return [
         f"{result.targets} {'target' if result.targets == 1 else 'targets'}, {result.shadows} "
         f"{'shadow' if result.shadows == 1 else 'shadows'}, {result.patients} patients, unit patient; "
@@ -76,7 +78,7 @@ def _notes(result: EvidenceStudyResult) -> list[str]:
     ]
 
 
-def _tables(result: EvidenceStudyResult) -> list[Table]:
+def _tables(result: FalsePositiveStudyResult) -> list[Table]:
     tables = []
     for mitigation in result.mitigations:
         where = "" if len(result.mitigations) == 1 else f" — {mitigation.name}"
@@ -87,7 +89,7 @@ def _tables(result: EvidenceStudyResult) -> list[Table]:
     return [_calibration(result), *tables]
 
 
-def _claims(mitigation: MitigationEvidence, where: str) -> Table:
+def _claims(mitigation: MitigationFalsePositives, where: str) -> Table:
     heads = ["attack", "access", "AUC", "TPR at the reported FPR", "TPR of the transferred threshold", "gated"]
     rows = [
         [item.attack, item.access, *map(cell, (item.auc, item.tpr_at_fpr, item.tpr, item.gated_tpr))]
@@ -96,7 +98,7 @@ def _claims(mitigation: MitigationEvidence, where: str) -> Table:
     return Table(f"What attacks find among the cohort's patients{where}", heads, rows)
 
 
-def _false_claims(mitigation: MitigationEvidence, where: str) -> Table:
+def _false_claims(mitigation: MitigationFalsePositives, where: str) -> Table:
     attacks = mitigation.result.attacks
     heads = ["source", "patients", "gate withholds", *(item.attack for item in attacks)]
     rows = []
@@ -111,7 +113,7 @@ def _false_claims(mitigation: MitigationEvidence, where: str) -> Table:
     return Table(f"FPR of the transferred threshold, by source{where}", heads, rows)
 
 
-def _precision(mitigation: MitigationEvidence, where: str) -> Table:
+def _precision(mitigation: MitigationFalsePositives, where: str) -> Table:
     attacks = mitigation.result.attacks
     rows = []
     for k, source in enumerate(attacks[0].sources):
@@ -125,7 +127,7 @@ def _precision(mitigation: MitigationEvidence, where: str) -> Table:
     )
 
 
-def _mmps(mitigation: MitigationEvidence, where: str) -> Table:
+def _mmps(mitigation: MitigationFalsePositives, where: str) -> Table:
     rows = []
     for item in mitigation.result.attacks:
         for source in item.sources:
@@ -138,7 +140,7 @@ def _mmps(mitigation: MitigationEvidence, where: str) -> Table:
     return Table(f"MMPS over voxels / over cases{where}", ["attack", "source", "TP", "FP", "FN", "TN"], rows)
 
 
-def _calibration(result: EvidenceStudyResult) -> Table:
+def _calibration(result: FalsePositiveStudyResult) -> Table:
     metrics = list(dict.fromkeys(name for row in result.mitigations for name in row.utility))
     heads = ["mitigation", "best attack", "AUC", "best attack on confidences", "AUC", "its FPR, transferred"]
     heads += [f"{_WORDS.get(name, name)}: members, non-members" for name in metrics]
@@ -155,7 +157,7 @@ def _calibration(result: EvidenceStudyResult) -> Table:
     return Table("Calibration and leakage, by mitigation", heads, rows)
 
 
-def _best(attacks: Sequence[AttackEvidence], kinds: tuple[str, ...] = ("",)) -> AttackEvidence | None:
+def _best(attacks: Sequence[AttackFalsePositives], kinds: tuple[str, ...] = ("",)) -> AttackFalsePositives | None:
     chosen = [item for item in attacks if item.attack.startswith(kinds)]
     return max(chosen, key=lambda item: item.auc.value, default=None)
 
@@ -170,7 +172,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _source_picture(result: EvidenceStudyResult) -> bytes:
+def _source_picture(result: FalsePositiveStudyResult) -> bytes:
     """FPR of each attack on each source, without a mitigation; behind it, with the gate."""
     attacks = result.mitigations[0].result.attacks
     if not attacks:
@@ -194,7 +196,7 @@ def _source_picture(result: EvidenceStudyResult) -> bytes:
     return png(figure)
 
 
-def _calibration_picture(result: EvidenceStudyResult) -> bytes:
+def _calibration_picture(result: FalsePositiveStudyResult) -> bytes:
     """Calibration error against leakage: information on the left, false claims on the right."""
     metric = "negative_calibration_error"
     rows = [row for row in result.mitigations if metric in row.utility and row.result.attacks]

@@ -23,12 +23,21 @@ from monai_mia.audit.drawing import DPI, INK, RULE, draw_roc, new_figure
 from monai_mia.audit.results import AuditResult
 from monai_mia.statistics.roc import resolution
 
-__all__ = ["INDIVIDUALS", "NAMES", "Picture", "distribution", "exposure", "exposure_bins", "roc", "signal_label"]
+__all__ = [
+    "INDIVIDUALS",
+    "NAMES",
+    "Picture",
+    "distribution",
+    "roc",
+    "signal_label",
+    "vulnerability",
+    "vulnerability_bins",
+]
 
 Array = NDArray[np.float64]
 
 #: File names of all pictures that a report can hold, without their ending; and of those about individuals.
-NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "exposure")
+NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "vulnerability")
 INDIVIDUALS = ("individuals", "leakage_profile", "leakage_map")
 
 _MEMBER, _OTHER = "#1f5f99", "#b8651b"
@@ -152,8 +161,8 @@ def _edges(values: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class ExposureBin:
-    """Members in one range of exposure.
+class VulnerabilityBin:
+    """Members in one range of vulnerability.
 
     Attributes:
         label: the range in words.
@@ -166,30 +175,30 @@ class ExposureBin:
     expected: float
 
 
-def exposure_bins(result: AuditResult) -> list[ExposureBin]:
+def vulnerability_bins(result: AuditResult) -> list[VulnerabilityBin]:
     """Members by the smallest FPR at which the best attack finds them, from the resolution of the cohort upwards."""
     n = int((~result.member).sum())
-    above = np.rint(result.exposure[result.member] * n).astype(int)  # non-members that score as high
+    above = np.rint(result.vulnerability[result.member] * n).astype(int)  # non-members that score as high
     bounds = [fpr for fpr, value in result.best.tpr_at_fpr.items() if value is not None]
     bounds = sorted({*bounds, *(b for b in (0.25, 0.5) if b > max(bounds, default=0.0)), 1.0})
     bins, reached = [], 0
     chance = len(above) / (n + 1)  # each number of non-members above is as likely as any other
     # Nobody above is an FPR below the resolution: it is told apart from nothing smaller than one non-member.
-    bins.append(ExposureBin(f"under {percent(1 / n)}, above all non-members", int((above == 0).sum()), chance))
+    bins.append(VulnerabilityBin(f"under {percent(1 / n)}, above all non-members", int((above == 0).sum()), chance))
     lowest = 1 / n
     for bound in bounds:
         last = int(np.floor(bound * n + 1e-9))
         if last > reached:
             count = int(((above > reached) & (above <= last)).sum())
             label = f"{percent(lowest)} to {percent(bound)}" if bound > lowest + 1e-12 else percent(bound)
-            bins.append(ExposureBin(label, count, chance * (last - reached)))
+            bins.append(VulnerabilityBin(label, count, chance * (last - reached)))
             reached, lowest = last, bound
     return bins
 
 
-def exposure(result: AuditResult) -> Picture:
+def vulnerability(result: AuditResult) -> Picture:
     """How many members stand out, and how far."""
-    bins = exposure_bins(result)
+    bins = vulnerability_bins(result)
     total = int(result.member.sum())
     figure, axes = _figure(5.2, 0.4 * len(bins) + 1.2)
     places = list(range(len(bins)))
@@ -217,7 +226,7 @@ def exposure(result: AuditResult) -> Picture:
     )  # fmt: skip
     listed = "; ".join(f"{b.label}: {b.count}, by chance {b.expected:.1f}" for b in bins)
     return Picture(
-        "exposure",
+        "vulnerability",
         f"Member {result.unit}s by the smallest rate of false accusations at which they are found",
         f"Bars: number of {total} member {result.unit}s for ranges of the smallest false positive rate at which the "
         f"best attack finds them. {listed}.",

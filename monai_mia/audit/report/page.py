@@ -96,16 +96,16 @@ def write_report(
     facts = _Facts(result, table)
     roc = figures.roc(result)
     panels = facts.panels()
-    exposure = figures.exposure(result)
+    vulnerability = figures.vulnerability(result)
     told = _individuals(individuals)
-    pictures = (roc, *panels, exposure, *told["pictures"])
+    pictures = (roc, *panels, vulnerability, *told["pictures"])
     for name in (*figures.NAMES, *figures.INDIVIDUALS):  # of an earlier report
         if name not in {picture.name for picture in pictures}:
             (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
     for picture in pictures:
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
     verdict = result.judge(about)
-    page = _page(result, content, facts, roc, panels, exposure, told, verdict)
+    page = _page(result, content, facts, roc, panels, vulnerability, told, verdict)
     files.write(folder / "index.html", page, private=False)
     files.write_json(folder / "report.json", content, private=False)
     write_summary(content, folder, verdict)
@@ -169,7 +169,7 @@ def _page(
     facts: _Facts,
     roc: Picture,
     panels: Sequence[Picture],
-    exposure: Picture,
+    vulnerability: Picture,
     individuals: Mapping[str, Any],
     verdict: Verdict,
 ) -> str:
@@ -205,10 +205,10 @@ def _page(
         null=content["controls"]["null"],
         claims=content["claims"],
         canaries=content["canaries"],
-        n_exposed=figures.exposure_bins(result)[0].count,
+        n_exposed=figures.vulnerability_bins(result)[0].count,
         roc=roc,
         panels=panels,
-        exposure=exposure,
+        vulnerability=vulnerability,
         individuals=individuals,
     )
 

@@ -30,7 +30,7 @@ from monai_mia.audit.individuals.covariates import (
     listed_covariates,
 )
 from monai_mia.audit.individuals.leakage_map import Leakage, LeakageMap
-from monai_mia.audit.individuals.vulnerability import Exposure, ExposureResult
+from monai_mia.audit.individuals.vulnerability import Vulnerability, VulnerabilityResult
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
 from monai_mia.records import files
@@ -42,14 +42,14 @@ from monai_mia.records.maps import MapStore, RecordedMaps
 from monai_mia.records.table import SignalTable
 from monai_mia.records.volumes import write_volume
 
-__all__ = ["attack_recorded", "examine_individuals", "report_individuals", "rescore"]
+__all__ = ["attack_recorded", "measure_individuals", "report_individuals", "rescore"]
 
 logger = logging.getLogger(__name__)
 
 
 def report_individuals(
     output_dir: str | os.PathLike[str],
-    exposure: Exposure | None = None,
+    vulnerability: Vulnerability | None = None,
     leakage_map: bool = True,
     cases: Sequence[Case] | None = None,
 ) -> Individuals:
@@ -57,7 +57,7 @@ def report_individuals(
 
     Args:
         output_dir: folder of the study.
-        exposure: how exposure is measured; by default as :class:`~monai_mia.audit.individuals.Exposure` says.
+        vulnerability: how it is measured; by default as :class:`~monai_mia.audit.individuals.Vulnerability` says.
         leakage_map: whether recorded maps are read to locate the evidence.
         cases: the cohort with its covariates; by default the recorded design, which has none.
 
@@ -69,15 +69,15 @@ def report_individuals(
     if folder.canaries():
         raise InputError("study must be without canaries to be examined anew, got some. Use Study(individuals=...).")
     with folder.lock():
-        found = examine_individuals(folder, design, exposure or Exposure(), leakage_map, cases)
+        found = measure_individuals(folder, design, vulnerability or Vulnerability(), leakage_map, cases)
         report.write_individuals(found, folder.report)
     return found
 
 
-def examine_individuals(
+def measure_individuals(
     folder: StudyFolder,
     design: Design,
-    exposure: Exposure | None,
+    vulnerability: Vulnerability | None,
     leakage_map: bool,
     cases: Sequence[Case] | None = None,
 ) -> Individuals:
@@ -86,14 +86,14 @@ def examine_individuals(
     Args:
         folder: the study's folder.
         design: its design; canaries are left out.
-        exposure: how exposure is measured; None: it is not.
+        vulnerability: how vulnerability is measured; None: it is not.
         leakage_map: whether the evidence is located, which takes recorded maps.
         cases: the cohort with its covariates; by default that of the design.
 
     Raises:
         InputError: the study's files are missing.
     """
-    options = exposure or Exposure()
+    options = vulnerability or Vulnerability()
     everything = folder.table(design.model_ids)
     canaries = {str(case["case_id"]) for case in design.cases if case.get("canary")}
     table = everything.only(np.array([case not in canaries for case in everything.case_ids]))
@@ -104,17 +104,17 @@ def examine_individuals(
         return store.view(target, shadows, table.case_ids)
 
     gaps: list[str] = []
-    measured: ExposureResult | None = None
+    measured: VulnerabilityResult | None = None
     covariates: list[Covariate] = []
     compared: tuple[Association, ...] = ()
-    if exposure is not None:
+    if vulnerability is not None:
         image_statistics = folder.image_statistics()
         features = image_statistics.of(table.case_ids)
         recorded = maps if folder.has_maps() else None
         try:
             measured = options.measure(table, features, recorded)
         except InputError as error:
-            gaps.append(f"exposure: {_shareable(error, table, folder)}")
+            gaps.append(f"vulnerability: {_shareable(error, table, folder)}")
     if measured is not None:
         if measured.members.reliability is None:
             gaps.append(
@@ -143,7 +143,7 @@ def _locate(
     design: Design,
     maps: Callable[[str, Sequence[str]], RecordedMaps],
     store: MapStore,
-    options: Exposure,
+    options: Vulnerability,
     gaps: list[str],
 ) -> Leakage:
     """Locate the evidence; that of each case about the first target stays private."""
@@ -189,11 +189,11 @@ def _shareable(error: InputError, table: SignalTable, folder: StudyFolder) -> st
     return str(error)
 
 
-def _csv(result: ExposureResult, covariates: Sequence[Covariate]) -> str:
-    """Each patient's exposure on both sides, and covariates."""
+def _csv(result: VulnerabilityResult, covariates: Sequence[Covariate]) -> str:
+    """Each patient's vulnerability on both sides, and covariates."""
     columns: dict[str, NDArray[np.generic]] = {}
     for side in (result.members, result.nonmembers):
-        columns |= {f"{side.side}_turns": side.n_turns, f"{side.side}_found": side.rate}
+        columns |= {f"{side.side}_rounds": side.n_rounds, f"{side.side}_detected": side.rate}
         columns |= {f"{side.side}_certainty": side.certainty}
     columns |= {covariate.name: covariate.values for covariate in covariates}
     rows = [["patient_id", *columns]]
@@ -293,11 +293,11 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
 
 
 def _write_scores(result: AuditResult, folder: StudyFolder) -> None:
-    """Write the scores and the exposure of every patient, a row each."""
-    rows = [["unit_id", "member", "exposure", *(attack.name for attack in result.attacks)]]
+    """Write the scores and the vulnerability of every patient, a row each."""
+    rows = [["unit_id", "member", "vulnerability", *(attack.name for attack in result.attacks)]]
     for n, unit in enumerate(result.unit_ids):
         scores = [repr(float(attack.scores[n])) for attack in result.attacks]
-        rows.append([unit, str(int(result.member[n])), repr(float(result.exposure[n])), *scores])
+        rows.append([unit, str(int(result.member[n])), repr(float(result.vulnerability[n])), *scores])
     files.write(folder.scores_file, files.csv_text(rows))
 
 

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator, ConfigExpression
 
 from monai_mia.bundle.inspection.config import REFERENCE, Config, leaves
-from monai_mia.bundle.training import REPLACED, handler_lists, is_omitted
+from monai_mia.bundle.training import REPLACED, handler_lists, is_removed
 from monai_mia.records import files
 
 __all__ = ["Executed", "executed", "writable_by_others"]
@@ -167,5 +167,5 @@ def _skipped(config: Config, place: str) -> bool:
     for listed in handler_lists(config):
         if place.startswith(f"{listed}#") and isinstance(config[listed], list):
             number = place.removeprefix(f"{listed}#").partition("#")[0]
-            return is_omitted(config[f"{listed}#{number}"], config)
+            return is_removed(config[f"{listed}#{number}"], config)
     return False

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What several training defences share: auxiliary cases, the end of an epoch, undisturbed randomness."""
+"""What several training defences share: held-out cases, the end of an epoch, undisturbed randomness."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from torch.utils.data import DataLoader
 
 from monai_mia.errors import InputError
 
-__all__ = ["AuxiliaryCases", "epoch_end", "undisturbed"]
+__all__ = ["HeldOutCases", "epoch_end", "undisturbed"]
 
 
-class AuxiliaryCases:
+class HeldOutCases:
     """Cases of patients that are neither trained on nor asked about, as batches without end.
 
     The order and the augmentation of an epoch depend on the epoch's seed and number alone, so that a resumed training
     sees the same; no random number is taken from the training's own.
 
     Args:
-        cases: datalist, items as those of the training. A study fills the id ``auxiliary`` of a training config. In a
+        cases: datalist, items as those of the training. A study fills the id ``held_out`` of a training config. In a
             bundle alone they may be the cases of the validation.
         transform: the training's own preprocessing, random transforms included; it is copied.
         batch_size: cases a batch.
@@ -43,8 +43,8 @@ class AuxiliaryCases:
     ) -> None:
         if not len(cases):
             raise InputError(
-                "auxiliary must be cases of patients that are neither trained on nor evaluated, got none. In a study "
-                "set auxiliary, the share of patients that is set apart; in a bundle alone pass --auxiliary "
+                "held-out must be cases of patients that are neither trained on nor evaluated, got none. In a study "
+                "set held_out, the share of patients that is held out; in a bundle alone pass --held_out "
                 "'@validate#dataset#data'."
             )
         self.cases = [dict(case) for case in cases]
