@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx builds these pages offline: ``sphinx-build -W --keep-going docs docs/_build``."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ html_copy_source = False
 
 def escape_stars(_app: object, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
     """A shape such as (C, *spatial) is no emphasis."""
-    lines[:] = [line.replace("*spatial", "\\*spatial") for line in lines]
+    lines[:] = [re.sub(r"\*(?=(spatial|patch)\b)", r"\\*", line) for line in lines]
 
 
 def setup(app) -> None:  # type: ignore[no-untyped-def]

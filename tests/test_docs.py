@@ -84,9 +84,18 @@ def test_everything_public_is_told() -> None:
     vocabulary = (DOCS / "vocabulary.md").read_text()
     for name in (*signals.ACCESS, *ACCESS_LEVELS, *attacks.__all__):
         assert f"`{name}" in vocabulary, name
-    for module in ROOT.glob("monai_mia/*.py"):
-        if not module.stem.startswith("_"):
-            assert f"monai_mia.{module.stem}" in text, module.stem
+    for room in {path.relative_to(ROOT / "monai_mia").parts[0] for path in ROOT.glob("monai_mia/*/*.py")}:
+        assert f"monai_mia.{room}" in text, room
+
+
+def test_the_api_page_has_every_public_module() -> None:
+    """By itself, or by the room that exports what it holds."""
+    text = (DOCS / "api.md").read_text()
+    for path in ROOT.glob("monai_mia/*/**/*.py"):
+        if "__all__" in path.read_text() and path.stem != "__init__":
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            rooms = [".".join(parts[:length]) for length in range(2, len(parts) + 1)]
+            assert any(f".. automodule:: {room}\n" in text for room in rooms), rooms[-1]
 
 
 def test_the_api_page_names_every_attack_and_map() -> None:
