@@ -23,7 +23,7 @@ def options_of(overlay: Path, given: list[dict[str, Any]]) -> dict[str, Any]:
     """As few epochs as an overlay allows, and its held-out cases if it wants any."""
     text = overlay.read_text()
     epochs = {"epochs": 1} if "\nepochs:" in text else {"train#trainer#max_epochs": 1}
-    return {**SMALL, **epochs, **({"held_out": given} if "\nauxiliary:" in text else {})}
+    return {**SMALL, **epochs, **({"held_out": given} if "\nheld_out:" in text else {})}
 
 
 def inference_files(overlay: Path) -> list[str]:

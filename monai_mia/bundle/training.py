@@ -46,7 +46,7 @@ class Training:
         bundle: the bundle's training config.
         cohort: all cases of the study; read and preprocessed once a process.
         members: the cases this model trains on.
-        held-out: cases of patients that no model trains on, for defences that need some; they replace the config's id
+        held_out: cases of patients that no model trains on, for defences that need some; they replace the config's id
             ``held_out``, if it has one.
         model_id: id of the model.
         seed: seed of this model's weights, shuffling and augmentation.

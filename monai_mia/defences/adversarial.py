@@ -38,7 +38,7 @@ class AdversarialRegularisation(LossTerm):
         discriminator: a network from (B, 2 C, *spatial), probabilities and one-hot reference, to logits, whose mean
             over all but the first axis is the case's; of a list of outputs, as of MONAI's ``PatchDiscriminator``, the
             last counts.
-        held-out: the reference set.
+        held_out: the reference set.
         weight: :math:`\lambda`; 0 is the plain training, bit for bit.
         gain: ``log`` as Nasr et al., or ``probability``, the mean of :math:`h` itself, as Chobola et al., who add it
             up over a batch of 8: their 0.005 and 0.05 are 0.04 and 0.4 here.

@@ -40,7 +40,7 @@ class Distillation:
     is minimised instead, where :math:`t` and :math:`s` are the logits of teacher and network.
 
     Args:
-        held-out: the transfer set; its references are never used.
+        held_out: the transfer set; its references are never used.
         fresh: a network as the trained one, with weights as before a training: ``"%network_def"`` in a config.
         teacher_epochs: epochs of the teacher, at least 1 and less than the trainer's.
         lr_scheduler: the schedule that starts again; it should be as long as the longer one of the two phases.

@@ -43,7 +43,7 @@ class HeldOutCases:
     ) -> None:
         if not len(cases):
             raise InputError(
-                "held-out must be cases of patients that are neither trained on nor evaluated, got none. In a study "
+                "held_out must be cases of patients that are neither trained on nor evaluated, got none. In a study "
                 "set held_out, the share of patients that is held out; in a bundle alone pass --held_out "
                 "'@validate#dataset#data'."
             )

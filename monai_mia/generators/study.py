@@ -61,7 +61,7 @@ class GeneratorStudy:
         slicing: in 2D, those that draw slices of a volume, each with a last axis of one voxel, which goes.
         scans: how many are drawn, at least 2.
         batch_size: volumes in a training step.
-        held-out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out`` and the seed
+        held_out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out`` and the seed
             ``held_out_seed`` holds out, in (0, 1]; or None.
         held_out_seed: see ``held_out``.
         patients: train on these patients: ids, or a file with one a line; in the stead of ``held_out``.

@@ -256,7 +256,7 @@ def held_out_patients(cases: Sequence[Case], share: float, seed: int) -> set[str
         seed: of the study.
     """
     if not 0 <= share <= 1:
-        raise InputError(f"held-out must be in [0, 1], got {share}.")
+        raise InputError(f"held_out must be in [0, 1], got {share}.")
     patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
     drawn = stream(Stream.AUXILIARY_PATIENTS, seed).permutation(patients)
     return set(drawn[: round(share * len(patients))].tolist())

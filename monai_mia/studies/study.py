@@ -64,7 +64,7 @@ class Study:
         targets: number of targets that the same shadows attack; the report is about the first, a
             :class:`~monai_mia.studies.ComparisonStudy` about all of them.
         seed: seed of the design and of every model.
-        held-out: share of the patients, in [0, 1), who are held out: no model trains on them for its own sake or is
+        held_out: share of the patients, in [0, 1), who are held out: no model trains on them for its own sake or is
             queried about them. Defences that need other data (a discriminator's reference, a transfer set) find their
             cases under the id ``held_out`` of the training config.
         recording: what leaves a model, and what is recorded of it.
@@ -203,10 +203,10 @@ class Study:
             if not isinstance(value, int) or value < lowest:
                 raise InputError(f"{name} must be a whole number, at least {lowest}, got {value!r}.")
         if not 0 <= self.held_out < 1:
-            raise InputError(f"held-out must be a share of the patients in [0, 1), got {self.held_out}.")
+            raise InputError(f"held_out must be a share of the patients in [0, 1), got {self.held_out}.")
         if self.released is not None and self.held_out:
             raise InputError(
-                f"held-out must be 0 for a released target, got {self.held_out}: its members are what they are."
+                f"held_out must be 0 for a released target, got {self.held_out}: its members are what they are."
             )
         if self.released is not None and self.targets > 1:
             raise InputError(f"targets must be 1 for a released target, got {self.targets}. Drop --targets.")

@@ -147,7 +147,7 @@ def test_files(folder):
 
 def test_report_json_has_the_documented_fields(folder):
     content = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
-    fields = "schema versions unit design target attacks controls utility vulnerability verdict cost"
+    fields = "schema versions unit design target attacks controls utility exposure verdict cost"
     assert set(fields.split()) <= set(content)
     assert {"kind", "n_member", "n_nonmember", "n_shadow", "seed"} <= set(content["design"])
     assert {"checkpoint_sha256", "bundle", "bundle_version"} <= set(content["target"])
@@ -283,7 +283,7 @@ def test_pictures_of_an_earlier_report_do_not_stay(strong, tmp_path, no_pictures
     table = strong[1]
     write_report(run(table, attacks=[Threshold("dice")]), table, tmp_path, ABOUT)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert names == {"roc", "exposure", "score_best_attack", "signal_loss"}
+    assert names == {"roc", "vulnerability", "score_best_attack", "signal_loss"}
 
 
 def test_a_table_of_another_audit_is_refused(strong, tmp_path):

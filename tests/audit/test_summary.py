@@ -465,7 +465,7 @@ class TestSchema:
             ({"settings__train_overrides__dataset_dir": "/srv"}, r"\$\.settings"),
             ({"individuals": {"patients": ["p1"]}}, r"\$\.individuals"),
             ({"attacks__0__tail_p_value": 2}, r"\$\.attacks\[0\]\.tail_p_value"),
-            ({"schema": "2.0"}, r"\$\.schema"),
+            ({"schema": "3.0"}, r"\$\.schema"),
         ],
     )
     def test_departures_are_named(self, low: Content, change: Content, place: str) -> None:

@@ -167,7 +167,7 @@ def check_resumes(
 
 class TestAuxiliaryCases:
     def test_there_must_be_some(self) -> None:
-        with pytest.raises(InputError, match=r"held-out must be cases .* got none\. In a study set held-out"):
+        with pytest.raises(InputError, match=r"held_out must be cases .* got none\. In a study set held-out"):
             held_out([])
 
     def test_an_epoch_is_the_same_again_and_another_is_not(self) -> None:

@@ -231,7 +231,7 @@ class TestStudy:
             ({"patients": ["patient_001"]}, "patients must be null where held-out is given"),
             ({"exclude": ["nobody"]}, "exclude must be patient ids of the cohort, got 'nobody'"),
             ({"held_out": 0.1}, "patients to train on must be at least 2, got 1 of 9"),
-            ({"held_out": 1.5}, r"held-out must be in \[0, 1\], got 1.5"),
+            ({"held_out": 1.5}, r"held_out must be in \[0, 1\], got 1.5"),
             ({"slicing": [SqueezeDimd(KEYS)]}, "slicing must be given in 2D and only there"),
         ):
             with pytest.raises(InputError, match=message):

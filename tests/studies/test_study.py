@@ -237,8 +237,8 @@ def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
     """No model trains on them or is asked about them; a training config that has the id gets their cases."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
-        "held-out: []\n"
-        "seen: \"$open(@seen_file, 'a').write(','.join(case['case_id'] for case in @held-out) + ';')\"\n"
+        "held_out: []\n"
+        "seen: \"$open(@seen_file, 'a').write(','.join(case['case_id'] for case in @held_out) + ';')\"\n"
         f"seen_file: {tmp_path / 'seen.txt'}\n"
         'train#trainer#max_epochs: "$1 if @seen else 1"\n'
     )
@@ -255,7 +255,7 @@ def test_auxiliary_patients_are_set_apart(cohort: Any, tmp_path: Path) -> None:
     assert all(part == expected for part in seen if part != [""])
     assert files.read_json(tmp_path / "out/report/report.json")["design"]["held_out"] == 0.3
     other = small_study(cohort, tmp_path / "out", **{**options, "held_out": 0.5})
-    assert "another held-out" in stop(other)
+    assert "another held_out" in stop(other)
 
 
 def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
         for n, case in enumerate(cohort)
     ]
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("held-out: []\ntrain#trainer#max_epochs: $len(@held-out) and 1\n")
+    overlay.write_text("held_out: []\ntrain#trainer#max_epochs: $len(@held_out) and 1\n")
     files_used = ("configs/train.json", str(overlay))
     small_study(named, tmp_path / "out", train=files_used, train_overrides=SMALL, held_out=0.3).run()
     assert not trap.exists()
@@ -385,7 +385,7 @@ class TestRefusals:
             ({"cohort": "nowhere"}, ["dataset_dir", "nowhere'", "does not exist"]),
             ({"audit": Audit([])}, ["attacks must be a list of at least one"]),
             ({"audit": Audit([attacks.LiRA(variance="case")])}, ["shadows must be at least 4", "LiRA", "--shadows"]),
-            ({"held_out": 1.0}, ["held-out must be a share of the patients in [0, 1), got 1.0"]),
+            ({"held_out": 1.0}, ["held_out must be a share of the patients in [0, 1), got 1.0"]),
             ({"targets": 0}, ["targets must be a whole number, at least 1"]),
             ({"signals": (len,)}, ["signals must be dataclass objects"]),
             ({"n_labels": 2}, ["label must hold integers in [0, 2)", "got 2"]),
