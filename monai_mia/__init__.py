@@ -10,4 +10,6 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# dir() does not list them: MONAI looks through all modules whose names begin with "monai" for the components that a
+# config names without their modules, and would load everything, optional packages included.
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)

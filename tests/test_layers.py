@@ -145,3 +145,16 @@ def test_each_module_can_be_the_first_to_be_imported(module: str) -> None:
     """No order of imports is needed: checked as text above, and here for real where nothing heavy is loaded."""
     if room_of(module) in ("errors", "records", "statistics"):
         assert module in loaded_after(module)
+
+
+def test_the_lazy_names_are_found_and_monais_search_for_components_does_not_load_them() -> None:
+    """MONAI searches every module whose name begins with "monai", and reads every member that ``dir`` lists."""
+    code = (
+        "import monai_mia, sys, inspect\n"
+        "inspect.getmembers(monai_mia)\n"
+        "assert not {'torch', 'numpy', 'opacus'} & set(sys.modules)\n"
+        "for name in monai_mia.__all__:\n"
+        "    assert getattr(monai_mia, name).__name__ == name, name\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stderr
