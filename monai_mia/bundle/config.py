@@ -90,11 +90,17 @@ class BundleConfig:
         return parser
 
     def fingerprint(self) -> str:
-        """Hash of all of the bundle that a component can depend on: configs, metadata, Python files, overrides."""
+        """Hash of all of the bundle that a component can depend on: configs, metadata, Python files, overrides.
+
+        The metadata's ``privacy``, which a finished audit puts there, is no part of it.
+        """
         root = Path(self.root)
-        paths = [root / name for name in (*self.files, "configs/metadata.json")]
+        meta = {
+            key: value for key, value in files.read_json(root / "configs/metadata.json").items() if key != "privacy"
+        }
+        paths = [root / name for name in self.files]
         paths += [Path(name) / one for name, _, names in files.walk(root) for one in names if one.endswith(".py")]
-        return files.digest([[files.sha256(path) for path in paths if path.is_file()], self.overrides])
+        return files.digest([meta, [files.sha256(path) for path in paths if path.is_file()], self.overrides])
 
 
 # The last preprocessed cohort is kept, for all the models that a process works on.

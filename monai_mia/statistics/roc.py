@@ -111,7 +111,8 @@ def resampled_rocs(scores: ArrayLike, member: ArrayLike, weights: Array) -> Iter
 
 def _rates(counts: Array, last: NDArray[np.intp]) -> Array:
     sums = np.cumsum(counts, axis=1)[:, last]
-    return np.concatenate([np.zeros((len(sums), 1)), sums / sums[:, -1:]], axis=1)
+    with np.errstate(invalid="ignore"):  # a resample without one side has no rates: NaN, which no interval counts
+        return np.concatenate([np.zeros((len(sums), 1)), sums / sums[:, -1:]], axis=1)
 
 
 def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float = 0.95) -> tuple[float, float]:

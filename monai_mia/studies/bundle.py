@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,7 @@ def bundle_study(
         activation: ``softmax`` (one class a voxel), ``sigmoid`` (labels that may overlap) or ``none`` (the network
             gives probabilities itself); by default as the bundle's postprocessing says.
         seed: seed of the design, the models and the audit.
-        epochs: epochs of a training; by default the bundle's own.
+        epochs: epochs of a training, of target and shadows; by default the bundle's own.
         labels: of a cohort in DICOM: integer of each segment by its name, {Liver: 1, Tumour*: 2}.
         prediction: key or number of the prediction, of a network with several outputs.
         inference: configs to query models through, relative to the bundle; by default the bundle's own.
@@ -113,8 +113,13 @@ def bundle_study(
             "bundles/overlays/audit/audit.yaml for their names."
         )
     released = members is not None or nonmembers is not None or checkpoint is not None
+    if released and options.pop("target", None) is not None:
+        raise InputError("target must be left out with checkpoint, members or nonmembers, got both. Drop one of them.")
     shadows = _shadows(found, shadows, released)
     target = _released(found, checkpoint, members, nonmembers) if released else options.pop("target", None)
+    if isinstance(target, Recipe) and epochs is not None:  # else target and shadows would differ in more than is said
+        own = {"train#trainer#max_epochs": epochs, **target.train_overrides}
+        target = replace(target, train_overrides=own)
     known, given = _activation(found, activation)
     if given and recording.get("release", "logits") == "logits":
         recording["release"] = "probabilities"
