@@ -24,30 +24,10 @@ from monai_mia.signals.release import (
     at_least_single,
     boundary_distance,
     check_label,
-    entropy_map,
     foreground_of,
-    log_likelihood_map,
-    log_odds_map,
-    margin_map,
-    maximum_probability_map,
 )
 
-__all__ = [
-    "ACCESS",
-    "BAND",
-    "CLIP",
-    "Release",
-    "SegmentationSums",
-    "TopProbabilities",
-    "access_of",
-    "boundary_distance",
-    "entropy_map",
-    "log_likelihood_map",
-    "log_odds_map",
-    "margin_map",
-    "maximum_probability_map",
-    "segmentation_signals",
-]
+__all__ = ["ACCESS", "SegmentationSums", "TopProbabilities", "access_of", "segmentation_signals"]
 
 # Values held at once by the slab-wise reduction: 8 MB on a CPU, 128 MB on a GPU, where launches cost more.
 _CHUNK = {"cpu": 1 << 21, "cuda": 1 << 25}
