@@ -327,7 +327,7 @@ class StudyFolder:
             who = f"process {known.get('process')} on {known.get('host')!r} since {known.get('since')}" if known else ""
             raise InputError(
                 f"output_dir must be free, got {str(self.root)!r}, in which another run works ({who or 'unknown'}). "
-                "Wait for it (option wait), or choose another --output_dir."
+                "Wait for it (--wait; in a config study#wait), or choose another --output_dir."
             ) from error
         try:
             if lock.lock_counter == 1:
