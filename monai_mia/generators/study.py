@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generator study: train a generator on some patients, draw scans, check that they are new, and write all of it.
 
-The scans are a cohort that an false-positives study asks about; no audited model may train on the generator's patients.
+The scans are a cohort that a false-positives study queries models about; no audited model may train on the
+generator's patients.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class GeneratorStudy:
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.held_out is not None and self.patients is not None:
-            raise InputError("patients must be null where held-out is given, got both. Drop one of them.")
+            raise InputError("patients must be null where held_out is given, got both. Drop one of them.")
         if (self.scan_format.spatial_dims == 2) != bool(self.slicing):
             raise InputError(
                 f"slicing must be given in 2D and only there, got {len(self.slicing)} transforms in "
@@ -170,7 +171,7 @@ class GeneratorStudy:
         if len(chosen) < 2:
             raise InputError(
                 f"patients to train on must be at least 2, got {len(chosen)} of {len(everybody)}. Choose more "
-                "(held-out, patients)."
+                "(held_out, patients)."
             )
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in sorted(cases, key=lambda case: str(case["case_id"])):

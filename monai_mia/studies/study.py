@@ -311,9 +311,9 @@ class Study:
         return str(self.folder.weights(model))
 
     def _query(self, design: Design, image_statistics: ImageStatistics, keys: Mapping[str, str]) -> None:
-        asking, jobs = self._query_jobs(design.cases, image_statistics), []
+        query, jobs = self._query_jobs(design.cases, image_statistics), []
         for model in design.model_ids:
-            job = asking(model, keys[model], design.queries(model))
+            job = query(model, keys[model], design.queries(model))
             path, maps = self.folder.signals(model), self.folder.maps(model)
             todo = not files.is_current(path, job.key)
             todo_maps = self.recording.maps and not (
@@ -331,7 +331,7 @@ class Study:
         image_statistics: ImageStatistics,
         folder: Path,
     ) -> None:
-        """Ask every model about the cases of a foreign source; no model trained on them.
+        """Query every model about the cases of a foreign source; no model trained on them.
 
         Args:
             design: the study's, which is recorded.
@@ -340,13 +340,13 @@ class Study:
             image_statistics: what was found in them.
             folder: where ``<model_id>.csv`` is written.
         """
-        asking, jobs = self._query_jobs(cases, image_statistics), []
+        query, jobs = self._query_jobs(cases, image_statistics), []
         outside = [{**case, "member": 0} for case in cases]
         files.private_folder(folder)
         for model in design.model_ids:
             released = self.released if model == TARGET else None
             key = self._released_key(released) if released else str(self.folder.trained(model)["key"])
-            job = asking(model, key, outside)
+            job = query(model, key, outside)
             job = replace(
                 job,
                 path=str(folder / f"{model}.csv"),
@@ -363,7 +363,7 @@ class Study:
     def _query_jobs(
         self, cases: Sequence[Case], image_statistics: ImageStatistics
     ) -> Callable[[str, str, Sequence[Case]], Query]:
-        """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
+        """Return a factory of query jobs; the caller fills in the output paths."""
         bundles = {role: self._recipe(role).querying() for role in ("", TARGET)}
         recording = self.recording
         prints = {role: bundle.fingerprint() for role, bundle in bundles.items()}

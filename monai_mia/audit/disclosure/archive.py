@@ -150,7 +150,7 @@ def _is_of_report(name: str) -> bool:
 def _report(output_dir: str | os.PathLike[str]) -> Path:
     folder = StudyFolder(output_dir).report
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise InputError(f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without.")
+        raise InputError(f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without one.")
     return folder
 
 
