@@ -40,9 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="monai-mia", description="Membership inference audits of MONAI bundles.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
     for name, command in _COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.help)
-        if name in words:  # the options of the others are not needed, and what tells them may be heavy
+        if name == chosen:  # the options of the others are not needed, and what tells them may be heavy
             command.options(one)
     given = parser.parse_args(words)
     with one_line():

@@ -174,8 +174,10 @@ class Resources:
     wait: bool = False
 
     def check(self) -> None:
-        """Refuse numbers below 1."""
+        """Refuse numbers that nothing can run with."""
         for name in ("n_jobs", "threads", "checkpoint_interval"):
             value = getattr(self, name)
             if not (name == "n_jobs" and value is None) and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} must be a whole number, at least 1, got {value!r}.")
+        if not 0 <= self.cache_rate <= 1:
+            raise InputError(f"cache_rate must be in [0, 1], got {self.cache_rate}.")

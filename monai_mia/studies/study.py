@@ -216,6 +216,8 @@ class Study:
         recording = self.recording
         known = None if any(hasattr(signal, "access") for signal in recording.signals) else recording.access_of
         self.audit.check(self.shadows, recording.maps, known)
+        if self.leakage_map and not self.shadows:
+            raise InputError("shadows must be at least 1 to locate evidence (leakage_map), got 0.")
         if self.leakage_map and not recording.maps:
             raise InputError("maps must be true to locate evidence (leakage_map), got false. Record them (maps: true).")
         if self.released is None or self.shadows:
