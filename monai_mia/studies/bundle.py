@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +124,8 @@ def bundle_study(
     target = options.pop("target", None)
     if released:
         target = _released(found, checkpoint, members, nonmembers)
+    elif isinstance(target, Recipe) and target.bundle is None:
+        target = replace(target, bundle=root)
     known, given = _activation(found, activation)
     if given and recording.get("release", "logits") == "logits":
         recording["release"] = "probabilities"

@@ -38,6 +38,7 @@ from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
 from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
 
@@ -132,16 +133,16 @@ class DefenceStudy:
 
     def main(self) -> None:
         """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
-        result = self.study.command(self.run)
+        result = command(self.run)
         tqdm.write(f"Defences: {self.study.folder.report / 'defences.html'} ({len(result.rows)} rows)")
 
     def record(self) -> None:
         """Train and query what is not done yet; a command."""
-        self.study.command(self.train_and_query)
+        command(self.train_and_query)
 
     def rescore(self) -> None:
         """Score what was recorded; defences that were not are left out, and named."""
-        result = self.study.command(lambda: self.score(partial=True))
+        result = command(lambda: self.score(partial=True))
         tqdm.write(f"Defences: {self.study.folder.report / 'defences.html'} ({len(result.rows)} rows)")
 
     def run(self) -> DefenceStudyResult:

@@ -31,6 +31,7 @@ from monai_mia.records.identifiers import IDENTIFIERS
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate
 from monai_mia.studies.defences import DefenceStudy
+from monai_mia.studies.jobs import command
 from monai_mia.studies.study import Study
 
 __all__ = ["FalsePositiveStudy"]
@@ -95,12 +96,12 @@ class FalsePositiveStudy:
 
     def main(self) -> None:
         """Do all that is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
-        result = self.defences.study.command(self.run)
+        result = command(self.run)
         self._tell(result)
 
     def rescore(self) -> None:
         """Weigh what was recorded; a command that needs no network."""
-        self._tell(self.defences.study.command(self.score))
+        self._tell(command(self.score))
 
     def _tell(self, result: FalsePositiveStudyResult) -> None:
         for gap in result.gaps:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -45,8 +45,6 @@ from monai_mia.studies.options import Recipe, Recording, Released, Resources
 __all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,10 @@ class Study:
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
-        result = self.command(self.run)
+        result = command(self.run)
         target = self.folder.about().get("target", {})
         tqdm.write(result.text(privacy=target.get("privacy")))
         tqdm.write(f"Report: {self.folder.report / 'index.html'}")
-
-    def command(self, run: Callable[[], _T]) -> _T:
-        """Run a step of this study; what the user must mend ends the process with one line."""
-        return command(run)
 
     def run(self) -> AuditResult:
         """Run all steps that are not done yet.
