@@ -112,7 +112,10 @@ class GeneratorStudy:
             InputError: an option or the cohort is wrong; the training did not stay finite.
         """
         self.check()
-        files.private_folder(self._folder.private)
+        with self._folder.lock():
+            return self._run()
+
+    def _run(self) -> GeneratorResult:
         chosen, others = self.sides()
         key, engine = self._train(chosen)
         drawn = self._drawn(chosen, key, engine.state.epoch)
