@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from docstring_parser import parse
 
 from monai_mia import __version__
-from monai_mia.errors import InputError
+from monai_mia.errors import InputError, one_line
 from monai_mia.records.files import shipped_bundles
 
 
@@ -40,15 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="monai-mia", description="Membership inference audits of MONAI bundles.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
     for name, command in _COMMANDS.items():
         one = commands.add_parser(name, help=command.help, description=command.help)
-        if name in words:  # the options of the others are not needed, and what tells them may be heavy
+        if name == chosen:  # the options of the others are not needed, and what tells them may be heavy
             command.options(one)
     given = parser.parse_args(words)
-    try:
+    with one_line():
         _COMMANDS[given.command].run(given)
-    except InputError as error:
-        raise SystemExit(f"monai_mia: {error}") from error
 
 
 def _yaml(option: str, value: str) -> Any:
@@ -219,7 +218,7 @@ def _archive(given: argparse.Namespace) -> None:
     def tell_allowed(manifest: Mapping[str, Any]) -> None:
         allowed = manifest.get("searched", {}).get("allowed", 0)
         if allowed:
-            print(f"{allowed} values were not searched for, since whoever packed it allowed them (--allow).")
+            print(f"{allowed} values were not searched for, since the user who packed it allowed them (--allow).")
 
     if given.check is not None:
         manifest = check_archive(given.check)

@@ -1,6 +1,13 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception that a user's input can cause."""
+"""The one exception that a user's input can cause, and how a command ends by it."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+# What a full or forbidden disk says; any other OSError is a bug of ours.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 class InputError(ValueError):
@@ -8,3 +15,20 @@ class InputError(ValueError):
 
     Everything else that is raised is a bug of ours and keeps its traceback.
     """
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """End the process with one line and exit code 1 where the user must mend something."""
+    try:
+        yield
+    except InputError as error:
+        raise SystemExit(f"monai_mia: {error}") from error
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        raise SystemExit(
+            f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
+            "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
+        ) from error

@@ -32,7 +32,7 @@ QUERY_IDS = ("network_def", "inferer", "preprocessing")
 #: image's grid; ``output``, the key or the number of the prediction among several outputs; ``amp``, on a GPU.
 QUERY_OPTIONS = "mia_query"
 
-#: Id of cases that a training config may ask for: see :attr:`monai_mia.studies.Study.held-out`.
+#: Id of cases that a training config may ask for: see :attr:`monai_mia.studies.Study.held_out`.
 HELD_OUT = "held_out"
 
 

@@ -107,7 +107,7 @@ class ForeignSource:
         cases = list(held_out) if self.cohort is None else cases_of(self.cohort)
         if not cases:
             raise InputError(
-                f"source {self.name!r} must have cases, got none. Set patients apart (held-out in the study), or give "
+                f"source {self.name!r} must have cases, got none. Hold patients out (held_out in the study), or give "
                 "it a cohort."
             )
         named = [

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generator study: train a generator on some patients, draw scans, check that they are new, and write all of it.
 
-The scans are a cohort that an false-positives study asks about; no audited model may train on the generator's patients.
+The scans are a cohort that a false-positives study queries models about; no audited model may train on the
+generator's patients.
 """
 
 from __future__ import annotations
@@ -111,7 +112,10 @@ class GeneratorStudy:
             InputError: an option or the cohort is wrong; the training did not stay finite.
         """
         self.check()
-        files.private_folder(self._folder.private)
+        with self._folder.lock():
+            return self._run()
+
+    def _run(self) -> GeneratorResult:
         chosen, others = self.sides()
         key, engine = self._train(chosen)
         drawn = self._drawn(chosen, key, engine.state.epoch)
@@ -142,7 +146,7 @@ class GeneratorStudy:
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.held_out is not None and self.patients is not None:
-            raise InputError("patients must be null where held-out is given, got both. Drop one of them.")
+            raise InputError("patients must be null where held_out is given, got both. Drop one of them.")
         if (self.scan_format.spatial_dims == 2) != bool(self.slicing):
             raise InputError(
                 f"slicing must be given in 2D and only there, got {len(self.slicing)} transforms in "
@@ -170,7 +174,7 @@ class GeneratorStudy:
         if len(chosen) < 2:
             raise InputError(
                 f"patients to train on must be at least 2, got {len(chosen)} of {len(everybody)}. Choose more "
-                "(held-out, patients)."
+                "(held_out, patients)."
             )
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in sorted(cases, key=lambda case: str(case["case_id"])):

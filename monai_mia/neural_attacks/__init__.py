@@ -1,9 +1,9 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Learned attackers: MONAI networks that read the maps which models released, trained on the shadows' maps.
+"""Neural attacks: MONAI networks that read the maps which models released, trained on the shadows' maps.
 
-An attacker is an attack like any other: options are fields, what the adversary sees is the argument, a higher score is
-more likely a member. It is trained on the shadows, whose members the adversary knows, and then asked about the target.
+It is an attack like any other: options are fields, what the adversary sees is the argument, a higher score is more
+likely a member. It is trained on the shadows' maps, whose members the adversary knows, and then scores the target's.
 :class:`BlindNetwork` is trained likewise on the images alone, as a control.
 Reach them in a bundle's config by ``_target_: monai_mia.neural_attacks.type_two`` and the like.
 """

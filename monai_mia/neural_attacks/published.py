@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The attackers of the literature, and ours: options of :class:`~monai_mia.neural_attacks.MapAttacker`."""
+"""The neural attacks of the literature, and ours: options of :class:`~monai_mia.neural_attacks.MapAttacker`."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def calibrated_maps(**options: Any) -> MapAttacker:
 
 
 def learned_attacks(n_shadow: int, **options: Any) -> list[MapAttacker]:
-    """Every learned attacker that ``n_shadow`` shadows allow; faithful forms, which use one shadow, for one only.
+    """Every neural attack that ``n_shadow`` shadows allow; faithful forms, which use one shadow, for one only.
 
     Args:
         n_shadow: number of shadows, at least 0.

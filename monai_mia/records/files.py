@@ -18,6 +18,7 @@ from typing import Any
 
 __all__ = [
     "digest",
+    "entries",
     "folder_name",
     "is_complete",
     "is_current",
@@ -73,6 +74,11 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
 def temporary_beside(path: Path) -> tuple[int, str]:
     """Open a temporary file in a file's folder, named after this process; gives its handle and its path."""
     return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".{_host()}-{os.getpid()}.tmp")
+
+
+def entries(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """What is in a folder, without files that are being written, or were when a process was killed."""
+    return (path for path in Path(folder).iterdir() if not path.match(".*.tmp"))
 
 
 def remove_abandoned(folder: str | os.PathLike[str]) -> None:

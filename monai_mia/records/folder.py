@@ -317,7 +317,7 @@ class StudyFolder:
             InputError: another run works here, which is named; or the folder holds something else than a study.
         """
         self._refuse_others()
-        path = files.private_folder(self.private) / "study.lock"
+        path = files.private_folder(self.private).resolve() / "study.lock"
         lock = FileLock(path, mode=0o600, is_singleton=True)
         holder = path.with_name("study.lock.json")
         try:
@@ -327,26 +327,28 @@ class StudyFolder:
             who = f"process {known.get('process')} on {known.get('host')!r} since {known.get('since')}" if known else ""
             raise InputError(
                 f"output_dir must be free, got {str(self.root)!r}, in which another run works ({who or 'unknown'}). "
-                "Wait for it (--wait), or choose another --output_dir."
+                "Wait for it (--wait; in a config study#wait), or choose another --output_dir."
             ) from error
         try:
-            me = {"host": socket.gethostname(), "process": os.getpid()}
-            if not me.items() <= files.read_json(holder).items():
+            if lock.lock_counter == 1:
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                files.write_json(holder, {**me, "since": now})
-                files.remove_abandoned(self.private)
+                files.write_json(holder, {"host": socket.gethostname(), "process": os.getpid(), "since": now})
+                for folder in (self.root, *([] if self.models_dir is None else [self.models_dir])):
+                    files.remove_abandoned(folder)
             if not self.study_file.is_file():
                 files.write_json(self.study_file, {"schema": SCHEMA, "identity": {}})
             yield
         finally:
+            if lock.lock_counter == 1:  # before another run, which writes its own, can take over
+                with contextlib.suppress(OSError):
+                    holder.unlink()
             lock.release()
-            if not lock.is_locked:
-                holder.unlink(missing_ok=True)
 
     def _refuse_others(self) -> None:
         """Refuse a folder that holds something else, or a study of an older layout."""
         root = Path(self.root)
-        if root.is_dir() and any(path.name != "private" for path in root.iterdir()) and not self.study_file.is_file():
+        others = (path for path in files.entries(root) if path.name != "private") if root.is_dir() else ()
+        if any(others) and not self.study_file.is_file():
             raise InputError(
                 f"output_dir must be empty or hold a study, got {str(root)!r} with other files. Choose another "
                 "--output_dir."

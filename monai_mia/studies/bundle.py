@@ -105,7 +105,7 @@ def bundle_study(
         {one.name: options.pop(one.name) for one in fields(kind) if one.name in options}
         for kind in (Recording, Resources)
     )
-    known_options = {one.name for one in fields(Study)}
+    known_options = {one.name for one in fields(Study)} - {"recipe", "recording", "resources"}
     unknown = [name for name in options if name not in known_options]
     if unknown:
         raise InputError(
@@ -113,13 +113,21 @@ def bundle_study(
             "bundles/overlays/audit/audit.yaml for their names."
         )
     released = members is not None or nonmembers is not None or checkpoint is not None
-    if released and options.pop("target", None) is not None:
-        raise InputError("target must be left out with checkpoint, members or nonmembers, got both. Drop one of them.")
+    for one, other, both in (
+        ("attacks", "audit", attacks is not None and audit is not None),
+        ("target", "checkpoint, members and nonmembers", released and options.get("target") is not None),
+        ("transform_id", "activation none", activation == "none" and recording.get("transform_id") is not None),
+    ):
+        if both:
+            raise InputError(f"{one} must be left out with {other}, got both. Drop one of them.")
     shadows = _shadows(found, shadows, released)
-    target = _released(found, checkpoint, members, nonmembers) if released else options.pop("target", None)
-    if isinstance(target, Recipe) and epochs is not None:  # else target and shadows would differ in more than is said
-        own = {"train#trainer#max_epochs": epochs, **target.train_overrides}
-        target = replace(target, train_overrides=own)
+    target = options.pop("target", None)
+    if released:
+        target = _released(found, checkpoint, members, nonmembers)
+    elif isinstance(target, Recipe):
+        # Epochs count for both: else target and shadows would differ in more than the target's recipe says.
+        own = {} if epochs is None else {"train#trainer#max_epochs": epochs}
+        target = replace(target, bundle=target.bundle or root, train_overrides={**own, **target.train_overrides})
     known, given = _activation(found, activation)
     if given and recording.get("release", "logits") == "logits":
         recording["release"] = "probabilities"

@@ -53,8 +53,9 @@ class ComparisonStudy:
             InputError: as :meth:`monai_mia.studies.Study.run` and :meth:`monai_mia.audit.comparison.Comparison.score`.
         """
         self._check()
-        self.study.record()
-        return self.score()
+        with self.study.folder.lock(self.study.resources.wait):
+            self.study.record()
+            return self.score()
 
     def score(self) -> ComparisonResult:
         """Score what was recorded, and write the table.
@@ -64,7 +65,7 @@ class ComparisonStudy:
         """
         self._check()
         folder = self.study.folder
-        with folder.lock():
+        with folder.lock(self.study.resources.wait):
             result = self.comparison.score(folder.recorded())
             report.write_comparison(result, self.comparison, folder.report)
         return result

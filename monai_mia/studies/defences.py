@@ -3,7 +3,7 @@
 """A defence study: every defence against an adversary who knows it and one who does not, and what it costs.
 
 Each defence is a :class:`~monai_mia.studies.Study` of its own, with the same design. Trainings are shared: an output
-defence asks the models of the undefended study.
+defence queries the models of the undefended study.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
 from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
 
@@ -132,16 +133,16 @@ class DefenceStudy:
 
     def main(self) -> None:
         """Train, query and score what is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
-        result = self.study.command(self.run)
+        result = command(self.run)
         tqdm.write(f"Defences: {self.study.folder.report / 'defences.html'} ({len(result.rows)} rows)")
 
     def record(self) -> None:
         """Train and query what is not done yet; a command."""
-        self.study.command(self.train_and_query)
+        command(self.train_and_query)
 
     def rescore(self) -> None:
         """Score what was recorded; defences that were not are left out, and named."""
-        result = self.study.command(lambda: self.score(partial=True))
+        result = command(lambda: self.score(partial=True))
         tqdm.write(f"Defences: {self.study.folder.report / 'defences.html'} ({len(result.rows)} rows)")
 
     def run(self) -> DefenceStudyResult:
@@ -150,8 +151,10 @@ class DefenceStudy:
         Raises:
             InputError: as :meth:`monai_mia.studies.Study.run`.
         """
-        self.train_and_query()
-        return self.score()
+        self.check()
+        with self.study.folder.lock(self.study.resources.wait):
+            self._record()
+            return self.score()
 
     def check(self) -> None:
         """Refuse what cannot be compared, before anything is trained."""
@@ -209,20 +212,18 @@ class DefenceStudy:
             raise InputError(f"defences must be recorded first, got none of {', '.join(missing)}. Run record.")
         if missing:
             tqdm.write(f"not recorded yet, left out: {', '.join(missing)}")
-        rows = []
-        plain = self._study_of(recorded[0]).folder.recorded()
-        undefended = self._comparison(self.study.recording.release).score(plain)
-        for defence in tqdm(recorded, "scoring defences"):
-            rows.append(self._row(defence, plain, undefended))
-        result = DefenceStudyResult(
-            rows=tuple(rows),
-            targets=undefended.targets,
-            shadows=self.study.shadows,
-            patients=undefended.patients,
-            headline_fpr=self.headline_fpr,
-            confidence=self.resampling.confidence,
-        )
-        report.write_defences(result, self.study.folder.report)
+        with self.study.folder.lock(self.study.resources.wait):
+            plain = self._study_of(recorded[0]).folder.recorded()
+            undefended = self._comparison(self.study.recording.release).score(plain)
+            result = DefenceStudyResult(
+                rows=tuple(self._row(one, plain, undefended) for one in tqdm(recorded, "scoring defences")),
+                targets=undefended.targets,
+                shadows=self.study.shadows,
+                patients=undefended.patients,
+                headline_fpr=self.headline_fpr,
+                confidence=self.resampling.confidence,
+            )
+            report.write_defences(result, self.study.folder.report)
         return result
 
     @cached_property

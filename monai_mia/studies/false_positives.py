@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A false-positives study: every attack's claims about every foreign source, under mitigations, beside calibration.
 
-The mitigations are the defences of a :class:`~monai_mia.studies.DefenceStudy`, whose models are asked about the
+The mitigations are the defences of a :class:`~monai_mia.studies.DefenceStudy`, whose models are queried about the
 foreign scans, too.
 """
 
@@ -31,6 +31,7 @@ from monai_mia.records.identifiers import IDENTIFIERS
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate
 from monai_mia.studies.defences import DefenceStudy
+from monai_mia.studies.jobs import command
 from monai_mia.studies.study import Study
 
 __all__ = ["FalsePositiveStudy"]
@@ -73,7 +74,7 @@ class FalsePositiveStudy:
     Files: the changed scans are in the study's folder, the models' signals about them in those of the mitigations
     (:meth:`monai_mia.records.StudyFolder.foreign`), the result is ``false_positives.*`` in the report.
     Run again to resume.
-    What a source, an attack or an option lacks is told in the report, and the rest is made; so is a cohort from
+    What a source, an attack or an option lacks is said in the report, and the rest is made; so is a cohort from
     elsewhere whose scans are near-identical, as those of a generator that collapsed.
     """
 
@@ -95,20 +96,22 @@ class FalsePositiveStudy:
 
     def main(self) -> None:
         """Do all that is not done yet; a command, as :meth:`monai_mia.studies.Study.main`."""
-        result = self.defences.study.command(self.run)
+        result = command(self.run)
         self._tell(result)
 
     def rescore(self) -> None:
         """Weigh what was recorded; a command that needs no network."""
-        self._tell(self.defences.study.command(self.score))
+        self._tell(command(self.score))
 
     def _tell(self, result: FalsePositiveStudyResult) -> None:
         for gap in result.gaps:
             tqdm.write(f"missing: {gap}")
-        tqdm.write(f"Evidence: {self._folder.report / 'false_positives.html'} ({len(result.sources)} foreign sources)")
+        tqdm.write(
+            f"False positives: {self._folder.report / 'false_positives.html'} ({len(result.sources)} foreign sources)"
+        )
 
     def run(self) -> FalsePositiveStudyResult:
-        """Train, ask about the cohort and about foreign scans, and weigh the claims.
+        """Train, query about the cohort and foreign scans, and weigh the claims.
 
         Raises:
             InputError: as :meth:`monai_mia.studies.Study.run`; nothing that concerns one source or attack alone.
@@ -159,11 +162,11 @@ class FalsePositiveStudy:
             )
         ]
         statistics = self._image_statistics(next(iter(studies.values())), recorded)
-        rows = []
-        for name, study in tqdm(studies.items(), "weighing claims"):
-            row = self._mitigation(name, study, design, recorded, statistics)
-            rows.append(row)
-            gaps += [f"{name}: {gap}" for gap in row.result.gaps]
+        rows = [
+            self._mitigation(name, study, design, recorded, statistics)
+            for name, study in tqdm(studies.items(), "weighing claims")
+        ]
+        gaps += [f"{row.name}: {gap}" for row in rows for gap in row.result.gaps]
         result = FalsePositiveStudyResult(
             mitigations=tuple(rows),
             sources=tuple(source.name for source in recorded),
@@ -174,7 +177,8 @@ class FalsePositiveStudy:
             headline_fpr=self.false_positives.headline_fpr,
             confidence=self.false_positives.resampling.confidence,
         )
-        report.write_false_positives(self._shareable(result), self._folder.report)
+        with self._folder.lock(self.defences.study.resources.wait):
+            report.write_false_positives(self._shareable(result), self._folder.report)
         return result
 
     def _shareable(self, result: FalsePositiveStudyResult) -> FalsePositiveStudyResult:
@@ -191,7 +195,7 @@ class FalsePositiveStudy:
         return self.defences.study.folder
 
     def _prepared(self) -> tuple[_Prepared, list[str]]:
-        """The sources that can be used, with their cases, examined; and what is wrong with the others."""
+        """The sources that can be used, with their cases, checked; and what is wrong with the others."""
         study = self.defences.study
         held_out = study.held_out_cases()
         known: list[tuple[NDArray[np.float64], list[str]]] = []  # real scans, read for the first source from elsewhere

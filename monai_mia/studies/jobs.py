@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -20,14 +19,10 @@ from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from monai_mia.errors import InputError
+from monai_mia.errors import InputError, one_line
 from monai_mia.records import files
 
 __all__ = ["Job", "command", "discreet_logs", "run_jobs"]
-
-
-# What a full or forbidden disk says; any other OSError is a bug of ours.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 _T = TypeVar("_T")
 
@@ -165,16 +160,5 @@ def _watched(jobs: Sequence[Job], description: str) -> Iterator[None]:
 
 def command(run: Callable[[], _T]) -> _T:
     """Run a step; what the user must mend ends the process with one line."""
-    try:
-        with discreet_logs():
-            return run()
-    except InputError as error:
-        raise SystemExit(f"monai_mia: {error}") from error
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        where = f" {error.filename}" if error.filename else ""
-        raise SystemExit(
-            f"monai_mia: output_dir must be writable and have space, got {error.strerror or error}{where}. Free "
-            "some space or choose another --output_dir; what was finished is kept, run the command again to resume."
-        ) from error
+    with one_line(), discreet_logs():
+        return run()

@@ -112,6 +112,11 @@ class Recording:
         for signal in self.signals:
             if not is_dataclass(signal) or isinstance(signal, type):  # a function's repr is a memory address
                 raise InputError(f"signals must be dataclass objects that can be called, got {signal!r}.")
+        factors = [self.maps_resolution] if isinstance(self.maps_resolution, int) else list(self.maps_resolution)
+        if not factors or not all(isinstance(factor, int) and factor >= 1 for factor in factors):
+            raise InputError(f"maps_resolution must be integers of at least 1, got {self.maps_resolution}.")
+        if self.n_labels is not None and self.n_labels < 2:
+            raise InputError(f"n_labels must be at least 2, the background included, got {self.n_labels}.")
         whole = [repr(signal) for signal in self.signals if not hasattr(signal, "in_slabs")]
         if self.slabs and (self.maps or self.transform_id is not None or whole):
             also = [*whole, *["maps"] * self.maps, *[str(self.transform_id)] * (self.transform_id is not None)]
@@ -174,8 +179,10 @@ class Resources:
     wait: bool = False
 
     def check(self) -> None:
-        """Refuse numbers below 1."""
+        """Refuse numbers that nothing can run with."""
         for name in ("n_jobs", "threads", "checkpoint_interval"):
             value = getattr(self, name)
             if not (name == "n_jobs" and value is None) and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} must be a whole number, at least 1, got {value!r}.")
+        if not 0 <= self.cache_rate <= 1:
+            raise InputError(f"cache_rate must be in [0, 1], got {self.cache_rate}.")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -45,8 +45,6 @@ from monai_mia.studies.options import Recipe, Recording, Released, Resources
 __all__ = ["Study"]
 
 logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,10 @@ class Study:
 
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
-        result = self.command(self.run)
+        result = command(self.run)
         target = self.folder.about().get("target", {})
         tqdm.write(result.text(privacy=target.get("privacy")))
         tqdm.write(f"Report: {self.folder.report / 'index.html'}")
-
-    def command(self, run: Callable[[], _T]) -> _T:
-        """Run a step of this study; what the user must mend ends the process with one line."""
-        return command(run)
 
     def run(self) -> AuditResult:
         """Run all steps that are not done yet.
@@ -216,6 +210,8 @@ class Study:
         recording = self.recording
         known = None if any(hasattr(signal, "access") for signal in recording.signals) else recording.access_of
         self.audit.check(self.shadows, recording.maps, known)
+        if self.leakage_map and not self.shadows:
+            raise InputError("shadows must be at least 1 to locate evidence (leakage_map), got 0.")
         if self.leakage_map and not recording.maps:
             raise InputError("maps must be true to locate evidence (leakage_map), got false. Record them (maps: true).")
         if self.released is None or self.shadows:
@@ -311,9 +307,9 @@ class Study:
         return str(self.folder.weights(model))
 
     def _query(self, design: Design, image_statistics: ImageStatistics, keys: Mapping[str, str]) -> None:
-        asking, jobs = self._query_jobs(design.cases, image_statistics), []
+        query, jobs = self._query_jobs(design.cases, image_statistics), []
         for model in design.model_ids:
-            job = asking(model, keys[model], design.queries(model))
+            job = query(model, keys[model], design.queries(model))
             path, maps = self.folder.signals(model), self.folder.maps(model)
             todo = not files.is_current(path, job.key)
             todo_maps = self.recording.maps and not (
@@ -331,7 +327,7 @@ class Study:
         image_statistics: ImageStatistics,
         folder: Path,
     ) -> None:
-        """Ask every model about the cases of a foreign source; no model trained on them.
+        """Query every model about the cases of a foreign source; no model trained on them.
 
         Args:
             design: the study's, which is recorded.
@@ -340,13 +336,13 @@ class Study:
             image_statistics: what was found in them.
             folder: where ``<model_id>.csv`` is written.
         """
-        asking, jobs = self._query_jobs(cases, image_statistics), []
+        query, jobs = self._query_jobs(cases, image_statistics), []
         outside = [{**case, "member": 0} for case in cases]
         files.private_folder(folder)
         for model in design.model_ids:
             released = self.released if model == TARGET else None
             key = self._released_key(released) if released else str(self.folder.trained(model)["key"])
-            job = asking(model, key, outside)
+            job = query(model, key, outside)
             job = replace(
                 job,
                 path=str(folder / f"{model}.csv"),
@@ -363,7 +359,7 @@ class Study:
     def _query_jobs(
         self, cases: Sequence[Case], image_statistics: ImageStatistics
     ) -> Callable[[str, str, Sequence[Case]], Query]:
-        """What makes the job of asking a model, of such a key, about cases; where its answers go is not said yet."""
+        """Return a factory of query jobs; the caller fills in the output paths."""
         bundles = {role: self._recipe(role).querying() for role in ("", TARGET)}
         recording = self.recording
         prints = {role: bundle.fingerprint() for role, bundle in bundles.items()}

@@ -87,7 +87,7 @@ class TestStudy:
         assert {"individuals", "leakage_profile", "leakage_map"} <= pictures
         page = (out(finished) / "report/index.html").read_text()
         assert 'id="individuals"' in page
-        assert "How often patients are found" in page
+        assert "How often patients are detected" in page
 
     def test_what_is_missing_is_told_and_the_rest_is_made(self, finished: Study) -> None:
         gaps = json.loads((out(finished) / "report/report.json").read_text())["individuals"]["gaps"]

@@ -399,7 +399,7 @@ class TestArchive:
         manifest = write_archive(output, tmp_path / "a.zip", allowed=[PATIENT.format(2)])
         assert manifest["searched"]["allowed"] > 0
         main(["archive", "--check", str(tmp_path / "a.zip")])
-        assert "values were not searched for, since whoever packed it allowed them" in capsys.readouterr().out
+        assert "values were not searched for, since the user who packed it allowed them" in capsys.readouterr().out
 
     @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"])
     def test_what_is_no_archive(self, tmp_path: Path, content: bytes) -> None:

@@ -228,7 +228,7 @@ class TestStudy:
         for change, message in (
             ({"scans": 1}, "scans must be at least 2, got 1"),
             ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-            ({"patients": ["patient_001"]}, "patients must be null where held-out is given"),
+            ({"patients": ["patient_001"]}, "patients must be null where held_out is given"),
             ({"exclude": ["nobody"]}, "exclude must be patient ids of the cohort, got 'nobody'"),
             ({"held_out": 0.1}, "patients to train on must be at least 2, got 1 of 9"),
             ({"held_out": 1.5}, r"held_out must be in \[0, 1\], got 1.5"),

@@ -76,7 +76,8 @@ def write_archive(
     names = _names(folder)
     leaks = report_leaks(output_dir, allowed)
     noted = StudyFolder(output_dir).leaks_file
-    noted.unlink(missing_ok=True)
+    if noted.is_file():  # a folder that is only read, for an archive elsewhere, has none
+        noted.unlink()
     if leaks:
         files.write_json(
             noted, {"leaks": [{"file": leak.file, "kind": leak.kind, "value": leak.value} for leak in leaks]}
@@ -150,7 +151,7 @@ def _is_of_report(name: str) -> bool:
 def _report(output_dir: str | os.PathLike[str]) -> Path:
     folder = StudyFolder(output_dir).report
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise InputError(f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without.")
+        raise InputError(f"output_dir must hold report/ of a finished study, got {str(output_dir)!r} without one.")
     return folder
 
 

@@ -79,9 +79,9 @@ class Subgroup:
     Attributes:
         value: the category, or ``others``: those too small to be shown alone.
         n_patients: how many.
-        certain: mean certainty over the turns in which they were members, and its interval.
-        found: mean share of these turns in which they are found, and its interval.
-        nonmember_certain: mean certainty over the other turns, and its interval; NaN if too few of any subgroup had.
+        certain: mean certainty over the rounds in which they were members, and its interval.
+        found: mean share of these rounds in which they are detected, and its interval.
+        nonmember_certain: mean certainty over the other rounds, and its interval; NaN if too few of any subgroup had.
     """
 
     value: str
@@ -100,7 +100,7 @@ class Association:
         source: where it is from.
         n_patients: patients that were compared.
         correlation: of a number: Spearman's correlation with certainty as a member, and its interval; else None.
-        nonmember_correlation: the same with certainty in the turns as a non-member: what is not memory; else None.
+        nonmember_correlation: the same with certainty in the rounds as a non-member: what is not memory; else None.
         subgroups: of a category, by name; else empty.
         p_value: two-sided, by permuting patients: of the correlation, or of the spread of the subgroups' mean ranks.
         p_adjusted: the same after Holm's correction for all covariates.
@@ -408,7 +408,7 @@ class Individuals:
         associations: how it goes with them, the least likely by chance first.
         leakage: where the evidence lies, or None where it was not asked for or could not be located.
         gaps: what is missing and why.
-        min_cell: patients of whom anything apart from the others is told, at least.
+        min_cell: patients of whom anything apart from the others is reported, at least.
     """
 
     vulnerability: VulnerabilityResult | None

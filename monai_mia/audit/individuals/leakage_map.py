@@ -180,7 +180,7 @@ class LeakageMap:
     ) -> Leakage:
         groups = table.patient_ids
         inside = statistics.means_by_group(member, groups) > 0.5
-        # A patient's mean over all voxels at a distance, his cases together.
+        # A patient's mean over all voxels at a distance, their cases together.
         voxels = np.moveaxis(statistics.means_by_group(np.moveaxis(counts, 0, -1), groups), -1, 0)
         total = np.moveaxis(statistics.means_by_group(np.moveaxis(sums, 1, -1), groups), -1, 1)
         known = voxels > 0
