@@ -609,7 +609,13 @@ def test_two_processes_are_one(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     _train_in_processes(0, 1, port, str(tmp_path / "one.pt"))
-    torch.multiprocessing.spawn(_train_in_processes, (2, port, str(tmp_path / "two.pt")), 2)
+    # Both are forked from a third, which has imported what is heavy; this one may have threads.
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["monai.bundle", "monai_mia.studies", "pytest"]
+    )
+    torch.multiprocessing.start_processes(
+        _train_in_processes, (2, port, str(tmp_path / "two.pt")), 2, start_method="forkserver"
+    )
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
     torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
 
