@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, PHANTOM, SLICES, run_bundle, small_study
+from conftest import BUNDLES, PHANTOM, SLICES, bundle_here, small_study
 from monai.bundle import ConfigParser
 from monai.networks.nets import UNETR, AttentionUnet, DynUNet, FlexibleUNet, SegResNet, SwinUNETR, UNet
 
@@ -97,7 +97,7 @@ def test_a_bundle_trains_with_it_alone(tmp_path: Path) -> None:
     """Without a study: metadata.json is where MONAI looks for it."""
     phantom_cohort(tmp_path / "phantoms", 4, size=16)
     files = f"['{PHANTOM / 'configs/train.json'}','{OVERLAYS / 'dynunet.yaml'}']"
-    run_bundle(
+    bundle_here(
         "run", "--config_file", files, "--bundle_root", str(PHANTOM), "--dataset_dir", str(tmp_path / "phantoms"),
         "--cohort#size", "16", "--cohort#n_patients", "4", "--ckpt_dir", str(tmp_path / "models"),
         "--train#trainer#max_epochs", "1", "--val_interval", "1",

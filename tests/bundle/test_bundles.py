@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, ROOT, SLICES, environment, run_bundle
+from conftest import BUNDLES, HIPPOCAMPUS, PHANTOM, ROOT, SLICES, bundle_here, environment, run_bundle
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
+from monai_mia.__main__ import main
 from monai_mia.data import phantom_cohort
 from monai_mia.data.cohorts import case_name
 from monai_mia.records.files import shipped_bundles
@@ -37,7 +38,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "phantom_unet3d"
     shutil.copytree(PHANTOM, folder)
     phantom_cohort(folder / "phantoms", n_patients=60)  # what the bundle's config asks for
-    run_bundle(
+    bundle_here(
         "run", "--config_file", str(folder / "configs/train.json"), "--bundle_root", str(folder),
         "--train#trainer#max_epochs", "1", "--val_interval", "1",
     )  # fmt: skip
@@ -96,9 +97,9 @@ def test_it_trains_evaluates_and_infers(copy: Path, tmp_path: Path) -> None:
     assert not [name for name in weights if name.startswith("module.")]
     root = ["--bundle_root", str(copy), "--output_dir", str(tmp_path)]
     configs = f"['{copy / 'configs/train.json'}','{copy / 'configs/evaluate.json'}']"
-    run_bundle("run", "--config_file", configs, *root)
+    bundle_here("run", "--config_file", configs, *root)
     assert "val_mean_dice" in (tmp_path / "metrics.csv").read_text()
-    run_bundle("run", "--config_file", str(copy / "configs/inference.json"), *root)
+    bundle_here("run", "--config_file", str(copy / "configs/inference.json"), *root)
     assert list(tmp_path.rglob("phantom_*_trans.nii.gz"))
 
 
@@ -140,7 +141,7 @@ def test_hippocampus_audit_on_a_few_real_volumes(tmp_path: Path, root: Path, sha
         for key in ("image", "label"):
             item[key] = str((DATA / item[key]).resolve())
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": chosen}))
-    run_bundle(
+    bundle_here(
         "run", "--config_file", str(root / "configs/audit.yaml"), "--dataset_dir", str(tmp_path / "data"),
         "--output_dir", str(tmp_path / "out"), "--shadows", str(shadows), "--n_jobs", "1",
         "--study#epochs", "1",
@@ -169,11 +170,9 @@ def test_the_attack_study_lists_its_attacks(learned: bool) -> None:
     assert recorded < {signal for attack in comparison.listed(1) for signal in attack.signals} | {"predictability"}
 
 
-def test_bundles_are_found(bundle: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "monai_mia", "bundles"], capture_output=True, text=True, env=environment(), check=True
-    )
-    assert str(shipped_bundles() / bundle.name) in result.stdout.splitlines()
+def test_bundles_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bundles"])
+    assert str(shipped_bundles() / bundle.name) in capsys.readouterr().out.splitlines()
 
 
 def test_bundles_are_in_the_wheel(tmp_path: Path) -> None:

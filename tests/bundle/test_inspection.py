@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import zoo_styles
-from conftest import BUNDLES, run_bundle
+from conftest import BUNDLES, bundle_here
 from dicom_files import save, segmentation, series
 from zoo_styles import STYLES, change, config_of, of
 
@@ -78,6 +78,19 @@ def spleen(tmp_path: Path) -> Path:
     return zoo_styles.spleen(tmp_path / "spleen")
 
 
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished audit ``out`` of the bundle ``spleen`` on ``data``, in one folder; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("audited")
+    audit(zoo_styles.spleen(folder / "spleen"), zoo_styles.cohort(folder / "data"), folder / "out", *QUICK)
+    return folder
+
+
+def trained(bundle: Path, cohort: Path, output: Path) -> None:
+    """Train and query as the command would, and stop before the attacks."""
+    bundle_study(str(cohort), output, bundle, shadows=1, epochs=1, n_jobs=1).record()
+
+
 class TestUnmodified:
     @pytest.mark.parametrize("style", STYLES)
     def test_is_audited_end_to_end(
@@ -107,27 +120,30 @@ class TestUnmodified:
         dice = {name for name in table.signals if name.startswith("dice_class_") and name[11:].isdigit()}
         assert dice == {f"dice_class_{n}" for n in range(1, foreground + 1)}
 
-    def test_the_overlay_gives_the_same(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
-        report = audit(spleen, cohort, tmp_path / "command", *QUICK)
-        run_bundle(
+    def test_the_overlay_gives_the_same(self, audited: Path, tmp_path: Path) -> None:
+        report = json.loads((audited / "out" / "report" / "report.json").read_text())
+        bundle_here(
             "run",
-            "--config_file", f"['{spleen}/configs/inference.json','{OVERLAY}']",
-            "--cohort", str(cohort), "--audit_dir", str(tmp_path / "overlay"), "--shadows", "1", "--epochs", "1",
+            "--config_file", f"['{audited}/spleen/configs/inference.json','{OVERLAY}']",
+            "--cohort", str(audited / "data" / "dataset.json"),
+            "--audit_dir", str(tmp_path / "overlay"), "--shadows", "1", "--epochs", "1",
             "--n_jobs", "1",
         )  # fmt: skip
         for name in ("target", "shadow_00"):
             first, second = (
-                (tmp_path / way / "private" / "signals" / f"{name}.csv").read_bytes() for way in ("command", "overlay")
+                (way / "private" / "signals" / f"{name}.csv").read_bytes()
+                for way in (audited / "out", tmp_path / "overlay")
             )
             assert first == second
         other = json.loads((tmp_path / "overlay" / "report" / "report.json").read_text())
         assert [one["auc"] for one in report["attacks"]] == [one["auc"] for one in other["attacks"]]
 
-    def test_it_resumes(self, spleen: Path, cohort: Path, tmp_path: Path) -> None:
-        audit(spleen, cohort, tmp_path / "out", *QUICK)
+    def test_it_resumes(self, audited: Path, tmp_path: Path) -> None:
+        shutil.copytree(audited / "out", tmp_path / "out")
         weights = tmp_path / "out" / "private" / "models" / "shadow_00" / "model.pt"
         before = weights.stat().st_mtime_ns
-        audit(spleen, cohort, tmp_path / "out", *QUICK, "--archive", str(tmp_path / "report.zip"))
+        words = (*QUICK, "--archive", str(tmp_path / "report.zip"))
+        audit(audited / "spleen", audited / "data" / "dataset.json", tmp_path / "out", *words)
         assert "report/report.json" in check_archive(tmp_path / "report.zip")["files"]
         assert weights.stat().st_mtime_ns == before
 
@@ -361,16 +377,19 @@ class TestWithoutShadows:
 
 
 class TestReport:
-    def test_is_made_again_without_bundle_and_cohort(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        bundle = zoo_styles.spleen(tmp_path / "bundle")
-        audit(bundle, zoo_styles.cohort(tmp_path / "data"), tmp_path / "out", *QUICK)
+    def test_is_made_again_without_bundle_and_cohort(
+        self, audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copytree(audited / "out", tmp_path / "out")
         report = tmp_path / "out" / "report" / "report.json"
         before = json.loads(report.read_text())
-        shutil.rmtree(bundle)
-        shutil.rmtree(tmp_path / "data")
         shutil.rmtree(tmp_path / "out" / "report")
         capsys.readouterr()
-        main(["report", "--output", str(tmp_path / "out")])
+        away = audited.rename(audited.with_name("away"))  # bundle and cohort are not there
+        try:
+            main(["report", "--output", str(tmp_path / "out")])
+        finally:
+            away.rename(audited)
         assert "Verdict" in capsys.readouterr().out
         after = json.loads(report.read_text())
         for content in (before, after):
@@ -422,7 +441,7 @@ class TestInspection:
             node[int(last) if isinstance(node, list) else last] = f"$open({str(tmp_path / f'trap_{n}')!r}, 'w')"
             path.write_text(json.dumps(config))
         assert [one.id for one in inspect_bundle(spleen).executed if not one.runs] == [one.id for one in alone]
-        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        trained(spleen, cohort, tmp_path / "out")
         assert not list(tmp_path.glob("trap_*"))
 
     def test_imports_run_wherever_they_are(self, spleen: Path, tmp_path: Path) -> None:
@@ -701,7 +720,7 @@ class TestHandlersThatWrite:
         change(spleen, "train", imports=["$import monai"])
         alone = {one.id for one in inspect_bundle(spleen).executed if not one.runs}
         assert {"train#handlers#0", "train#handlers#1#_target_"} <= alone
-        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        trained(spleen, cohort, tmp_path / "out")
         assert not list(tmp_path.rglob("saved"))
         assert not Path("saved").exists()
 
@@ -730,7 +749,7 @@ class TestHandlersThatWrite:
         config["train"]["trainer"]["train_handlers"] = "@listed"
         saver = of("CheckpointSaver", save_dir=str(tmp_path / "saved"), save_dict={"n": "@network"}, save_final=True)
         change(spleen, "train", train=config["train"], listed=["@saver"], saver=saver)
-        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        trained(spleen, cohort, tmp_path / "out")
         assert not (tmp_path / "saved").exists()
 
     @pytest.mark.parametrize("handlers", [["@##saver"], ["%train#saver"], "%listed", "@#others"])
@@ -739,7 +758,7 @@ class TestHandlersThatWrite:
         saver = of("CheckpointSaver", save_dir=str(tmp_path / "saved"), save_dict={"n": "@network"}, save_final=True)
         config["train"] |= {"saver": saver, "others": [saver], "handlers": handlers}
         change(spleen, "train", train=config["train"], listed=[saver])
-        audit(spleen, cohort, tmp_path / "out", *QUICK)
+        trained(spleen, cohort, tmp_path / "out")
         assert not (tmp_path / "saved").exists()
 
     def test_elsewhere_their_name_excuses_nothing(self, spleen: Path) -> None:

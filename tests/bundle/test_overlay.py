@@ -7,16 +7,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import subprocess
-import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import BUNDLES, PHANTOM, environment, run_bundle
+from conftest import BUNDLES, PHANTOM, bundle_here
 from docstring_parser import parse
 
+from monai_mia.__main__ import main
 from monai_mia.studies import Recording, Resources, bundle_study
 
 OVERLAY = BUNDLES / "overlays" / "audit" / "audit.yaml"
@@ -95,16 +94,12 @@ def test_every_way_to_an_audit_gives_the_same_table(cohort: list[dict[str, objec
     listed.write_text("\n".join(",".join(row) for row in rows) + "\n")
     few = {"--shadows": "2", "--epochs": "1", "--n_jobs": "1"}
     words = [word for pair in few.items() for word in pair]
-    command = [sys.executable, "-m", "monai_mia", "audit", "--bundle", str(PHANTOM), "--cohort", str(listed)]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "command"), *words], capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
-    run_bundle(
+    main(["audit", "--bundle", str(PHANTOM), "--cohort", str(listed), "--output", str(tmp_path / "command"), *words])
+    bundle_here(
         "run", "--config_file", f"['{PHANTOM / 'configs/inference.json'}', '{OVERLAY}']",
         "--cohort", str(listed), "--audit_dir", str(tmp_path / "overlay"), *words,
     )  # fmt: skip
-    run_bundle(
+    bundle_here(
         "run", "--config_file", str(PHANTOM / "configs/audit.yaml"), "--cohort", str(listed),
         "--output_dir", str(tmp_path / "own"), "--shadows", "2", "--n_jobs", "1", "--study#epochs", "1",
     )  # fmt: skip

@@ -187,7 +187,7 @@ def test_smoothing_stays_in_its_band() -> None:
 @pytest.mark.parametrize("activation", BOTH)
 @pytest.mark.parametrize(
     ("size", "sigma", "band"),  # more planes than are smoothed at once, axes shorter than the kernel, and of one voxel
-    [((70, 41), 1.0, 3), ((5, 6, 7), 2.5, 1), ((67, 9, 33), 0.6, 2), ((1, 40, 3), 1.5, 4), ((40, 8, 36), 30.0, 1)],
+    [((70, 41), 1.0, 3), ((5, 6, 7), 2.5, 1), ((67, 9, 33), 0.6, 2), ((1, 40, 3), 1.5, 4), ((40, 8, 36), 12.0, 1)],
 )
 def test_smoothing_is_that_of_monai_divided_by_its_weight(activation, size, sigma, band) -> None:
     z = 2 * torch.randn(3, *size, generator=torch.Generator().manual_seed(0))
@@ -333,7 +333,7 @@ def test_in_a_study(cohort: Any, tmp_path: Path) -> None:
             release="probabilities",
             transform_id="defence",
             signals=[PerturbedQueries((Flip(0),))],
-        ).run()
+        ).record()
         return SignalTable.read(tmp_path / "out/private/signals")
 
     rounded = run("rounding")

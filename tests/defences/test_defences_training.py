@@ -167,7 +167,7 @@ def check_resumes(
 
 class TestAuxiliaryCases:
     def test_there_must_be_some(self) -> None:
-        with pytest.raises(InputError, match=r"held_out must be cases .* got none\. In a study set held-out"):
+        with pytest.raises(InputError, match=r"held_out must be cases .* got none\. In a study set held_out"):
             held_out([])
 
     def test_an_epoch_is_the_same_again_and_another_is_not(self) -> None:
@@ -916,7 +916,7 @@ class TestOverlays:
             train=["configs/train.json", str(path)],
             train_overrides=options_of(path, []),
         )
-        with pytest.raises(InputError, match="In a study set held-out, the share of patients that is held out"):
+        with pytest.raises(InputError, match="In a study set held_out, the share of patients that is held out"):
             study.record()
         assert not list(tmp_path.rglob("*.pt"))
 

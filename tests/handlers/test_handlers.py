@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,7 @@ class TestTraining:
 
 DISTRIBUTED = """
 import sys, torch
+from pathlib import Path
 sys.path.insert(0, {tests!r})
 import evaluations as t
 from monai.data import DataLoader, Dataset
@@ -277,25 +279,34 @@ from monai_mia.signals import WhiteBox
 from monai.data import DistributedSampler
 torch.distributed.init_process_group("gloo")
 data = Dataset(t.items(11))
-evaluator = SupervisedEvaluator(
-    device=torch.device("cpu"), network=t.network(),
-    val_data_loader=DataLoader(data, sampler=DistributedSampler(data, even_divisible={even}, shuffle=False)),
-    val_handlers=[SignalRecorder({path!r}), SignalRecorder({path!r} + ".white", "target", [WhiteBox()])])
-evaluator.run()
+for even in (False, True):
+    path = {folder!r} + ("/even" if even else "/uneven") + "/target.csv"
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"), network=t.network(),
+        val_data_loader=DataLoader(data, sampler=DistributedSampler(data, even_divisible=even, shuffle=False)),
+        val_handlers=[SignalRecorder(path), SignalRecorder(path + ".white", "target", [WhiteBox()])])
+    evaluator.run()
+    Path({folder!r}, f"recorded_{{even}}_{{torch.distributed.get_rank()}}").touch()
+    torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
 
-def distributed(path: Path, even: bool) -> subprocess.CompletedProcess[str]:
-    script = path.parent / "run.py"
-    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parent.parent), path=str(path), even=even))
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two processes that record a table each way: with a sampler that gives each case once, then with another."""
+    folder = tmp_path_factory.mktemp("distributed")
+    script = folder / "run.py"
+    script.write_text(DISTRIBUTED.format(tests=str(Path(__file__).parent.parent), folder=str(folder)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+    return folder, subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
 
 
-def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
-    result = distributed(tmp_path / "target.csv", even=False)
-    assert result.returncode == 0, result.stderr[-3000:]
+def test_two_processes_give_the_table_of_one(
+    distributed: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, result = distributed
+    assert {path.name for path in folder.glob("recorded_*")} == {"recorded_False_0", "recorded_False_1"}, result.stderr
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"), val_data_loader=DataLoader(Dataset(items(11))), network=network(),
         val_handlers=[
@@ -304,20 +315,22 @@ def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
         ],
     )  # fmt: skip
     evaluator.run()
-    assert (tmp_path / "target.csv").read_bytes() == (tmp_path / "one" / "target.csv").read_bytes()
+    assert (folder / "uneven" / "target.csv").read_bytes() == (tmp_path / "one" / "target.csv").read_bytes()
     # The influence compares a case with those of both processes; their order is another, and so is the last digit.
     (tmp_path / "both").mkdir()
-    (tmp_path / "target.csv.white").rename(tmp_path / "both" / "target.csv")
+    shutil.copy(folder / "uneven" / "target.csv.white", tmp_path / "both" / "target.csv")
     both, one = SignalTable.read(tmp_path / "both"), SignalTable.read(tmp_path / "white")
     assert both.signals == one.signals
     assert both.values == pytest.approx(one.values, rel=1e-6, abs=1e-9)
 
 
-def test_repeated_cases_of_a_sampler_are_refused(tmp_path: Path) -> None:
-    result = distributed(tmp_path / "target.csv", even=True)
+def test_repeated_cases_of_a_sampler_are_refused(
+    distributed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, result = distributed
     assert result.returncode != 0
     assert "even_divisible=False" in result.stderr
-    assert not (tmp_path / "target.csv").exists()
+    assert not (folder / "even" / "target.csv").exists()
 
 
 class TestMaps:

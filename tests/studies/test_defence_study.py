@@ -36,7 +36,7 @@ def defence_study(cohort: Any, folder: Path, defences: Any = (MASK, SHORT), **op
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DefenceStudy, DefenceStudyResult]:
     """Treat its folder as read-only."""
     folder = tmp_path_factory.mktemp("defences")
-    cohort = phantom_cohort(folder / "phantoms", 24, size=16, seed=0)
+    cohort = phantom_cohort(folder / "phantoms", 12, size=16, seed=0)
     study = defence_study(cohort, folder / "out", seed=1)  # with which an attack on shadows is the best
     return study, study.run()
 
@@ -53,7 +53,7 @@ class TestStudy:
         assert [(row.name, row.release) for row in result.rows] == [
             ("none", "logits"), ("argmax", "mask"), ("early stop", "logits")
         ]  # fmt: skip
-        assert (result.targets, result.shadows, result.patients) == (2, 2, 24)
+        assert (result.targets, result.shadows, result.patients) == (2, 2, 12)
 
     def test_trainings_are_shared(self, finished: tuple[DefenceStudy, DefenceStudyResult]) -> None:
         """An output defence asks the undefended models; another training has its own."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -102,32 +103,36 @@ class TestFinished:
         assert hashes(Path(study.output_dir) / "private") == before
         assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
-    def test_same_seed_same_table(self, study: Study, cohort: list[dict[str, Any]], tmp_path: Path) -> None:
+    def test_same_seed_same_table_and_the_bundle_is_untouched(
+        self, study: Study, cohort: list[dict[str, Any]], tmp_path: Path, hashes: Hashes
+    ) -> None:
+        before = hashes(PHANTOM)
         small_study(cohort, tmp_path / "again").run()
         assert signals(tmp_path / "again") == signals(study.output_dir)
+        assert hashes(PHANTOM) == before
 
     def test_two_processes_give_the_table_of_one(self, study: Study, cohort: Any, tmp_path: Path) -> None:
-        small_study(cohort, tmp_path / "two", n_jobs=2).run()
+        small_study(cohort, tmp_path / "two", n_jobs=2).record()
         assert signals(tmp_path / "two") == signals(study.output_dir)
 
     def test_another_seed_another_table(self, study: Study, cohort: Any, tmp_path: Path) -> None:
-        small_study(cohort, tmp_path / "other", seed=1).run()
+        small_study(cohort, tmp_path / "other", seed=1).record()
         assert signals(tmp_path / "other") != signals(study.output_dir)
 
-    def test_the_bundle_is_untouched(self, cohort: Any, tmp_path: Path, hashes: Hashes) -> None:
-        before = hashes(PHANTOM)
-        small_study(cohort, tmp_path / "out").run()
-        assert hashes(PHANTOM) == before
+
+@pytest.fixture
+def copied(study: Study, tmp_path: Path) -> Path:
+    """The folder of the finished study, to go on in."""
+    return Path(shutil.copytree(study.output_dir, tmp_path / "copy"))
 
 
-def test_more_shadows_extend_a_study(cohort: Any, tmp_path: Path) -> None:
-    small_study(cohort, tmp_path).run()
-    first = signals(tmp_path)
-    stamp = (tmp_path / "private/models/shadow_01/model.pt").stat().st_mtime_ns
-    result = small_study(cohort, tmp_path, shadows=4).run()
+def test_more_shadows_extend_a_study(cohort: Any, copied: Path) -> None:
+    first = signals(copied)
+    stamp = (copied / "private/models/shadow_01/model.pt").stat().st_mtime_ns
+    result = small_study(cohort, copied, shadows=4).run()
     assert result.attack("calibrated: log_odds_foreground").n_shadow == 4
-    assert (tmp_path / "private/models/shadow_01/model.pt").stat().st_mtime_ns == stamp
-    assert first.items() <= signals(tmp_path).items()
+    assert (copied / "private/models/shadow_01/model.pt").stat().st_mtime_ns == stamp
+    assert first.items() <= signals(copied).items()
 
 
 def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: Path) -> None:
@@ -152,19 +157,18 @@ def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: P
     assert np.isfinite(scores).all()
     # Without its signals, only the signals are recorded again.
     stamp = (tmp_path / "private/maps/target.npz").stat().st_mtime_ns
-    varied(wide, signals=()).run()
+    varied(wide, signals=()).record()
     assert (tmp_path / "private/maps/target.npz").stat().st_mtime_ns == stamp
     assert signals(study.output_dir).items() <= signals(tmp_path).items()
 
 
-def test_damaged_artefacts_are_made_again(cohort: Any, tmp_path: Path) -> None:
-    small_study(cohort, tmp_path).run()
-    expected = signals(tmp_path)
-    (tmp_path / "private/signals/shadow_00.csv").unlink()
-    (tmp_path / "private/signals/shadow_01.json").write_text("{")
-    (tmp_path / "private/models/target/model.pt").unlink()
-    small_study(cohort, tmp_path).run()
-    assert signals(tmp_path) == expected
+def test_damaged_artefacts_are_made_again(cohort: Any, copied: Path) -> None:
+    expected = signals(copied)
+    (copied / "private/signals/shadow_00.csv").unlink()
+    (copied / "private/signals/shadow_01.json").write_text("{")
+    (copied / "private/models/target/model.pt").unlink()
+    small_study(cohort, copied).run()
+    assert signals(copied) == expected
 
 
 def test_released_target(study: Study, cohort: Any, tmp_path: Path, hashes: Hashes) -> None:
@@ -202,7 +206,7 @@ def test_mask_only_release(cohort: Any, tmp_path: Path) -> None:
 
 def test_probabilities_instead_of_logits(study: Study, cohort: Any, tmp_path: Path) -> None:
     """The activation is applied: all is the same but for log-odds, which saturate in float32 probabilities."""
-    small_study(cohort, tmp_path, release="probabilities").run()
+    small_study(cohort, tmp_path, release="probabilities").record()
     logits, probabilities = (SignalTable.read(Path(p) / "private/signals") for p in (study.output_dir, tmp_path))
     assert probabilities.signals == logits.signals
     same = [n for n, signal in enumerate(logits.signals) if not signal.startswith("log_odds")]
@@ -217,7 +221,7 @@ def test_output_defence_in_the_release(study: Study, cohort: Any, tmp_path: Path
     )
     files_ = ("configs/inference.json", str(tmp_path / "rounded.yaml"))
     defended = small_study(cohort, tmp_path / "out", release="probabilities", transform_id="rounded", inference=files_)
-    defended.run()
+    defended.record()
     before, after = (SignalTable.read(Path(p) / "private/signals") for p in (study.output_dir, tmp_path / "out"))
     assert (before.signal("log_likelihood", "target") != after.signal("log_likelihood", "target")).all()
 
@@ -228,7 +232,7 @@ def test_training_overlay(cohort: Any, tmp_path: Path, hashes: Hashes) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("optimizer::_target_: torch.optim.SGD\ntrain::trainer::max_epochs: 1\n")
     options = {"train": ("configs/train.json", str(overlay)), "train_overrides": SMALL}
-    small_study(cohort, tmp_path / "out", **options).run()
+    small_study(cohort, tmp_path / "out", **options).record()
     assert files.read_json(tmp_path / "out/private/models/shadow_00/model.json")["epochs"] == 1
     assert hashes(PHANTOM) == before
 
@@ -270,7 +274,7 @@ def test_ids_are_no_code(cohort: Any, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("held_out: []\ntrain#trainer#max_epochs: $len(@held_out) and 1\n")
     files_used = ("configs/train.json", str(overlay))
-    small_study(named, tmp_path / "out", train=files_used, train_overrides=SMALL, held_out=0.3).run()
+    small_study(named, tmp_path / "out", train=files_used, train_overrides=SMALL, held_out=0.3).record()
     assert not trap.exists()
     table = SignalTable.read(tmp_path / "out/private/signals")
     assert set(table.patient_ids) < set(patients.values())
@@ -281,7 +285,7 @@ def test_handlers_inside_the_trainer_do_not_write(cohort: Any, tmp_path: Path) -
     saver = {"_target_": "CheckpointSaver", "save_dir": str(tmp_path / "saved"), "save_dict": {"m": "@network"},
              "save_final": True}  # fmt: skip
     overrides = {**SMALL, "train#trainer#max_epochs": 1, "train#trainer#train_handlers": [saver]}
-    small_study(cohort, tmp_path / "out", train_overrides=overrides).run()
+    small_study(cohort, tmp_path / "out", train_overrides=overrides).record()
     assert not (tmp_path / "saved").exists()
 
 
@@ -303,26 +307,32 @@ def test_multi_label_network(cohort: Any, tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys
+import json, sys
 sys.path.insert(0, {tests!r})
 from conftest import *
-from monai_mia.data import phantom_cohort
-small_study(phantom_cohort({cohort!r}, 9, 16), Path({out!r}), n_jobs={n_jobs},
+small_study(json.loads(Path({cohort!r}).read_text()), Path({out!r}), n_jobs={n_jobs},
             train_overrides={{**SMALL, "train#trainer#max_epochs": 12}}).main()
 """
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_killed_and_resumed_is_undisturbed(tmp_path: Path, n_jobs: int) -> None:
-    """SIGKILL in the middle of a training; the resumed run gives the same table, byte for byte."""
-    from monai_mia.data import phantom_cohort
+@pytest.fixture(scope="module")
+def long(cohort: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The signals of a study whose trainings can be killed in the middle; nobody killed these."""
+    folder = tmp_path_factory.mktemp("long")
+    small_study(cohort, folder, train_overrides={**SMALL, "train#trainer#max_epochs": 12}).record()
+    return signals(folder)
 
-    cohort = phantom_cohort(tmp_path / "cohort", 9, 16)
-    small_study(cohort, tmp_path / "whole", train_overrides={**SMALL, "train#trainer#max_epochs": 12}).run()
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_killed_and_resumed_is_undisturbed(
+    n_jobs: int, cohort: Any, long: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL in the middle of a training; another process resumes, and gives the same table, byte for byte."""
     script = tmp_path / "run.py"
     out = tmp_path / "killed"
+    (tmp_path / "cohort.json").write_text(json.dumps(cohort))
     script.write_text(
-        KILLED.format(tests=str(ROOT / "tests"), cohort=str(tmp_path / "cohort"), out=str(out), n_jobs=n_jobs)
+        KILLED.format(tests=str(ROOT / "tests"), cohort=str(tmp_path / "cohort.json"), out=str(out), n_jobs=n_jobs)
     )
     process = subprocess.Popen([sys.executable, str(script)], env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -339,9 +349,12 @@ def test_killed_and_resumed_is_undisturbed(tmp_path: Path, n_jobs: int) -> None:
     assert checkpoints, "killed before the first checkpoint"
     done = {p: p.stat().st_mtime_ns for p in out.glob("private/models/*/model.pt")}
     time.sleep(1.5)  # workers notice that their parent is gone
-    result = subprocess.run([sys.executable, str(script)], env=environment(), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert signals(out) == signals(tmp_path / "whole")
+    small_study(
+        json.loads((tmp_path / "cohort.json").read_text()), out, n_jobs=n_jobs,
+        train_overrides={**SMALL, "train#trainer#max_epochs": 12},
+    ).main()  # fmt: skip
+    assert str(out / "report" / "index.html") in "".join(capsys.readouterr())
+    assert signals(out) == long
     assert {p: p.stat().st_mtime_ns for p in done} == done
 
 
