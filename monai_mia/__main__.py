@@ -151,16 +151,21 @@ def _output_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="OUT", help="folder of the study")
 
 
+def _wait_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", action="store_true", help="wait for another run in the same folder")
+
+
 def _report_options(parser: argparse.ArgumentParser) -> None:
     _output_option(parser)
     parser.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
+    _wait_option(parser)
 
 
 def _report(given: argparse.Namespace) -> None:
     from monai_mia.audit.report.rescoring import rescore
     from monai_mia.records import StudyFolder
 
-    print(rescore(given.output, seed=given.seed))
+    print(rescore(given.output, seed=given.seed, wait=given.wait))
     print(f"Report: {StudyFolder(given.output).report / 'index.html'}")
 
 
@@ -170,6 +175,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         "--shadows", type=int, nargs="+", metavar="N", help="numbers of shadows; by default 1, 4, 16, ..."
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of resamples and folds")
+    _wait_option(parser)
 
 
 def _compare(given: argparse.Namespace) -> None:
@@ -196,7 +202,7 @@ def _compare(given: argparse.Namespace) -> None:
         budgets=budgets,
         resampling=Resampling(n_resamples=1000, seed=given.seed),
     )
-    with folder.lock():
+    with folder.lock(given.wait):
         result = comparison.score(recorded)
         report.write_comparison(result, comparison, folder.report)
     print(f"Comparison: {folder.report / 'comparison.md'} ({len(result.rows)} rows)")

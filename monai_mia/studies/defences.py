@@ -164,8 +164,9 @@ class DefenceStudy:
             raise InputError(
                 f"defences must have different names, other than {UNDEFENDED!r}, got {', '.join(map(repr, twice))}."
             )
-        if "models" in folders:
-            raise InputError("defences must not be named 'models', which is a folder of the study. Rename it.")
+        reserved = [name for name in ("models", "foreign", "phantoms", "dicom") if name in folders]
+        if reserved:
+            raise InputError(f"defences must not be named {reserved[0]!r}, which is a folder of the study. Rename it.")
         if self.study.released is not None:
             raise InputError("checkpoint must be left out of a defence study, which trains its targets, got one.")
         if self.study.shadows < 1:

@@ -114,7 +114,7 @@ class TestSource:
         with pytest.raises(InputError, match=r"source 'cut' must leave voxels .* none of class 2 in 2 of 2"):
             gone.cases(cohort[:2], tmp_path / "cut", 0)
         assert not (tmp_path / "cut/source.csv").exists()
-        with pytest.raises(InputError, match=r"source 'held out' must have cases, got none\. Set patients apart"):
+        with pytest.raises(InputError, match=r"source 'held out' must have cases, got none\. Hold patients out"):
             ForeignSource("held out").cases([], tmp_path, 0)
         with pytest.raises(InputError, match="name of a foreign source must have a letter"):
             ForeignSource("  ")

@@ -246,13 +246,16 @@ def attack_recorded(
     return result, table
 
 
-def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed: int | None = None) -> AuditResult:
+def rescore(
+    output_dir: str | os.PathLike[str], audit: Audit | None = None, seed: int | None = None, wait: bool = False
+) -> AuditResult:
     """Attack and report again what a finished study recorded; no model is run, no image is read.
 
     Args:
         output_dir: the study's folder.
         audit: the attacks and how they are measured; by default those that so many shadows and this release allow.
         seed: seed of resamples and folds; by default the study's.
+        wait: whether to wait for another run in the same folder.
 
     Returns:
         What was found; the report and the scores are written again.
@@ -286,7 +289,7 @@ def rescore(output_dir: str | os.PathLike[str], audit: Audit | None = None, seed
     if audit is None:
         audit = Audit(partial(standard_attacks, release=settings["release"]))
     audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
-    with folder.lock():
+    with folder.lock(wait):
         result, table = attack_recorded(folder, audit, design, folder.image_statistics())
         report.write_report(result, table, folder.report, {name: about[name] for name in _ABOUT if name in about})
     return result

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ReferenceResolver
 
 from monai_mia.errors import InputError
 
@@ -60,7 +60,14 @@ class Config:
         return cls(parser.get())
 
     def __contains__(self, name: str) -> bool:
-        return name in self.parser
+        # As the parser finds it, which for each id that is not there looks for ones that are spelled alike.
+        node: Any = self.parser.get()
+        for key in ReferenceResolver.split_id(name) if name else ():
+            known = {str(n): item for n, item in enumerate(node)} if isinstance(node, list) else node
+            if not isinstance(known, Mapping) or key not in known:
+                return False
+            node = known[key]
+        return True
 
     def __getitem__(self, name: str) -> Any:
         return self.parser[name]
