@@ -173,7 +173,7 @@ class MapAttacker:
     def _folds(self, patient_ids: Sequence[str]) -> NDArray[np.int64]:
         """To which part each case belongs; a patient is in one."""
         names, index = np.unique(np.asarray(patient_ids), return_inverse=True)
-        drawn = stream(Stream.ATTACKER_FOLDS, self.seed).permutation(len(names)) % self.folds
+        drawn = stream(Stream.NEURAL_ATTACK_FOLDS, self.seed).permutation(len(names)) % self.folds
         return np.asarray(drawn[index])
 
     def _elsewhere(self, folder: StudyFolder, asked: MapInputs) -> MapInputs:
@@ -220,7 +220,7 @@ class MapAttacker:
         pairs = cohort.pairs
         left_out = folds[pairs[:, 1]] == fold if self.folds > 1 else np.zeros(len(pairs), dtype=bool)
         train = pairs[~left_out]
-        rng = stream(Stream.ATTACKER_BATCHES, self.seed, fold)
+        rng = stream(Stream.NEURAL_ATTACK_BATCHES, self.seed, fold)
         if self.inputs == "calibrated":
             network.standardise(cohort(*pair) for pair in rng.permutation(train)[:64].tolist())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -236,7 +236,7 @@ class MapAttacker:
 
     def _loss(self, network: PooledNetwork, cohort: MapInputs, pairs: NDArray[np.int64]) -> float:
         """Binary cross-entropy on pairs left out, in nats."""
-        chosen = stream(Stream.ATTACKER_VALIDATION, self.seed).permutation(pairs)[:1024]
+        chosen = stream(Stream.NEURAL_ATTACK_VALIDATION, self.seed).permutation(pairs)[:1024]
         margin = self._logits(network, cohort, chosen) * np.where(cohort.member[chosen[:, 0] - 1, chosen[:, 1]], 1, -1)
         return float(np.logaddexp(0, -margin).mean())
 
@@ -256,7 +256,7 @@ class MapAttacker:
         with torch.inference_mode():
             for start in range(0, len(pairs), self.batch_size):
                 batch = [
-                    cohort.patches(model, case, self.n_queries, stream(Stream.ATTACKER_QUERIES, self.seed, case))
+                    cohort.patches(model, case, self.n_queries, stream(Stream.NEURAL_ATTACK_QUERIES, self.seed, case))
                     for model, case in pairs[start : start + self.batch_size].tolist()
                 ]
                 logits.append(network(torch.from_numpy(np.stack(batch)).to(device))[:, 0].double().cpu().numpy())

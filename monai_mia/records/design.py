@@ -258,7 +258,7 @@ def held_out_patients(cases: Sequence[Case], share: float, seed: int) -> set[str
     if not 0 <= share <= 1:
         raise InputError(f"held_out must be in [0, 1], got {share}.")
     patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
-    drawn = stream(Stream.AUXILIARY_PATIENTS, seed).permutation(patients)
+    drawn = stream(Stream.HELD_OUT_PATIENTS, seed).permutation(patients)
     return set(drawn[: round(share * len(patients))].tolist())
 
 

@@ -26,7 +26,7 @@ class Stream(Enum):
     # designs and data
     TARGET_MEMBERS = "members of a target"
     SHADOW_MEMBERS = "members of a pair of shadows"
-    AUXILIARY_PATIENTS = "held-out patients"
+    HELD_OUT_PATIENTS = "held-out patients"
     CANARY_PATIENTS = "patients of canaries"
     CANARY_CONTENT = "content of a canary"
     PHANTOM_ANATOMY = "anatomy of a phantom"
@@ -55,10 +55,10 @@ class Stream(Enum):
     DP_COINS = "coins of a one-run audit of DP training"
     DP_RUNS = "runs of an audit of DP training"
     # neural attacks
-    ATTACKER_FOLDS = "folds of a map attacker"
-    ATTACKER_BATCHES = "items of a map attacker's training"
-    ATTACKER_VALIDATION = "validation pairs of a map attacker"
-    ATTACKER_QUERIES = "patches that a map attacker scores"
+    NEURAL_ATTACK_FOLDS = "folds of a map attacker"
+    NEURAL_ATTACK_BATCHES = "items of a map attacker's training"
+    NEURAL_ATTACK_VALIDATION = "validation pairs of a map attacker"
+    NEURAL_ATTACK_QUERIES = "patches that a map attacker scores"
     BLIND_FLIPS = "flips of the blind network"
     # checks of an attack
     SIMULATED_GAME = "simulated game"
