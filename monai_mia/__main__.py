@@ -189,16 +189,16 @@ def _compare(given: argparse.Namespace) -> None:
     recorded = folder.recorded()
     n_shadow = len(recorded.design.shadows)
     budgets = given.shadows or [4**k for k in range(10) if 4**k <= n_shadow]
-    listed = [published_attacks(budget) for budget in budgets]
+    listed = {budget: published_attacks(budget) for budget in budgets}
 
     def is_recorded(attack: Any) -> bool:
         return isinstance(attack, EverySignal) or set(attack.signals) <= set(recorded.table.signals)
 
-    lacking = sorted({attack.name for attacks in listed for attack in attacks if not is_recorded(attack)})
+    lacking = sorted({attack.name for attacks in listed.values() for attack in attacks if not is_recorded(attack)})
     if lacking:
         print(f"Left out, since the study did not record what they read: {', '.join(lacking)}.")
     comparison = Comparison(
-        lambda budget: [attack for attack in listed[budgets.index(budget)] if is_recorded(attack)],
+        lambda budget: [attack for attack in listed[budget] if is_recorded(attack)],
         budgets=budgets,
         resampling=Resampling(n_resamples=1000, seed=given.seed),
     )

@@ -31,7 +31,7 @@ from monai_mia.records.table import SignalTable
 
 __all__ = ["Recorded", "StudyFolder"]
 
-#: Version of study.json and of the folder's layout; 1 had ``image_statistics.csv``.
+#: Version of study.json and of the folder's layout; 1 had ``examination.csv``.
 SCHEMA = "2"
 
 
@@ -191,6 +191,10 @@ class StudyFolder:
     def foreign_signals(self, source: str) -> Path:
         """The folder of the models' signals about a foreign source."""
         return self.foreign(source) / "signals"
+
+    def foreign_image_statistics(self, source: str) -> Path:
+        """What was found in the files of a foreign source."""
+        return self.foreign(source) / self.image_statistics_file.name
 
     def within(self, name: str, training: str) -> StudyFolder:
         """A study within this one; those whose models are trained alike (``training``, a hash) share them."""

@@ -187,10 +187,10 @@ class DefenceStudy:
             self._record()
 
     def _record(self) -> None:
-        for number, defence in enumerate(self._all, start=1):
-            tqdm.write(f"defence {number} of {len(self._all)}: {defence.name}")
-            study = self._study_of(defence)
-            known = self._study_of(self._all[0]).folder.image_statistics_file
+        studies = self.studies()
+        known = studies[UNDEFENDED].folder.image_statistics_file  # of the same cases: they are checked once
+        for number, (name, study) in enumerate(studies.items(), start=1):
+            tqdm.write(f"defence {number} of {len(studies)}: {name}")
             own = study.folder.image_statistics_file
             if known.is_file() and not own.is_file():
                 with study.folder.lock(study.resources.wait):

@@ -207,7 +207,8 @@ class FalsePositiveStudy:
                 cases = source.cases(held_out, folder, study.seed)
                 write_identifiers(folder / IDENTIFIERS, cases, source.description)
                 cases = sorted(cases, key=lambda case: str(case["case_id"]))[: self.scans]
-                found = check_cohort(cases, study.labels(), folder / "image_statistics.csv", distinct=False)
+                path = self._folder.foreign_image_statistics(source.folder)
+                found = check_cohort(cases, study.labels(), path, distinct=False)
                 self._require_foreground(source, cases, found)
                 if source.cohort is not None and len(cases) > 1:
                     if not known:
@@ -235,10 +236,9 @@ class FalsePositiveStudy:
 
     def _image_statistics(self, study: Study, sources: Sequence[ForeignSource]) -> dict[str, tuple[Array, float]]:
         """For each case of the cohort and of the sources, its image statistics and its number of voxels."""
-        folders = [study.folder.private, *(self._folder.foreign(source.folder) for source in sources)]
+        paths = [self._folder.foreign_image_statistics(source.folder) for source in sources]
         rows = {}
-        for folder in folders:
-            found = ImageStatistics.read(folder / "image_statistics.csv")
+        for found in (study.folder.image_statistics(), *map(ImageStatistics.read, paths)):
             sizes = [n for n, name in enumerate(found.names) if name.startswith("size_")]
             for case, row in zip(found.case_ids, found.features, strict=True):
                 rows[case] = row, float(np.nanprod(row[sizes]))

@@ -112,7 +112,9 @@ class Study:
         with self.folder.lock(self.resources.wait):
             design, image_statistics = self._record()
             blind = self._blind_scores(design, image_statistics)
-            result, table = attack_recorded(self.folder, self.audit, design, image_statistics, blind)
+            result, table = attack_recorded(
+                self.folder, self.audit, design, image_statistics, blind, self.recording.maps
+            )
             individuals = None
             if self.individuals is not None or self.leakage_map:
                 individuals = measure_individuals(self.folder, design, self.individuals, self.leakage_map)

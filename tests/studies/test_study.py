@@ -160,6 +160,8 @@ def test_further_targets_maps_and_signals(study: Study, cohort: Any, tmp_path: P
     varied(wide, signals=()).record()
     assert (tmp_path / "private/maps/target.npz").stat().st_mtime_ns == stamp
     assert signals(study.output_dir).items() <= signals(tmp_path).items()
+    # Maps that are no longer asked for are none that new models must have.
+    varied(wide, signals=(), maps=False, shadows=3).run()
 
 
 def test_damaged_artefacts_are_made_again(cohort: Any, copied: Path) -> None:

@@ -212,6 +212,7 @@ def attack_recorded(
     design: Design,
     image_statistics: ImageStatistics,
     blind_scores: BlindScores | None = None,
+    maps: bool = False,
 ) -> tuple[AuditResult, SignalTable]:
     """Attack what a study recorded; write ``scores.csv`` and ``cases.csv``.
 
@@ -221,6 +222,7 @@ def attack_recorded(
         design: the study's design, with its canaries if it has any.
         image_statistics: what was found in each case's files.
         blind_scores: scores of a network that saw the images alone, without canaries, in the order of the table.
+        maps: whether attacks may read recorded maps, which every model then must have.
 
     Returns:
         What was found, and the signals of the patients, without canaries.
@@ -234,7 +236,7 @@ def attack_recorded(
         design.shadows,
         image_statistics.of(table.case_ids),
         randomised=design.kind == "randomised",
-        maps=folder.map_store().of(table, TARGET, design.shadows) if folder.has_maps() else None,
+        maps=folder.map_store().of(table, TARGET, design.shadows) if maps else None,
         canary=canary,
         feature_names=image_statistics.names,
         blind_scores=blind_scores,
