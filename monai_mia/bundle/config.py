@@ -108,6 +108,7 @@ _shared: dict[str, Any] = {}
 
 
 def once_a_process(key: str, make: Callable[[], Any]) -> Any:
+    """Return what was made for this key, or make it in the place of the last one."""
     if key not in _shared:
         _shared.clear()
         _shared[key] = make()
@@ -115,6 +116,7 @@ def once_a_process(key: str, make: Callable[[], Any]) -> Any:
 
 
 def build_network(bundle: BundleConfig, checkpoint: str | None) -> tuple[ConfigParser, nn.Module, torch.device]:
+    """Return the parsed inference config, its network (with the checkpoint's weights, if given), and its device."""
     parser = bundle.parser(QUERY_IDS)
     device = build_component(parser, "device", bundle) if "device" in parser else torch.device("cpu")
     network = build_component(parser, "network_def", bundle)
@@ -168,6 +170,7 @@ def load_weights(network: nn.Module, checkpoint: str | Path, bundle_root: str) -
 
 
 def build_component(parser: ConfigParser, name: str, bundle: BundleConfig) -> Any:
+    """Build what an id of a config defines; why it cannot be is told in one line."""
     try:
         return parser.get_parsed_content(name)
     except InputError:

@@ -66,11 +66,13 @@ class ImageStatistics:
 
 
 def write_statistics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row a case: what tells the case and its files apart, then the statistics."""
     cells = [[value if isinstance(value, str) else repr(float(value)) for value in row.values()] for row in rows]
     files.write(path, files.csv_text([list(rows[0]), *cells]))
 
 
 def statistics_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what :func:`write_statistics` wrote, by case; empty if there is no such file."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as stream:

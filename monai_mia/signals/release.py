@@ -298,6 +298,7 @@ class Voxels:
 
 
 def foreground_of(index: Tensor, n_classes: int) -> Tensor:
+    """Masks of the C - 1 foreground classes from class indices, shape (N,) to (C - 1, N)."""
     return index[None] == torch.arange(1, n_classes, device=index.device)[:, None]
 
 

@@ -202,6 +202,7 @@ def auc_of_ranks(sums: Array, members: NDArray[np.bool_]) -> Array:
 
 
 def checked_scores(scores: ArrayLike, member: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+    """Scores and membership as arrays of one shape (N,), or an error if they are not usable."""
     scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member, dtype=bool)
     if scores.ndim != 1 or scores.shape != member.shape:
         raise InputError(f"scores and member must be of one shape (N,), got {scores.shape} and {member.shape}.")
