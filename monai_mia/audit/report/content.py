@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jsonschema import Draft202012Validator
 
 from monai_mia import __version__
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.report.vulnerability import individuals_content
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
@@ -32,12 +33,21 @@ def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individu
     return {
         "schema": SCHEMA,
         **{key: about[key] for key in ("versions", "design", "target") if key in about},
+        **({"design": _design(about["design"], result.disclosure)} if "design" in about else {}),
         **({"settings": _shareable(about["settings"])} if "settings" in about else {}),
         **result.as_json(),
         "verdict": result.judge(about).as_json(),
         "individuals": None if individuals is None else individuals_content(individuals),
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
+
+
+def _design(design: Mapping[str, Any], disclosure: Disclosure) -> dict[str, Any]:
+    """The design; of how many scans of each side were left out only the sum, if these are few: one sees which they are."""
+    left_out = design.get("left_out")
+    if not left_out or disclosure.shows(*left_out.values()):
+        return dict(design)
+    return {**design, "left_out": {"either": sum(left_out.values())}}
 
 
 def _shareable(settings: Mapping[str, Any]) -> dict[str, Any]:
