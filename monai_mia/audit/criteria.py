@@ -331,8 +331,8 @@ class Criteria:
         if shifted:
             named = ", ".join(shifted[:3]) + (" and others" if len(shifted) > 3 else "")
             doubts.append(
-                f"Members and non-members differ as images ({named}), allowing for the {found.n_shifts} statistics that "
-                "were compared."
+                f"Members and non-members differ as images ({named}), allowing for how many statistics were compared "
+                f"({found.n_shifts})."
             )
         for half in found.halves:
             ordered = half["by"] == "order" and half["side"] == "nonmembers"

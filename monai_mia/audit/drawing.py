@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log10
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,7 +90,7 @@ def draw_roc(
         colour, dashes, width = _LOOKS[curve.role]
         if curve.band:
             low, high = (np.maximum(curve.roc[key], hidden) for key in ("band_low", "band_high"))
-            step = None if curve.points else "post"
+            step: Literal["post"] | None = None if curve.points else "post"
             axes.fill_between(
                 curve.roc["band_fpr"], low, high, step=step, color=colour, alpha=0.16, linewidth=0, zorder=3
             )

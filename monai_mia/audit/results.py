@@ -442,6 +442,8 @@ class AuditResult:
         """A handful of attacks to draw: the best, the best without shadows, the global loss, and the blind one."""
         from monai_mia.audit.drawing import Curve
 
+        if not self.attacks:
+            return []
         chosen = [("best", f"best attack: {self.best.name}", self.best, True)]
         cheap = next((attack for attack in self.attacks if not attack.n_shadow), None)
         loss = next((attack for attack in self.attacks if attack.name == "global loss"), None)

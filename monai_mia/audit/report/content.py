@@ -43,7 +43,7 @@ def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individu
 
 
 def _design(design: Mapping[str, Any], disclosure: Disclosure) -> dict[str, Any]:
-    """The design; of how many scans of each side were left out only the sum, if these are few: one sees which they are."""
+    """The design; the sides of scans that were left out are not told where these are few: one sees which they are."""
     left_out = design.get("left_out")
     if not left_out or disclosure.shows(*left_out.values()):
         return dict(design)

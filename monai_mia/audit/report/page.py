@@ -139,7 +139,7 @@ class _Facts:
         return next((attack for attack in self.result.attacks if attack.name == GlobalLoss().name), None)
 
     def panels(self) -> list[Picture]:
-        """Distributions of the best attack's score and of the global loss, those two alone: each bar tells of members."""
+        """Distributions of the best attack's score and of the global loss; no more, since each bar tells of members."""
         if not self.result.attacks:
             return []
         best = self.result.best
