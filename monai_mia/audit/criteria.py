@@ -70,7 +70,8 @@ class AttackFinding:
         tail_p_value: of its tail, over all attacks; None of a blind one, and in reports of schema 1.4 and before.
         auc: with the interval for this attack alone.
         simultaneous: with the interval for all attacks at once.
-        rates: the TPR at each resolved FPR.
+        rates: the TPR at each resolved FPR that may be told.
+        lift: how many times its FPR its TPR is at least, where none of them is told; else None.
     """
 
     name: str
@@ -80,6 +81,7 @@ class AttackFinding:
     auc: Estimate
     simultaneous: Estimate
     rates: Mapping[float, Estimate]
+    lift: float | None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> AttackFinding:
@@ -94,6 +96,7 @@ class AttackFinding:
             Estimate.of_json(row, "auc"),
             Estimate.of_json(row, "auc", "auc_ci_simultaneous"),
             rates,
+            None if row["lift"] is None else float(row["lift"]),
         )
 
 
@@ -193,11 +196,35 @@ class _Rate:
     attack: str
     fpr: float
     tpr: Estimate
-    p_value: float = 1.0
 
     @property
     def text(self) -> str:
         return f"“{self.attack}” finds {self.tpr} of the members while it falsely accuses {self.fpr:.1%} of the others"
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """That an attack finds some members more surely than chance does; how surely, as far as that may be told."""
+
+    attack: AttackFinding
+    p_value: float
+    rate: _Rate | None
+
+    @property
+    def lift(self) -> float:
+        """How many times the FPR the TPR is, at least; 0 if it is not told."""
+        return self.attack.lift or 0.0 if self.rate is None else self.rate.tpr.low / self.rate.fpr
+
+    @property
+    def text(self) -> str:
+        if self.rate is not None:
+            return self.rate.text
+        if self.attack.lift is not None:
+            return (
+                f"“{self.attack.name}” finds members at least {self.attack.lift:g} times as often as it falsely "
+                "accuses others, of whom too few are accused for the rates to be told"
+            )
+        return f"“{self.attack.name}” finds a few members more surely than chance does, too few to tell how surely"
 
 
 @dataclass(frozen=True)
@@ -406,7 +433,7 @@ class Criteria:
             count, None, f"at least {self.min_shadows}", _outcome(count >= self.min_shadows),
         )  # fmt: skip
 
-    def _chance(self, found: Findings, by_auc: bool, tail: _Rate | None) -> Statement:
+    def _chance(self, found: Findings, by_auc: bool, tail: _Tail | None) -> Statement:
         """It never fails by itself: what chance does not explain may be little; how much, the other statements say."""
         best, several = found.best, found.n_attacks > 1
         which = f"The best of {found.n_attacks} attacks, “{best.name}”," if several else f"The attack “{best.name}”"
@@ -436,27 +463,32 @@ class Criteria:
             limit, outcome, reasons, high,
         )  # fmt: skip
 
-    def _rate(self, found: Findings, by_auc: bool, tail: _Rate | None) -> Statement:
+    def _rate(self, found: Findings, by_auc: bool, tail: _Tail | None) -> Statement:
         """Any rate that is clearly too high fails; one that rests on enough false alarms can pass."""
         text = "Nobody is found almost surely: few members while few others are falsely accused."
         limit = f"TPR at most {self.max_lift:g} × FPR"
         rates = [_Rate(found.best.name, fpr, tpr) for fpr, tpr in found.best.rates.items()]
-        if not rates:
-            return Statement("rate", "model", text, "below resolution", None, None, limit, "undetermined")
         above = [rate for rate in rates if rate.tpr.low > self.max_lift * rate.fpr]
-        sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
         reasons: tuple[str, ...] = ()
         if tail is not None:
             rare = f"chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases"
             reasons = (f"{'And' if by_auc else 'But'} {tail.text}; {rare}.",)
+        lift = found.best.lift or 0.0
+        if tail is not None and tail.rate is None:
+            text = f"{text[:-1]}, not even by “{tail.attack.name}”."
+            return self._untold(text, limit, tail.lift, reasons)
+        if not rates or (by_auc and not above and lift > self.max_lift):
+            often = f"It finds members at least {lift:g} times as often as it falsely accuses others."
+            return self._untold(text, limit, lift if by_auc else 0.0, (often,) if by_auc and lift else ())
+        sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
         outcome: Outcome = "undetermined"
         shown = min(sound, key=_fpr) if sound else max(rates, key=_fpr)
         if above and (by_auc or tail is None):
             shown, outcome = max(above, key=_lift), "fail"
             found_ = f"it finds {shown.tpr} of the members."
             reasons = (f"While it falsely accuses {shown.fpr:.1%} of the others, {found_}",) if by_auc else ()
-        elif tail is not None and tail.tpr.low > self.max_lift * tail.fpr:
-            shown, outcome = tail, "fail"
+        elif tail is not None and tail.rate is not None and tail.lift > self.max_lift:
+            shown, outcome = tail.rate, "fail"
         else:
             if sound and not above and shown.tpr.high <= self.max_lift * shown.fpr:
                 outcome = "pass"
@@ -470,15 +502,23 @@ class Criteria:
             outcome, reasons, outcome == "fail" and (by_auc or tail is not None),
         )  # fmt: skip
 
-    def _sharpest(self, found: Findings) -> _Rate | None:
-        """Of the attacks whose tail chance hardly gives, the rate that lies the furthest above its FPR."""
-        rates = [
-            _Rate(attack.name, fpr, found.corrected(tpr), attack.tail_p_value)
-            for attack in found.attacks
-            if attack.tail_p_value is not None and attack.tail_p_value <= self.tail_significance
-            for fpr, tpr in attack.rates.items()
-        ]
-        return max(rates, key=_lift, default=None)
+    def _untold(self, text: str, limit: str, lift: float, reasons: tuple[str, ...]) -> Statement:
+        """Where the rates are of too few patients to be told: what is known is how far they lie above the FPR."""
+        far = lift > self.max_lift
+        measured = f"TPR at least {lift:g} × FPR" if lift else "of too few patients to be told of"
+        outcome: Outcome = "fail" if far else "undetermined"
+        return Statement("rate", "model", text, measured, None, None, limit, outcome, reasons, far)
+
+    def _sharpest(self, found: Findings) -> _Tail | None:
+        """Of the attacks whose tail chance hardly gives, the one whose rate lies the furthest above its FPR."""
+        tails = []
+        for attack in found.attacks:
+            if attack.tail_p_value is not None and attack.tail_p_value <= self.tail_significance:
+                rates = [_Rate(attack.name, fpr, found.corrected(tpr)) for fpr, tpr in attack.rates.items()]
+                told = max(rates, key=_lift, default=None)
+                sharper = told is None or _lift(told)[0] < (attack.lift or 0.0)
+                tails.append(_Tail(attack, attack.tail_p_value, None if sharper else told))
+        return max(tails, key=lambda tail: tail.lift, default=None)
 
     def _above(self, found: Findings, fprs: Sequence[float]) -> list[_Rate]:
         """Rates above the limit: of other attacks than the best at these FPRs, of one with a rare tail at any."""
@@ -490,7 +530,7 @@ class Criteria:
                     rates.append(_Rate(attack.name, fpr, tpr))
         return rates
 
-    def _without_model(self, found: Findings, tail: _Rate) -> str | None:
+    def _without_model(self, found: Findings, tail: _Tail) -> str | None:
         """Why a tail may be one of the images, where no coin dealt the sides."""
         if found.image_tail is None:
             return f"But while {tail.text}, whether the images alone single them out was not measured."
@@ -501,8 +541,8 @@ class Criteria:
                 "the model’s memory."
             )
         for blind in found.blinds:
-            rate = blind.rates.get(tail.fpr)
-            if rate is not None and rate.high >= tail.tpr.value:
+            rate = None if tail.rate is None else blind.rates.get(tail.rate.fpr)
+            if tail.rate is not None and rate is not None and rate.high >= tail.rate.tpr.value:
                 return (
                     f"But while {tail.text}, the images alone ({blind.name}) find {rate}: that a few stand out may be "
                     "theirs, and no memory."

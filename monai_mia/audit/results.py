@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,6 +66,8 @@ class AttackResult:
             decision; else None.
         roc: FPR, TPR, and lower and upper TPR of the band, each a list.
         seconds: time to score.
+        lift: of :attr:`AuditResult.shared`, how many times its FPR the TPR is at least, at any resolved FPR whose TPR
+            is not told: a power of two; None elsewhere, or if fewer members are found than one may tell of.
     """
 
     name: str
@@ -84,6 +87,7 @@ class AttackResult:
     transferred: Mapping[str, Estimate] | None
     roc: Mapping[str, list[float]]
     seconds: float
+    lift: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As ``attacks`` of ``report.json`` has it, without the scores."""
@@ -99,6 +103,7 @@ class AttackResult:
             "tail_p_value": self.tail_p_value,
             "auc_gain_over_global_loss": _json(self.auc_gain),
             "tpr_at_fpr": {f"{fpr:g}": _json(value) for fpr, value in self.tpr_at_fpr.items()},
+            "lift": self.lift,
             **self.advantage.named("advantage"),
             **self.balanced_accuracy.named("balanced_accuracy"),
             "transferred": None
@@ -217,13 +222,15 @@ class AuditResult:
     def shared(self) -> AuditResult:
         """What may be shared of it, see :mod:`monai_mia.audit.disclosure`; scores and names stay, for pictures alone.
 
-        Told are the best attack, the global loss, the best attacks without shadows and at each level of access, then
-        others by name, as many as the cohort allows; all numbers are rounded, and rates of too few patients left out.
+        Told are the best attack, the global loss, the attack with the least likely tail, the best ones without shadows
+        and at each level of access, then others by name, as many as the cohort allows; all numbers are rounded, and
+        rates of too few patients are left out.
         """
         gate = self.disclosure
         if self.gated or gate.everything:
             return replace(self, gated=True)
         first = [self.best, *(one for one in self.attacks if one.name == _BASELINE)]
+        first += sorted(self.attacks, key=lambda one: 1.0 if one.tail_p_value is None else one.tail_p_value)[:1]
         first += [one for one in self.attacks if not one.n_shadow][:1]
         first += [next(one for one in self.attacks if one.access == level) for level in _levels(self.attacks)]
         first += sorted(self.attacks, key=lambda one: one.name)
@@ -258,9 +265,15 @@ class AuditResult:
         ]
         fprs, ends = [0.0, *(fpr for fpr, _ in points), 1.0], (Estimate(0.0, 0.0, 0.0), Estimate(1.0, 1.0, 1.0))
         drawn = [ends[0], *curve, ends[1]]
-        bound = attack.epsilon_lower_bound
+        bound, n_member = attack.epsilon_lower_bound, self.n_patients[0]
+        lifts = [
+            rate.low / fpr
+            for fpr, rate in attack.tpr_at_fpr.items()
+            if rate is not None and fpr not in dict(points) and gate.shows(round(rate.value * n_member))
+        ]
         return replace(
             gate.coarse(attack),
+            lift=2.0 ** math.floor(math.log2(max(lifts))) if lifts and max(lifts) >= 1 else None,
             tpr_at_fpr={
                 fpr: gate.coarse(rate) if fpr in dict(points) else None for fpr, rate in attack.tpr_at_fpr.items()
             },

@@ -75,11 +75,12 @@ def judge(content: Mapping[str, Any], criteria: Criteria | None = None) -> Verdi
 def _unseen(content: Mapping[str, Any]) -> Verdict:
     """Of a report that tells no number, since a side has fewer patients than one may tell of."""
     design, fewest = content.get("design", {}), content["disclosure"]["min_cell"]
-    sides = " and ".join(str(design.get(key, "too few")) for key in ("n_member", "n_nonmember"))
+    n_member, n_nonmember = (design.get(key, "too few") for key in ("n_member", "n_nonmember"))
     reason = (
-        f"{sides} member and non-member patients: no number is told of fewer than {fewest} patients of a side. Audit "
-        "more patients, or, where their privacy allows it, set a smaller min_cell."
+        f"Only {n_member} member and {n_nonmember} non-member patients: no number is told of fewer than {fewest} of a "
+        "side. Audit more patients, or set a smaller min_cell where who was a member is no secret."
     )
+    sides = f"{n_member} and {n_nonmember}"
     statement = Statement(
         "patients", "validity", "There are enough patients on both sides.", sides, None, None,
         f"at least {fewest} each", "fail", (reason,),
