@@ -20,6 +20,7 @@ from monai.utils import set_determinism
 
 from monai_mia import attacks
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.report import check_report
 from monai_mia.data import phantom_cohort
 from monai_mia.records import files
@@ -81,6 +82,7 @@ def small_study(cohort: Any, output_dir: Path, /, **options: Any) -> Study:
         [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
         resampling=Resampling(n_resamples=200),
         n_permutations=200,
+        disclosure=Disclosure(1),  # a handful of patients, of whom nothing would be told
     )
     study = Study(recipe, cohort, str(output_dir), audit, shadows=2, resources=Resources(n_jobs=1))
     return varied(study, **options)

@@ -385,7 +385,7 @@ class Criteria:
         reasons: tuple[str, ...] = ()
         told, led = p_value <= self.significance, False
         if told and found.gain is not None:
-            first = next(one for one, p in zip(found.blinds, corrected, strict=True) if p < self.significance)
+            first = next(one for one, p in zip(found.blinds, corrected, strict=True) if p <= self.significance)
             led = found.randomised and found.gain.low > self.min_gain_over_blind
             words = f"membership can be told without the model ({first.name}, AUC {first.auc})"
             if led:

@@ -43,7 +43,7 @@ INDIVIDUALS = ("individuals", "leakage_profile", "leakage_map")
 
 _MEMBER, _OTHER = "#1f5f99", "#b8651b"
 _DPI = DPI
-_MOST_BINS = 12
+_FPRS = (0.1, 0.25, 0.5)
 
 _LABELS = {
     "log_likelihood": "Log-likelihood of the reference",
@@ -188,6 +188,10 @@ class VulnerabilityBin:
 def vulnerability_bins(result: AuditResult) -> list[VulnerabilityBin]:
     """Members by the smallest FPR at which the best attack finds them, between the points of its curve."""
     points = list(zip(result.best.roc["fpr"], result.best.roc["tpr"], strict=True))
+    if result.disclosure.everything:  # a step for each patient
+        rates = {fpr: rate.value for fpr, rate in result.best.tpr_at_fpr.items() if rate is not None}
+        at = {fpr: max(tpr for x, tpr in points if x <= fpr + 1e-12) for fpr in _FPRS if fpr > max(rates, default=0.0)}
+        points = [(0.0, 0.0), *sorted({**rates, **at}.items()), (1.0, 1.0)]
     return [
         VulnerabilityBin(f"{percent(low)} to {percent(high)}", max(0.0, more - less), high - low)
         for (low, less), (high, more) in pairwise(points)
@@ -195,10 +199,10 @@ def vulnerability_bins(result: AuditResult) -> list[VulnerabilityBin]:
 
 
 def vulnerability(result: AuditResult) -> Picture | None:
-    """How many members stand out, and how far; None without a curve, or with one that has a step for each patient."""
-    if not result.attacks or not 2 < len(result.best.roc["fpr"]) <= 2 * _MOST_BINS:
+    """How many members stand out, and how far; None without a curve."""
+    bins = vulnerability_bins(result) if result.attacks else []
+    if len(bins) < 2:
         return None
-    bins = vulnerability_bins(result)
     figure, axes = _figure(5.2, 0.4 * len(bins) + 1.2)
     places = list(range(len(bins)))
     shares = [b.share for b in bins]
