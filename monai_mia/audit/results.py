@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.printing import data_frame, flat, text_table, wrapped
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
-from monai_mia.records.table import ACCESS_LEVELS
 from monai_mia.statistics import Estimate, resolution
 from monai_mia.statistics.claims import ClaimsEvaluation
 from monai_mia.statistics.epsilon import EpsilonBound, at_least, at_most
@@ -35,6 +34,8 @@ __all__ = ["AttackResult", "AuditResult"]
 Array = NDArray[np.float64]
 
 _VULNERABILITY_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+_ENDS = ("low", "high")
 
 #: The baseline of all attacks, which is shown whatever it finds.
 _BASELINE = "global loss"
@@ -222,23 +223,21 @@ class AuditResult:
     def shared(self) -> AuditResult:
         """What may be shared of it, see :mod:`monai_mia.audit.disclosure`; scores and names stay, for pictures alone.
 
-        Told are the best attack, the global loss, the attack with the least likely tail, the best ones without shadows
-        and at each level of access, then others by name, as many as the cohort allows; all numbers are rounded, and
-        rates of too few patients are left out.
+        Told are the best attack, with a curve, the one with the least likely tail, the global loss, and the best one
+        without shadows, as many of them as may be; numbers are rounded, and rates of too few patients are left out.
         """
         gate = self.disclosure
         if self.gated or gate.everything:
             return replace(self, gated=True)
-        first = [self.best, *(one for one in self.attacks if one.name == _BASELINE)]
+        first = [self.best]
         first += sorted(self.attacks, key=lambda one: 1.0 if one.tail_p_value is None else one.tail_p_value)[:1]
+        first += [one for one in self.attacks if one.name == _BASELINE]
         first += [one for one in self.attacks if not one.n_shadow][:1]
-        first += [next(one for one in self.attacks if one.access == level) for level in _levels(self.attacks)]
-        first += sorted(self.attacks, key=lambda one: one.name)
         named = list(dict.fromkeys(one.name for one in first))[: gate.n_attacks(*self.n_patients)]
         told = bool(named)
         return replace(
             self,
-            attacks=tuple(self._gated(one) for one in self.attacks if one.name in named),
+            attacks=tuple(self._gated(one, curve=one is self.best) for one in self.attacks if one.name in named),
             withheld=tuple(sorted((a for a in self.attacks if a.name not in named), key=lambda one: one.name)),
             blind=self._gated(self.blind) if told and self.blind else None,
             blind_network=self._gated(self.blind_network) if told and self.blind_network else None,
@@ -253,18 +252,18 @@ class AuditResult:
             gated=True,
         )
 
-    def _gated(self, attack: AttackResult) -> AttackResult:
-        """An attack with rounded numbers, and a curve of few points."""
+    def _gated(self, attack: AttackResult, curve: bool = False) -> AttackResult:
+        """An attack with rounded numbers, and a curve of few points or none."""
         gate = self.disclosure
         wanted = [fpr for fpr, rate in attack.tpr_at_fpr.items() if rate is not None]
-        points = gate.curve(attack.scores, self.member, self.patient_ids, wanted)
+        points = gate.curve(attack.scores, self.member, self.patient_ids, wanted) if curve else []
         band = np.searchsorted(attack.roc["band_fpr"], [fpr + 1e-9 for fpr, _ in points], side="right") - 1
-        curve = [
-            gate.coarse(Estimate(tpr, attack.roc["band_low"][k], attack.roc["band_high"][k]))
-            for (_, tpr), k in zip(points, band, strict=True)
+        drawn = [
+            gate.coarse(attack.tpr_at_fpr.get(fpr) or Estimate(tpr, *(attack.roc[f"band_{end}"][k] for end in _ENDS)))
+            for (fpr, tpr), k in zip(points, band, strict=True)
         ]
         fprs, ends = [0.0, *(fpr for fpr, _ in points), 1.0], (Estimate(0.0, 0.0, 0.0), Estimate(1.0, 1.0, 1.0))
-        drawn = [ends[0], *curve, ends[1]]
+        drawn = [ends[0], *drawn, ends[1]]
         bound, n_member = attack.epsilon_lower_bound, self.n_patients[0]
         lifts = [
             rate.low / fpr
@@ -492,11 +491,6 @@ class AuditResult:
 def _inner(roc: Mapping[str, list[float]]) -> dict[str, list[float]]:
     """A curve without its ends, which are not found but given, and have no place on logarithmic axes."""
     return {key: values[1:-1] for key, values in roc.items()}
-
-
-def _levels(attacks: Sequence[AttackResult]) -> list[str]:
-    """The levels of access that attacks need, the least first."""
-    return [level for level in ACCESS_LEVELS if any(one.access == level for one in attacks)]
 
 
 def _json(value: Estimate | None) -> dict[str, Any] | None:

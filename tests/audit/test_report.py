@@ -65,7 +65,7 @@ def make_table(effect, n_patients=32, scans=2, constant=False, seed=0):
     )
 
 
-def run(table, attacks=None, min_cell=2, **options):
+def run(table, attacks=None, min_cell=1, **options):
     attacks = attacks or [GlobalLoss(), EverySignal(), DifficultyCalibration("log_likelihood")]
     options |= {"disclosure": Disclosure(min_cell)}
     return Audit(attacks, resampling=Resampling(n_resamples=50), n_permutations=200, **options).run(table)
@@ -246,7 +246,7 @@ def test_numbers_on_the_page_are_those_of_the_json(strong, folder):
 
 def test_rates_below_the_resolution_are_not_shown(tmp_path, no_pictures):
     table = make_table(1.0)
-    page = page_of(run(table, fprs=(0.2, 0.001)), table, tmp_path)
+    page = page_of(run(table, fprs=(0.2, 0.001), min_cell=2), table, tmp_path)
     assert "TPR at 20 % FPR Advantage" in page.words  # and no column between
     assert "Below resolution: the TPR at 0.1 % FPR is not reported" in page.words
     page = page_of(run(table, fprs=(0.001,)), table, tmp_path)
@@ -284,7 +284,24 @@ def test_pictures_of_an_earlier_report_do_not_stay(strong, tmp_path, no_pictures
     table = strong[1]
     write_report(run(table, attacks=[Threshold("dice")]), table, tmp_path, ABOUT)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert names == {"roc", "vulnerability", "score_best_attack"}
+    assert names == {"roc", "vulnerability", "score_best_attack", "signal_loss"}
+
+
+def test_what_is_withheld_is_said(tmp_path):
+    """Three attacks with numbers, one curve and no histogram; the names of the others; pages say why."""
+    table = make_table(0.7)
+    page_of(run(table), table, tmp_path)
+    page = page_of(run(table, min_cell=2), table, tmp_path)
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"roc", "vulnerability"}
+    assert "nothing is told of fewer than 2 patients of a side" in page.words
+    assert "2 attacks of which no number is told" in page.words
+    assert "Between two points lie at least 2 patients of each side." in page.words
+    page = page_of(run(table, min_cell=8), table, tmp_path)
+    assert not (tmp_path / "figures" / "roc.png").exists()
+    assert "No curve is shown" in page.words
+    page = page_of(run(table, min_cell=17), table, tmp_path)
+    assert "no number is told of fewer than 17 of a side" in page.words
+    assert not page.all("img")
 
 
 def test_a_table_of_another_audit_is_refused(strong, tmp_path):

@@ -7,8 +7,8 @@ read off, member by member. But so is a table: an AUC is a sum of the members' r
 are, and the AUCs of as many attacks as there are patients are solved for them. Hence two rules:
 
 * No point, bin or share divides patients so that fewer than k of a side lie between it and the next.
-* Of N patients, at most N / 2k attacks are given with numbers, those that a reader needs first. Every number is rounded
-  to a grid of about three quarters of its standard error: finer digits tell more of the cohort than of the attack.
+* Three attacks at most are given with numbers, and one of them with a curve. Every number is rounded to a grid of about
+  three quarters of its standard error: finer digits tell more of the cohort than of the attack.
 
 docs/disclosure.md says what this guarantees, what it does not, and how both were measured.
 """
@@ -40,6 +40,8 @@ _RATES = tuple(sorted({*(m * 10.0**d for d in (-4, -3, -2) for m in (1, 2, 5)), 
 _GRID = 0.75
 _NORMAL_WIDTH = 3.92  # of a 95 % interval, in standard errors
 
+_MOST_ATTACKS = 3
+
 #: How names of probabilities end.
 _PROBABILITIES = ("p_value", "p_adjusted", "image_tail")
 
@@ -68,7 +70,9 @@ class Disclosure:
         return self.min_cell == 1
 
     def n_attacks(self, n_member: int, n_nonmember: int, targets: int = 1) -> int:
-        """How many attacks may be given with numbers: one for each 2k patients; none where a side has fewer than k.
+        """How many attacks may be given with numbers: three for each target; none where a side has fewer than k.
+
+        From three attacks an insider recovers membership hardly better than by the best of them (docs/disclosure.md).
 
         Args:
             n_member: member patients of a target.
@@ -76,12 +80,10 @@ class Disclosure:
             targets: models, of which each has members of its own, that a number is averaged over.
 
         Example:
-            >>> Disclosure(10).n_attacks(30, 30), Disclosure(10).n_attacks(85, 85), Disclosure(10).n_attacks(9, 50)
-            (3, 8, 0)
+            >>> Disclosure(10).n_attacks(30, 30), Disclosure(10).n_attacks(9, 50)
+            (3, 0)
         """
-        if min(n_member, n_nonmember) < self.min_cell:
-            return 0
-        return targets * (n_member + n_nonmember) // (2 * self.min_cell)
+        return _MOST_ATTACKS * targets if self.shows(n_member, n_nonmember) else 0
 
     def coarse(self, value: _T) -> _T:
         """The same with estimates and probabilities rounded, see :func:`coarse`; as it is if nothing is withheld."""
@@ -132,30 +134,6 @@ class Disclosure:
             for cell in range(n_cells)
             for side in (member, ~member)
         )
-
-    def edges(self, values: Array, member: NDArray[np.bool_], patients: Sequence[str], edges: Array) -> Array:
-        """Edges of a histogram, some left out, such that each bin has at least k patients of each side.
-
-        Args:
-            values: shape (U,), none beyond the outermost edges.
-            member: shape (U,), bool.
-            patients: the patient of each unit, length U.
-            edges: of the finest bins, ascending.
-
-        Returns:
-            Of the edges, the first, the last and those between that can be shown.
-        """
-        names = np.unique(np.asarray(patients), return_inverse=True)[1]
-        kept = [float(edges[0])]
-
-        def enough(low: float, high: float) -> bool:
-            inside = ((values >= low) & (values < high)).astype(int)
-            return self._large(1 - inside, member, names, 1)
-
-        for edge in edges[1:-1]:
-            if enough(kept[-1], edge) and enough(edge, math.inf):
-                kept.append(float(edge))
-        return np.array([*kept, float(edges[-1])])
 
     def shows(self, *counts: int) -> bool:
         """Whether each of these numbers of patients is large enough to be told of."""

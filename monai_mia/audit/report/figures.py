@@ -108,26 +108,10 @@ def roc(result: AuditResult) -> Picture | None:
     )
 
 
-def distribution(name: str, title: str, label: str, values: Array, result: AuditResult) -> Picture | None:
-    """Members' values above the line, non-members' below: shares in bars, not single values.
-
-    Args:
-        name: of the picture.
-        title: what it shows.
-        label: words for the value.
-        values: one for each unit, shape (U,).
-        result: whose members, and how much may be told of them.
-
-    Returns:
-        The picture, or None if there would be fewer than three bars.
-    """
-    member, gate = result.member, result.disclosure
-    edges = _edges(values)
+def distribution(name: str, title: str, label: str, values: Array, result: AuditResult) -> Picture:
+    """Members' values above the line, non-members' below: shares in bars, not single values."""
+    member, edges = result.member, _edges(values)
     clipped = np.clip(values, edges[0], edges[-1])
-    if not gate.everything:
-        edges = gate.edges(clipped, member, result.patient_ids, edges)
-        if len(edges) < 4:
-            return None
     centres, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
     figure, axes = _figure(4.6, 3.3)
     tallest = 0.0

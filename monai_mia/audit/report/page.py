@@ -139,8 +139,8 @@ class _Facts:
         return next((attack for attack in self.result.attacks if attack.name == GlobalLoss().name), None)
 
     def panels(self) -> list[Picture]:
-        """Distributions of the best attack's score and of the global loss; no more, since each bar tells of members."""
-        if not self.result.attacks:
+        """Distributions of the best attack's score and of the global loss; each bar tells who is a member."""
+        if not self.result.disclosure.everything:
             return []
         best = self.result.best
         title, label = f"Score of the best attack: {best.name}", "score of the best attack"
@@ -150,7 +150,7 @@ class _Facts:
             signal = GlobalLoss().signal
             title, label = f"Signal of the global loss: {signal}", figures.signal_label(signal)
             drawn.append(figures.distribution("signal_loss", title, label, self.signals[signal], self.result))
-        return [picture for picture in drawn if picture is not None]
+        return drawn
 
 
 def _page(
