@@ -284,7 +284,7 @@ def test_pictures_of_an_earlier_report_do_not_stay(strong, tmp_path, no_pictures
     table = strong[1]
     write_report(run(table, attacks=[Threshold("dice")]), table, tmp_path, ABOUT)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert names == {"roc", "vulnerability", "score_best_attack", "signal_loss"}
+    assert names == {"roc", "vulnerability", "score_best_attack"}
 
 
 def test_what_is_withheld_is_said(tmp_path):
@@ -294,7 +294,7 @@ def test_what_is_withheld_is_said(tmp_path):
     page = page_of(run(table, min_cell=2), table, tmp_path)
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"roc", "vulnerability"}
     assert "nothing is told of fewer than 2 patients of a side" in page.words
-    assert "2 attacks of which no number is told" in page.words
+    assert re.search(r"\d attacks? of which no number is told", page.words)
     assert "Between two points lie at least 2 patients of each side." in page.words
     page = page_of(run(table, min_cell=8), table, tmp_path)
     assert not (tmp_path / "figures" / "roc.png").exists()
