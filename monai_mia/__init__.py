@@ -6,7 +6,15 @@ The names that a user types, such as ``monai_mia.Audit``, are listed in ``__init
 first used, so that this import alone loads neither torch nor monai.
 """
 
-import lazy_loader
+import os
+import sys
+
+_HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120  (pathlib could be anybody's yet)
+if sys.argv[:1] == ["-m"] and {"monai_mia", "-mmonai_mia"} & {*sys.orig_argv} and sys.path[0] == os.getcwd() != _HERE:  # noqa: PTH109
+    # "python -m monai_mia" searches the folder that it is started in, which may be that of a bundle nobody trusts yet.
+    del sys.path[0]
+
+import lazy_loader  # noqa: E402
 
 __version__ = "0.1.0"
 
