@@ -18,7 +18,6 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from docstring_parser import parse
@@ -144,24 +143,11 @@ def _audit(given: argparse.Namespace) -> None:
 
 
 def _inspect(given: argparse.Namespace) -> None:
-    _refuse_to_import_from(Path(given.bundle).resolve())
     from monai_mia.bundle.inspection import inspect_bundle
 
     with warnings.catch_warnings():  # MONAI's hold names that are in the bundle
         warnings.simplefilter("ignore")
         print(inspect_bundle(given.bundle, given.inference, given.train, _overrides(given.set)).text())
-
-
-def _refuse_to_import_from(bundle: Path) -> None:
-    """Refuse to look at a bundle whose files Python would take for its own modules, such as a ``numpy.py``."""
-    for entry in sys.path:
-        folder = Path(entry).resolve()
-        own = any(folder.is_relative_to(prefix) for prefix in (sys.prefix, sys.base_prefix))
-        if folder.is_relative_to(bundle) and not own:
-            raise InputError(
-                f"bundle must not lie where Python searches for modules, which would run it, got {str(folder)!r} in "
-                "sys.path. Take it out of PYTHONPATH, and call monai-mia, or python -P -m monai_mia."
-            )
 
 
 def _output_option(parser: argparse.ArgumentParser) -> None:
