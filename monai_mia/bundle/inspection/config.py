@@ -82,17 +82,21 @@ class Config:
         return dict(self.parser.ref_resolver.items)
 
     def __contains__(self, name: str) -> bool:
-        # As the parser finds it, which for each id that is not there looks for ones that are spelled alike.
+        try:
+            self[name]
+        except KeyError:
+            return False
+        return True
+
+    def __getitem__(self, name: str) -> Any:
+        # Not as the parser does, which for each id that is not there looks for ones that are spelled alike.
         node: Any = self.parser.get()
         for key in ReferenceResolver.split_id(name) if name else ():
             known = {str(n): item for n, item in enumerate(node)} if isinstance(node, list) else node
             if not isinstance(known, Mapping) or key not in known:
-                return False
+                raise KeyError(name)
             node = known[key]
-        return True
-
-    def __getitem__(self, name: str) -> Any:
-        return self.parser[name]
+        return node
 
     def value(self, node: Any) -> Any:
         """What a reference leads to; an expression stays as it is."""
