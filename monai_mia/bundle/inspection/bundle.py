@@ -98,7 +98,7 @@ class Inspection:
             shown = ", ".join(self.writable[:3]) + (" and more" if len(self.writable) > 3 else "")
             raise InputError(
                 f"bundle must not be writable by others, since its configs are executed, got {shown}. Check what it "
-                f"would run (python -m monai_mia inspect --bundle {self.root}), then: chmod -R o-w {self.root}"
+                f"would run (monai-mia inspect --bundle {self.root}), then: chmod -R o-w {self.root}"
             )
         if self.missing:
             raise InputError(f"bundle {self.root!r} {self.missing[0]}")

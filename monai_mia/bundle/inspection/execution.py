@@ -73,9 +73,8 @@ def executed(folder: Path, read: Sequence[Read], uses: Sequence[Use]) -> list[Ex
     """
     run = {one for use in uses for one in _codes(use.config, _reached(use.config, use.ids))}
     written = [(one, *found) for one in read for found in _located(folder, one)]
-    places = {code.id for _, _, code in written}
-    # An audit copies a trainer, and what a macro stands for, to another place.
-    moved = {one.code for one in run if one.id not in places}
+    # An audit copies a trainer, or a dataset, to another place.
+    moved = {one.code for one in run.difference(code for _, _, code in written)}
     found: dict[tuple[str, str, str], Executed] = {}
     for _, file, code in written:
         before = found.get((file, code.id, code.code))
