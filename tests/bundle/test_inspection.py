@@ -478,24 +478,6 @@ class TestInspection:
             (one.id, one.code, one.runs) for one in inspect_bundle(spleen).executed
         }
 
-    def test_a_reader_of_images_is_named(self, spleen: Path) -> None:
-        """MONAI imports and calls it by its name."""
-        config = config_of(spleen)
-        config["preprocessing"]["transforms"][0]["reader"] = ["NibabelReader", "os.system"]
-        change(spleen, preprocessing=config["preprocessing"])
-        code = [(one.code, one.runs) for one in inspect_bundle(spleen).executed]
-        assert ("os.system", True) in code
-        assert not any(name == "NibabelReader" for name, _ in code)
-
-    def test_what_unpickles_a_file_is_named(self, spleen: Path) -> None:
-        reading = {"_target_": "monai.data.NumpyReader.read", "self": of("monai.data.NumpyReader", allow_pickle=True)}
-        cached = of("PersistentDataset", data=[], cache_dir="cache", weights_only=False)
-        merging = {"merger_cls": "scripts.evil", "1": 2, "reader": None}
-        change(spleen, inferer=of("SlidingWindowInferer", roi_size=8, _requires_=[reading, cached, merging]))
-        code = {one.code for one in inspect_bundle(spleen).executed if one.runs}
-        assert {"monai.data.NumpyReader.read", "allow_pickle: True", "weights_only: False", "scripts.evil"} <= code
-        assert "None" not in code
-
     def test_modules_of_the_bundle_do_not_take_the_place_of_pythons(
         self, spleen: Path, cohort: Path, tmp_path: Path
     ) -> None:
