@@ -266,7 +266,9 @@ def _trainings(folder: Path, names: Sequence[str], overrides: Mapping[str, Any])
     cohort = Config.read(folder, names, {**overrides, "train#dataset#data": []}, macros=False)
     training = Config.read(folder, names, {**overrides, "train#dataset": None}, macros=False)
     listed: list[str] = []
-    with contextlib.suppress(InputError):  # which ends an audit, before it evaluates more than is told then
+    with contextlib.suppress(
+        InputError, KeyError, ValueError
+    ):  # an audit ends by it, and evaluates no more than is told
         listed = take_out(training.parser)
     return [Use(cohort, ["train#dataset"]), Use(training, ["train#trainer", *listed])]
 

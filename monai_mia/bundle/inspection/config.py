@@ -68,17 +68,17 @@ class Config:
         except InputError:
             raise
         except Exception as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"{', '.join(map(str, paths))} must be a bundle's configs, JSON or YAML, got {text}. Restore the file."
-            ) from error
+            raise _unreadable(paths, error) from error
         return cls(parser.get())
 
     @cached_property
     def items(self) -> dict[str, ConfigItem]:
         """What MONAI makes of each id when it is to evaluate one; nothing is evaluated."""
         _refuse_growth(self, ["the bundle's configs"])
-        self.parser.parse()
+        try:
+            self.parser.parse()
+        except Exception as error:
+            raise _unreadable(["the bundle's configs"], error) from error
         return dict(self.parser.ref_resolver.items)
 
     def __contains__(self, name: str) -> bool:
@@ -175,6 +175,13 @@ class Config:
         if isinstance(node, str) and node.startswith("@") and node[1:] in self:
             return node[1:].replace("::", "#")  # as the parser writes it
         return fallback if node is not None and fallback in self else None
+
+
+def _unreadable(names: Sequence[str | Path], error: Exception) -> InputError:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"{', '.join(map(str, names))} must be a bundle's configs, JSON or YAML, got {text}. Restore the file."
+    )
 
 
 def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
