@@ -30,7 +30,7 @@ _ADVICE = {
 }
 
 
-#: What of a training config might be evaluated if what is missing were given.
+#: What of a training config may be evaluated where it cannot be told exactly.
 _TRAINED = ("network_def", "trainer", "train")
 
 
@@ -226,7 +226,10 @@ def inspect_bundle(
     uses = [_queries(folder, inference, inference_overrides)]
     if trained is not None:
         read += [Read(trained, train, own_train)]
-        uses += _trainings(folder, train, own_train | train_overrides) if not problems else [Use(trained, _TRAINED)]
+        try:
+            uses += _trainings(folder, train, own_train | train_overrides)
+        except InputError:  # it cannot be trained from; what is missing might be given
+            uses.append(Use(trained, _TRAINED))
     code = executed(folder, read, uses)
     code += [Executed(name, "", why, True) for name, why in taking_over(folder, paths)]
     writable, group = writable_by_others(folder, (*inference, *train))
@@ -261,16 +264,19 @@ def _queries(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -
 
 
 def _trainings(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> list[Use]:
-    """What a training evaluates: as :class:`monai_mia.bundle.training.Training` does."""
+    """What a training evaluates: as :class:`monai_mia.bundle.training.Training` does.
+
+    Raises:
+        InputError: it cannot be trained from.
+    """
     overrides = {"bundle_root": str(folder), **overrides}
     cohort = Config.read(folder, names, {**overrides, "train#dataset#data": []}, macros=False)
     training = Config.read(folder, names, {**overrides, "train#dataset": None}, macros=False)
     listed: list[str] = []
-    with contextlib.suppress(
-        InputError, KeyError, ValueError
-    ):  # an audit ends by it, and evaluates no more than is told
+    with contextlib.suppress(InputError, KeyError, ValueError):  # a training ends by it, before it evaluates this
         listed = take_out(training.parser)
-    return [Use(cohort, ["train#dataset"]), Use(training, ["train#trainer", *listed])]
+    uses = [Use(cohort, ["train#dataset"]), Use(training, ["train#trainer", *listed])]
+    return [one for one in uses if one.config.items]  # which is read here
 
 
 def _known(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
