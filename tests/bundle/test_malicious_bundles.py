@@ -8,11 +8,13 @@ file is there: the danger is one.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -25,12 +27,15 @@ import pytest
 import torch
 import zoo_styles
 from conftest import BUNDLES, environment
+from monai.bundle import ConfigParser
 from monai.data import PersistentDataset
 from zoo_styles import STYLES, change, config_of, of
 
 from monai_mia.__main__ import main
 from monai_mia.bundle.config import BundleConfig
 from monai_mia.bundle.inspection import Executed, harmless, inspect_bundle
+from monai_mia.bundle.inspection.config import Config
+from monai_mia.bundle.inspection.execution import Read, Use, executed
 from monai_mia.bundle.query import check_inference
 from monai_mia.errors import InputError
 
@@ -273,6 +278,52 @@ def test_is_listed_of_a_training(name: str, spleen: Path) -> None:
     harm(train)
     change(spleen, "train", train=train)
     assert any(expected in f"{one.id.rpartition('#')[2]}: {one.code}" for one in running(spleen))
+
+
+def drawn(rng: random.Random, depth: int = 0) -> Any:
+    """A part of a config: numbered calls of ``T``, references, macros, components, keys that look like ids."""
+
+    def reference() -> str:
+        begin = rng.choice(["@", "@", "@", "@", "@#", "@##", "@::", "%"])
+        return begin + rng.choice(
+            ["", "a", "b", "c", "a::b", "a#0", "b::1", "é", "0", "a::", "a::_requires_", "b::a::b"]
+        )
+
+    kind = rng.random()
+    if kind < 0.3 or depth > 3:
+        arguments = [reference() for _ in range(rng.choice([0, 0, 1, 2]))]
+        return rng.choice(["$T({})", "$T({}) and 'x@b'", "$import os", "$[T({}) for _ in 'x']"]).format(
+            ", ".join([str(rng.randrange(10**9)), *arguments])
+        )
+    if kind < 0.55:
+        return reference()
+    if kind < 0.7:
+        return [drawn(rng, depth + 1) for _ in range(rng.randint(0, 3))]
+    names = ["a", "b", "c", "", "a::b", "0", "x#y", " a", "é", "_requires_", "_disabled_", "_desc_", "@a", "$1"]
+    content = {rng.choice(names): drawn(rng, depth + 1) for _ in range(rng.randint(0, 3))}
+    return {"_target_": "builtins.dict", **content} if kind < 0.85 else content
+
+
+def test_what_monai_evaluates_is_told(tmp_path: Path) -> None:
+    """Random configs: each expression that MONAI evaluates, asked for an id, is one that is told to run."""
+    rng, evaluated = random.Random(0), 0
+    for _ in range(600):
+        content = {name: drawn(rng) for name in rng.sample("abcd", 4)}
+        (tmp_path / "c.json").write_text(json.dumps(content))
+        called: list[int] = []
+        parser = ConfigParser(globals={"T": lambda number, *_, called=called: called.append(number)})
+        parser.read_config(str(tmp_path / "c.json"))
+        with contextlib.suppress(Exception):  # references to nothing, and in a circle
+            parser.get_parsed_content("a")
+        try:
+            used = Config.read(tmp_path, ["c.json"], {}, macros=False)
+            told = executed(tmp_path, [Read(used, ["c.json"], {})], [Use(used, ["a"])])
+        except InputError:  # such as macros in a circle: an audit ends here
+            continue
+        running = " ".join(one.code for one in told if one.runs)
+        assert all(f"T({number}" in running for number in called), content
+        evaluated += len(called)
+    assert evaluated > 100
 
 
 class TestFolders:
