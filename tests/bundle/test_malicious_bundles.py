@@ -307,7 +307,7 @@ def drawn(rng: random.Random, depth: int = 0) -> Any:
 def test_what_monai_evaluates_is_told(tmp_path: Path) -> None:
     """Random configs: each expression that MONAI evaluates, asked for an id, is one that is told to run."""
     rng, evaluated = random.Random(0), 0
-    for _ in range(600):
+    for _ in range(1500):
         content = {name: drawn(rng) for name in rng.sample("abcd", 4)}
         (tmp_path / "c.json").write_text(json.dumps(content))
         called: list[int] = []
