@@ -307,7 +307,7 @@ def drawn(rng: random.Random, depth: int = 0) -> Any:
 def test_what_monai_evaluates_is_told(tmp_path: Path) -> None:
     """Random configs: each expression that MONAI evaluates, asked for an id, is one that is told to run."""
     rng, evaluated = random.Random(0), 0
-    for _ in range(1500):
+    for _ in range(700):
         content = {name: drawn(rng) for name in rng.sample("abcd", 4)}
         (tmp_path / "c.json").write_text(json.dumps(content))
         called: list[int] = []
@@ -323,7 +323,7 @@ def test_what_monai_evaluates_is_told(tmp_path: Path) -> None:
         running = " ".join(one.code for one in told if one.runs)
         assert all(f"T({number}" in running for number in called), content
         evaluated += len(called)
-    assert evaluated > 100
+    assert evaluated > 50
 
 
 class TestFolders:
@@ -389,18 +389,24 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "yaml",
         b"a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 30)),
-        "at most 200000 values",
+        "at most 100000 values",
     ),
     "a circle of aliases": ("yaml", b"a: &a [*a]", "no circle"),
     "a bomb of macros": (
         "json",
         json.dumps({"a0": [1] * 10} | {f"a{n}": [f"%a{n - 1}"] * 10 for n in range(1, 30)}).encode(),
-        "at most 200000 values",
+        "at most 100000 values",
     ),
     "a circle of macros": ("json", b'{"a": ["%b"], "b": ["%a"]}', "no circle"),
     "a macro of all": ("json", b'{"a": ["%"]}', "no circle"),
     "a macro of a file": ("json", b'{"a": "%/etc/other.json::x"}', "by a macro"),
-    "a long macro": ("json", b'{"a": "%' + b"." * 100_000 + b'"}', "at most 200000 values"),
+    "a long macro": ("json", b'{"a": "%' + b"." * 100_000 + b'"}', "at most 100000 values"),
+    "long ids": ("json", json.dumps({"x" * 900_000: [1] * 90_000}).encode(), "ids of at most 1000 letters"),
+    "long ids by aliases": (
+        "yaml",
+        b"a: &a {" + b"y" * 500 + b": [" + b"1, " * 1000 + b"]}\nb: {" + b"x" * 600 + b": {c: *a}}",
+        "ids of at most 1000 letters",
+    ),
     "a relative id out of range": ("json", b'{"a": "%#####x"}', "out of the range"),
     "deep nesting": ("json", b"[" * 100_000 + b"]" * 100_000, "maximum recursion depth"),
     "deep nesting in YAML": ("yaml", b"a: " + b"[" * 5_000 + b"]" * 5_000, "recursion"),

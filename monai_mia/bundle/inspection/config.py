@@ -22,8 +22,8 @@ __all__ = ["Config", "class_of", "leaves"]
 #: What refers to another id, in a string or an expression.
 _REFERENCE = re.compile(r"[@%](\w+(?:(?:#|::)\w+)*)")
 
-#: Bytes of a config, values in all configs together once macros and aliases are replaced, and letters of a macro.
-_MAX_BYTES, _MAX_VALUES, _MAX_MACRO = 4 * 2**20, 200_000, 1000
+#: Bytes of a config, values in all configs together once macros and aliases are replaced, and letters of an id.
+_MAX_BYTES, _MAX_VALUES, _MAX_ID = 4 * 2**20, 100_000, 1000
 
 
 class Config:
@@ -197,29 +197,39 @@ def _refuse_other_files(content: Any, names: Sequence[str]) -> None:
 
 def _refuse_growth(config: Config, names: Sequence[str]) -> None:
     """A few aliases of YAML, or macros, that lead to each other can stand for more than a machine holds."""
-    sizes: dict[int | str, float] = {}
+    sizes: dict[int | str, tuple[float, float]] = {}
 
-    def size(node: Any, place: str) -> float:
-        """Values of a node and of all that it stands for; infinite in a circle."""
+    def size(node: Any, place: str) -> tuple[float, float]:
+        """Values of a node and of all that it stands for, and letters of the longest id in it; infinite in a circle."""
         key: int | str = id(node)
+        if len(place) > _MAX_ID:
+            return 1, math.inf
         if isinstance(node, dict | list):
-            children = [(below, one) for _, below, one in ReferenceResolver.iter_subconfigs(place, node)]
+            children = ((below, one) for _, below, one in ReferenceResolver.iter_subconfigs(place, node))
         elif isinstance(node, str) and node.startswith(MACRO_KEY):
-            if len(node) > _MAX_MACRO:
-                return math.inf
+            if len(node) > _MAX_ID:
+                return 1, math.inf
             key, target = place, ConfigParser.resolve_relative_ids(place, node)[1:]
-            children = [(target, config[target])] if target in config else []
+            children = ((target, config[target]) for _ in range(target in config))
         else:
-            return 1
+            return 1, 0
         if key not in sizes:
-            sizes[key] = math.inf
-            sizes[key] = 1 + sum(size(one, below) for below, one in children)
+            sizes[key] = math.inf, math.inf
+            total, longest = 1.0, 0.0
+            for below, one in children:
+                values, letters = size(one, below)
+                own = (
+                    0 if isinstance(node, str) else len(below) - len(place)
+                )  # what a macro stands for comes to its place
+                total, longest = total + values, max(longest, letters + own)
+            sizes[key] = total, longest
         return sizes[key]
 
-    if size(config[""], "") > _MAX_VALUES:
+    values, letters = size(config[""], "")
+    if values > _MAX_VALUES or letters > _MAX_ID:
         raise InputError(
-            f"{', '.join(names)} must have at most {_MAX_VALUES} values, macros and aliases replaced, and no circle of "
-            "them, got more. Take out what is no config, such as lists of data."
+            f"{', '.join(names)} must have at most {_MAX_VALUES} values, macros and aliases replaced, no circle of "
+            f"them, and ids of at most {_MAX_ID} letters, got more. Take out what is no config, as lists of data."
         )
 
 
