@@ -16,6 +16,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -144,7 +145,9 @@ def _audit(given: argparse.Namespace) -> None:
 def _inspect(given: argparse.Namespace) -> None:
     from monai_mia.bundle.inspection import inspect_bundle
 
-    print(inspect_bundle(given.bundle, given.inference, given.train, _overrides(given.set)).text())
+    with warnings.catch_warnings():  # MONAI's hold names that are in the bundle
+        warnings.simplefilter("ignore")
+        print(inspect_bundle(given.bundle, given.inference, given.train, _overrides(given.set)).text())
 
 
 def _output_option(parser: argparse.ArgumentParser) -> None:

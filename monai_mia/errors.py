@@ -17,13 +17,23 @@ class InputError(ValueError):
     """
 
 
+def ascii_only(text: str) -> str:
+    r"""A text as one line that a terminal shows as it is: other letters, and what moves a cursor, by their numbers.
+
+    >>> print(ascii_only("a" + chr(27) + "[2K" + chr(10) + chr(0x202E)))
+    a\x1b[2K\n\u202e
+    """
+    return text.encode("unicode_escape").decode("ascii")
+
+
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
     """End the process with one line and exit code 1 where the user must mend something."""
     try:
         yield
     except InputError as error:
-        raise SystemExit(f"monai_mia: {error}") from error
+        shown = "".join(one if one.isprintable() else ascii_only(one) for one in str(error))
+        raise SystemExit(f"monai_mia: {shown}") from error
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise

@@ -15,6 +15,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers import TerminateOnNan
+from monai.bundle import ConfigParser
 from monai.handlers import LrScheduleHandler
 from monai.utils import set_determinism
 from torch import nn
@@ -33,7 +34,7 @@ from monai_mia.handlers.resuming import Checkpointer, EpochSeeder, ProgressFile,
 from monai_mia.records import files
 from monai_mia.signals.release import bare_network
 
-__all__ = ["REPLACED", "UNUSED", "Training", "handler_lists", "is_removed"]
+__all__ = ["Training", "is_removed", "take_out"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,19 +140,7 @@ class Training:
             parser[HELD_OUT] = "$mia_held_out"
         dataset = {"_target_": "monai_mia.data.CaseSubset", "dataset": "$mia_cohort", "data": "$mia_members"}
         parser["train#dataset"] = dataset
-        parser.resolve_macro_and_relative_ids()  # a list of handlers, or one of them, may be either
-        # Taken out, not disabled: a disabled handler's validation set would still be built.
-        listed = handler_lists(parser)
-        for name in listed:
-            if isinstance(parser[name], list):
-                parser[name] = [handler for handler in parser[name] if not is_removed(handler, parser)]
-            elif parser[name] is not None:
-                raise InputError(
-                    f"{name!r} must be a list of handlers, got a {type(parser[name]).__name__}, of which none could be "
-                    "left out that writes. Override it, such as with []."
-                )
-        for unused in (name for name in UNUSED if name in parser):
-            parser[unused] = None
+        listed = take_out(parser)
         set_determinism(self.seed)
         trainer = build_component(parser, "train#trainer", self.bundle)
         trainer.logger.setLevel(logging.CRITICAL)  # an error is raised, and told once
@@ -179,10 +168,7 @@ def _loss(trainer: Engine) -> float:
 
 
 #: Ids of a training config that are set to null.
-UNUSED = tuple(f"train#trainer#{name}" for name in ("key_train_metric", "additional_metrics", "postprocessing"))
-
-#: Ids that a study replaces, and so never evaluates.
-REPLACED = ("train#dataset#data", *UNUSED)
+_UNUSED = tuple(f"train#trainer#{name}" for name in ("key_train_metric", "additional_metrics", "postprocessing"))
 
 _REMOVED = re.compile(
     r"(Checkpoint|ClearML|EarlyStop|TensorBoard)\w*|(Logfile|MLFlow|Stats|Trt|Validation)Handler"
@@ -207,7 +193,32 @@ def is_removed(handler: Any, config: Any) -> bool:
     return any(_REMOVED.fullmatch(name) for name in called)
 
 
-def handler_lists(config: Any) -> list[str]:
+def take_out(parser: ConfigParser) -> list[str]:
+    """Take out of a training config the handlers that write, and what looks at cases that a model does not train on.
+
+    Returns:
+        Ids of the lists of handlers.
+
+    Raises:
+        InputError: handlers are no list, so that none could be taken out.
+    """
+    parser.resolve_macro_and_relative_ids()  # a list of handlers, or one of them, may be either
+    # Taken out, not disabled: a disabled handler's validation set would still be built.
+    listed = _handler_lists(parser)
+    for name in listed:
+        if isinstance(parser[name], list):
+            parser[name] = [handler for handler in parser[name] if not is_removed(handler, parser)]
+        elif parser[name] is not None:
+            raise InputError(
+                f"{name!r} must be a list of handlers, got a {type(parser[name]).__name__}, of which none could be "
+                "left out that writes. Override it, such as with []."
+            )
+    for unused in (name for name in _UNUSED if name in parser):
+        parser[unused] = None
+    return listed
+
+
+def _handler_lists(config: Any) -> list[str]:
     """Ids of the lists of handlers of a training config, references to them followed."""
     found = []
     for name in ("train#handlers", "train#trainer#train_handlers"):

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A study of any bundle, which stays as it is: run by ``python -m monai_mia audit`` and the overlay ``audit.yaml``."""
+"""A study of any bundle, which stays as it is: run by ``monai-mia audit`` and the overlay ``audit.yaml``."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _warn_of_execution(root: str) -> None:
     warnings.warn(
         f"the configs of {root!r} are executed: any '_target_' in them is called and any '$' expression is "
         f"evaluated. Only proceed if the bundle is from a source you trust (see {_ADVISORY}, and "
-        f"python -m monai_mia inspect --bundle {root}).",
+        f"monai-mia inspect --bundle {root}).",
         stacklevel=3,
     )
 

@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
 from monai_mia.bundle.config import QUERY_OPTIONS
 from monai_mia.bundle.inspection import parts
 from monai_mia.bundle.inspection.config import Config
-from monai_mia.bundle.inspection.execution import Executed, executed, writable_by_others
-from monai_mia.errors import InputError
-from monai_mia.records import files
+from monai_mia.bundle.inspection.execution import Executed, Read, Use, executed
+from monai_mia.bundle.inspection.folder import below, importable, links_out, taking_over, writable_by_others
+from monai_mia.bundle.training import take_out
+from monai_mia.errors import InputError, ascii_only
 
 __all__ = ["Inspection", "inspect_bundle"]
 
@@ -26,6 +28,10 @@ _ADVICE = {
     "inferer": 'Give one, such as --set "inferer={_target_: SlidingWindowInferer, roi_size: [96, 96, 96]}".',
     "preprocessing": "Name it with --set preprocessing=@ID: what images pass before the network sees them.",
 }
+
+
+#: What of a training config may be evaluated where it cannot be told exactly.
+_TRAINED = ("network_def", "trainer", "train")
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ class Inspection:
         checkpoint: where the bundle's weights are, relative to it, or None.
         missing: what is missing to ask a model.
         missing_for_training: what is missing to train shadows.
-        executed: code in the configs.
+        executed: code in the configs, and what runs without them; with what is known as harmless.
         scripts: what Python can import of the bundle.
+        links: links that lead out of the bundle.
         writable: files and folders that others than their owner and group can change.
         group_writable: those that the group can change.
         reads_labels: whether the preprocessing reads references itself.
@@ -71,6 +78,7 @@ class Inspection:
     missing_for_training: tuple[str, ...] = ()
     executed: tuple[Executed, ...] = ()
     scripts: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     group_writable: tuple[str, ...] = ()
     reads_labels: bool = field(default=False)
@@ -90,7 +98,7 @@ class Inspection:
             shown = ", ".join(self.writable[:3]) + (" and more" if len(self.writable) > 3 else "")
             raise InputError(
                 f"bundle must not be writable by others, since its configs are executed, got {shown}. Check what it "
-                f"would run (python -m monai_mia inspect --bundle {self.root}), then: chmod -R o-w {self.root}"
+                f"would run (monai-mia inspect --bundle {self.root}), then: chmod -R o-w {self.root}"
             )
         if self.missing:
             raise InputError(f"bundle {self.root!r} {self.missing[0]}")
@@ -127,17 +135,24 @@ class Inspection:
         )
         for what, problems in (("Missing", self.missing), ("Missing to train", self.missing_for_training)):
             lines += [f"{what:<18}{problem}" for problem in problems]
-        run = [one for one in self.executed if one.runs]
-        lines += ["", f"Code that an audit would execute ({len(run)})"]
-        lines += [f"  {one.file} {one.id}: {one.code}" for one in run]
-        others = [one for one in self.executed if not one.runs]
-        lines += [f"Code that an audit leaves alone ({len(others)})"]
-        lines += [f"  {one.file} {one.id}: {one.code}" for one in others]
+        lines += [""]
+        for what, runs in (("would execute", True), ("leaves alone", False)):
+            found = [one for one in self.executed if one.runs == runs and not one.harmless]
+            lines += [f"Code that an audit {what} ({len(found)})"]
+            lines += [f"  {_place(one)}: {one.code}" for one in found]
+        lines += [f"Expressions that are known as harmless: {sum(one.harmless for one in self.executed)}"]
         lines += [f"Scripts of the bundle, which its configs may import: {listed(self.scripts)}"]
+        lines += [f"Links that lead out of the bundle: {listed(self.links)}"]
         lines += [f"Writable by others, so that an audit refuses it: {listed(self.writable)}"]
         if self.group_writable:
             lines += [f"Writable by the group: {len(self.group_writable)} files or folders; make sure who is in it."]
-        return "\n".join(lines)
+        return "\n".join(map(ascii_only, lines))
+
+
+def _place(one: Executed) -> str:
+    """Where code is; an id is quoted if it could be taken for more than that."""
+    plain = re.fullmatch(r"[\w#.-]*", one.id)
+    return f"{one.file} {one.id if plain else repr(one.id)}".rstrip()
 
 
 def inspect_bundle(
@@ -206,12 +221,17 @@ def inspect_bundle(
     if options:
         inference_overrides[QUERY_OPTIONS] = options
     weights = [path for path in (folder / "models").glob("model.*") if path.suffix in (".pt", ".pth")]
-    scripts = sorted(
-        str((Path(name) / one).relative_to(folder))
-        for name, _, names in files.walk(folder)
-        for one in names
-        if one.endswith(tuple(all_suffixes())) and Path(name).name != "__pycache__"
-    )
+    paths = below(folder)
+    read = [Read(asked, inference, own_asked)]
+    uses = [_queries(folder, inference, inference_overrides)]
+    if trained is not None:
+        read += [Read(trained, train, own_train)]
+        try:
+            uses += _trainings(folder, train, own_train | train_overrides)
+        except InputError:  # it cannot be trained from; what is missing might be given
+            uses.append(Use(trained, _TRAINED))
+    code = executed(folder, read, uses)
+    code += [Executed(name, "", why, True) for name, why in taking_over(folder, paths)]
     writable, group = writable_by_others(folder, (*inference, *train))
     return Inspection(
         root=str(root),
@@ -228,12 +248,35 @@ def inspect_bundle(
         checkpoint=str(sorted(weights)[0].relative_to(folder)) if weights else None,
         missing=tuple(missing),
         missing_for_training=tuple(problems),
-        executed=tuple(executed(folder, asked, inference, ids, trained, train, label)),
-        scripts=tuple(scripts),
+        executed=tuple(code),
+        scripts=importable(folder, paths),
+        links=links_out(folder, paths),
         writable=writable,
         group_writable=group,
         reads_labels=reads_labels,
     )
+
+
+def _queries(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> Use:
+    """What queries evaluate: as :class:`monai_mia.bundle.query.Query` does."""
+    config = Config.read(folder, names, {"bundle_root": str(folder), **overrides}, macros=False)
+    return Use(config, ("device", "network_def", "inferer", "preprocessing", QUERY_OPTIONS))
+
+
+def _trainings(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> list[Use]:
+    """What a training evaluates: as :class:`monai_mia.bundle.training.Training` does.
+
+    Raises:
+        InputError: it cannot be trained from.
+    """
+    overrides = {"bundle_root": str(folder), **overrides}
+    cohort = Config.read(folder, names, {**overrides, "train#dataset#data": []}, macros=False)
+    training = Config.read(folder, names, {**overrides, "train#dataset": None}, macros=False)
+    listed: list[str] = []
+    with contextlib.suppress(InputError, KeyError, ValueError):  # a training ends by it, before it evaluates this
+        listed = take_out(training.parser)
+    uses = [Use(cohort, ["train#dataset"]), Use(training, ["train#trainer", *listed])]
+    return [one for one in uses if one.config.items]  # which is read here
 
 
 def _known(folder: Path, names: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,171 +1,184 @@
 # Copyright 2026 The monai_mia contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What of a bundle an audit would execute, and who could change it."""
+"""What of a bundle an audit would execute: all that is not known as harmless."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from pydoc import locate
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from monai.bundle import ConfigParser
-from monai.bundle.config_item import ComponentLocator, ConfigExpression
+from monai.bundle import ConfigParser, ReferenceResolver
+from monai.bundle.config_item import ComponentLocator, ConfigComponent, ConfigExpression
 
-from monai_mia.bundle.inspection.config import REFERENCE, Config, leaves
-from monai_mia.bundle.training import REPLACED, handler_lists, is_removed
-from monai_mia.records import files
+from monai_mia.bundle.inspection import harmless
+from monai_mia.bundle.inspection.config import Config, leaves
+from monai_mia.bundle.inspection.expressions import is_harmless, is_import, is_parsed
 
-__all__ = ["Executed", "executed", "writable_by_others"]
-
-#: Arguments with which a component unpickles a file, which executes what is in it.
-_PICKLES = (("allow_pickle", True), ("weights_only", False))
-
-#: Packages whose classes are what a config is made of; functions, and classes of others, may do anything.
-_COMPONENTS = (
-    *(f"monai.{name}." for name in ("data", "engines", "handlers", "inferers", "losses", "metrics", "networks")),
-    *("monai.optimizers.", "monai.transforms.", "monai_mia."),
-)
+__all__ = ["Executed", "Read", "Use", "executed"]
 
 
 @dataclass(frozen=True)
 class Executed:
-    """Code in a config: a ``$`` expression, or a ``_target_`` that is no part of MONAI.
+    """Code in a config: a ``$`` expression, or what of a component is not known as harmless.
 
     Attributes:
-        file: the config's name.
+        file: the config's name; ``--set`` where the user overrides it, ``(audit)`` where an audit changes it.
         id: where in it.
-        code: the expression or the target.
+        code: the expression, the target, or the argument with its value.
         runs: whether an audit evaluates it; others are read and left alone.
+        harmless: whether it is known as harmless; only expressions are told then.
     """
 
     file: str
     id: str
     code: str
     runs: bool
+    harmless: bool = False
 
 
-def writable_by_others(
-    root: str | os.PathLike[str], configs: Sequence[str] = ()
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What others, and what the group can change of a bundle, or replace in its stead.
+class Read(NamedTuple):
+    """A config as the bundle has it: merged from files, with what the user overrides."""
+
+    config: Config
+    names: Sequence[str]
+    overrides: Mapping[str, Any]
+
+
+class Use(NamedTuple):
+    """A config as an audit makes it, and the ids that it asks for."""
+
+    config: Config
+    ids: Sequence[str]
+
+
+class _Code(NamedTuple):
+    id: str
+    code: str
+    harmless: bool
+
+
+def executed(folder: Path, read: Sequence[Read], uses: Sequence[Use]) -> list[Executed]:
+    """Every expression of a bundle's configs, and every component that is not known as harmless.
 
     Args:
-        root: the bundle's folder.
-        configs: configs that may lie elsewhere.
-
-    Returns:
-        Names relative to the folder; ``.`` is the folder, ``..`` and so on are those above it.
+        folder: the bundle's.
+        read: the configs as they are.
+        uses: what an audit makes of them.
     """
-    folder = Path(root).resolve()
-    found: tuple[list[str], list[str]] = ([], [])
-    paths = [folder, *_below(folder), *(folder / name for name in configs)]
-    # What a link leads to, and a config elsewhere, can be replaced by whoever may write to a folder above it.
-    above = {parent for path in paths for parent in path.resolve().parents if folder not in (parent, *parent.parents)}
-    elsewhere = [path for path in paths if folder not in (path, *path.parents)]
-    for path in dict.fromkeys((*(path for path in paths if path not in elsewhere), *elsewhere)):
-        try:
-            mode = path.stat().st_mode
-        except OSError:  # a link to nowhere is never executed
-            continue
-        name = "." if path == folder else str(path.relative_to(folder) if folder in path.parents else path)
-        for bit, names in zip((stat.S_IWOTH, stat.S_IWGRP), found, strict=True):
-            if mode & bit:
-                names.append(name)
-    for parent in sorted(above, reverse=True):
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # as a temporary folder has it: all but renaming
-            within = parent in folder.parents
-            found[0].append("/".join([".."] * (folder.parents.index(parent) + 1)) if within else str(parent))
-    return tuple(found[0]), tuple(found[1])
+    run = {one for use in uses for one in _codes(use.config, _reached(use.config, use.ids))}
+    written = [(one, *found) for one in read for found in _located(folder, one)]
+    # An audit copies a trainer, or a dataset, to another place.
+    moved = {one.code for one in run.difference(code for _, _, code in written)}
+    found: dict[tuple[str, str, str], Executed] = {}
+    for _, file, code in written:
+        before = found.get((file, code.id, code.code))
+        runs = code in run or code.code in moved or (before is not None and before.runs)
+        found[file, code.id, code.code] = Executed(file, code.id, code.code, runs, code.harmless)
+    known = {code.code for _, _, code in written}
+    others = [Executed("(audit)", one.id, one.code, True) for one in run if one.code not in known and not one.harmless]
+    return [*found.values(), *sorted(others, key=lambda one: one.id)]
 
 
-def _below(folder: Path) -> list[Path]:
-    """All files and folders below, those that links lead to included."""
-    return sorted(Path(name) / one for name, folders, names in files.walk(folder) for one in (*folders, *names))
+def _located(folder: Path, read: Read) -> Iterator[tuple[str, _Code]]:
+    """The code of a config, each with the file that it is from."""
+    files = {name: _places(ConfigParser.load_config_file(str(folder / name))) for name in reversed(read.names)}
+    files = {"--set": {name.replace("::", "#") for name in read.overrides}, **files}
+    for code in _codes(read.config, read.config.items):
+        place, file = code.id, ""
+        while place and not file:  # what a macro stands for has no place of its own in a file
+            file = next((name for name, known in files.items() if place in known), "")
+            place = place.rpartition("#")[0]
+        yield file or ", ".join(read.names), code
 
 
-def executed(
-    folder: Path,
-    asked: Config,
-    inference: Sequence[str],
-    ids: Mapping[str, str],
-    trained: Config | None,
-    train: Sequence[str],
-    label: Sequence[Mapping[str, Any]],
-) -> Iterator[Executed]:
-    """Every expression and every foreign target of the configs that an audit reads.
-
-    ``label`` are the transforms of references that queries take over from a training config.
-    """
-    taken = {node for _, node in leaves(list(label), "") if isinstance(node, str)}
-    referred = [name for node in taken for name in REFERENCE.findall(node)]
-    running = _reached(asked, [*(ids[role] for role in ids if role != "postprocessing"), *referred])
-    training: set[str] = set()
-    if trained is not None:
-        trainer = trained.engine("Trainer", ("train#trainer", "trainer"))
-        training = _reached(trained, [name for name in (trainer, "network_def", "network") if name])
-    locator = ComponentLocator()
-    for name in dict.fromkeys((*inference, *train)):
-        reached = (running if name in inference else set()) | (training if name in train else set())
-        content = ConfigParser.load_config_file(str(folder / name))
-        for place, node in leaves(content, ""):
-            config = asked if name in inference else trained
-            within = any(place == one or place.startswith(f"{one}#") for one in reached)
-            runs = place.startswith("imports") or (
-                within and config is not None and not (place in config and _skipped(config, place))
-            )
-            last = place.rpartition("#")[2]
-            runs |= isinstance(node, str) and (node in taken or ConfigExpression.is_import_statement(node))
-            if isinstance(node, str) and node.startswith("$"):
-                yield Executed(name, place, node, runs)
-            elif last == "_target_" or _names_a_class(place, node):
-                if not _of_monai(str(node), locator):
-                    yield Executed(name, place, str(node), runs)
-            elif (last, node) in _PICKLES:
-                yield Executed(name, place, f"{last}: {node}", runs)
+def _places(content: Any) -> set[str]:
+    return {place.rsplit("#", n)[0] for place, _ in leaves(content, "") for n in range(place.count("#") + 1)}
 
 
-def _names_a_class(place: str, node: Any) -> bool:
-    """Whether MONAI imports what a text names: a reader or a writer of images, or one in a list, or a merger."""
-    names = [name for name in place.split("#") if not name.isdigit()]
-    return isinstance(node, str) and names[-1:] in (["reader"], ["writer"], ["merger_cls"])
+def _codes(config: Config, ids: Iterable[str]) -> Iterator[_Code]:
+    """The code under some ids of a config."""
+    for name in ids:
+        node, place = config.items[name].get_config(), name.replace("::", "#")
+        if ConfigExpression.is_expression(node):
+            yield _Code(place, node if is_parsed(node) else f"{node} (no Python)", is_harmless(node))
+        elif ConfigComponent.is_instantiable(node):
+            for argument, code in _unknown(config, node):
+                yield _Code(f"{place}#{argument}".lstrip("#"), code, False)
 
 
-def _of_monai(target: str, locator: ComponentLocator) -> bool:
-    """Whether a target is a component of MONAI or ours; ``monai.utils.misc.os.system`` and ``run_cmd`` are none."""
-    if "." not in target:
-        target = f"{locator.get_component_module_name(target)}.{target}"
-    found = locate(target) if target.startswith(_COMPONENTS) else None
-    return isinstance(found, type) and f"{found.__module__}.".startswith(_COMPONENTS)
-
-
-def _reached(config: Config, roots: Sequence[str]) -> set[str]:
-    """Ids that evaluating some ids evaluates, by what they refer to, less what a study's training leaves out."""
-    reached: set[str] = set()
-    pending = [name.replace("::", "#") for name in roots]
+def _reached(config: Config, ids: Sequence[str]) -> list[str]:
+    """Ids that MONAI evaluates when it is asked for some: what they refer to, and every import, wherever it is."""
+    found: dict[str, None] = {}
+    pending = [name for name, one in config.items.items() if _is_import(one.get_config())]
+    pending += [ReferenceResolver.normalize_id(name) for name in ids]
     while pending:
         name = pending.pop()
-        if name in reached or name not in config:
-            continue
-        if any(name.startswith(f"{one}#") for one in reached):
-            continue
-        reached.add(name)
-        for place, node in leaves(config[name], name):
-            if isinstance(node, str) and not _skipped(config, place):
-                pending += [one.replace("::", "#") for one in REFERENCE.findall(node)]
-    return reached
+        if name not in found and name in config.items:
+            found[name] = None
+            pending += ReferenceResolver.find_refs_in_config(config.items[name].get_config(), name)
+    return list(found)
 
 
-def _skipped(config: Config, place: str) -> bool:
-    """Whether a place is in a handler, a metric or a datalist that an audit's training takes out or replaces."""
-    if any(place == one or place.startswith(f"{one}#") for one in REPLACED):
-        return True
-    for listed in handler_lists(config):
-        if place.startswith(f"{listed}#") and isinstance(config[listed], list):
-            number = place.removeprefix(f"{listed}#").partition("#")[0]
-            return is_removed(config[f"{listed}#{number}"], config)
-    return False
+def _is_import(node: Any) -> bool:
+    return ConfigExpression.is_expression(node) and "import" in node and is_import(node)
+
+
+def _unknown(config: Config, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What of a component is not known as harmless: its class, or arguments of it."""
+    if node.get("_disabled_") is True or str(node.get("_disabled_")).strip().lower() == "true":
+        return
+    target = node["_target_"]
+    kind = _known_class(target) if isinstance(target, str) else None
+    if kind is None:
+        yield "_target_", str(target)
+        return
+    for name, value in node.items():
+        if name in ("_target_", "_disabled_", "_requires_", "_desc_"):
+            continue
+        allowed = harmless.VALUES.get(f"{kind}.{name}", harmless.VALUES.get(name))
+        if allowed is None and name not in harmless.ARGUMENTS:
+            yield str(name), f"{name}: {value!r}"
+        elif allowed is not None:
+            found = config.resolved(value)
+            for one in found if isinstance(found, list) else [found]:
+                same = any(type(one) is type(other) and one == other for other in allowed)
+                if not same and not ConfigComponent.is_instantiable(one):
+                    yield str(name), f"{name}: {one!r}"
+
+
+def _known_class(target: str) -> str | None:
+    """Name of the class that MONAI takes for a target, if it is on the list."""
+    module, _, name = target.rpartition(".")
+    if not module:
+        found = _locator().get_component_module_name(name)
+        module = found[0] if isinstance(found, list) else str(found)
+    classes, modules = _known_classes()
+    kind = getattr(modules.get(module), name, None)
+    return classes.get(kind) if isinstance(kind, type) else None
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()
+
+
+@cache
+def _known_classes() -> tuple[dict[type, str], dict[str, ModuleType]]:
+    """The classes of the list with their names, and the modules that they can be found by."""
+    classes: dict[type, str] = {}
+    modules: dict[str, ModuleType] = {}
+    for module, names in harmless.CLASSES.items():
+        offered = modules[module] = importlib.import_module(module)
+        for name in names.split():
+            for one in (name, f"{name}d") if module == "monai.transforms" else (name,):
+                kind = getattr(offered, one, None)
+                if isinstance(kind, type):
+                    classes[kind] = one
+                    modules[kind.__module__] = sys.modules[kind.__module__]
+    return classes, modules
