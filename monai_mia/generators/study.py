@@ -62,9 +62,11 @@ class GeneratorStudy:
         slicing: in 2D, those that draw slices of a volume, each with a last axis of one voxel, which goes.
         scans: how many are drawn, at least 2.
         batch_size: volumes in a training step.
-        held_out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out`` and the seed
-            ``held_out_seed`` holds out, in (0, 1]; or None.
+        held_out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out``, the seed
+            ``held_out_seed`` and the key in ``held_out_key_file`` holds out, in (0, 1]; or None.
         held_out_seed: see ``held_out``.
+        held_out_key_file: see ``held_out``: the ``design.key`` of that study; by default a key is drawn and kept here,
+            for a study to be given (``Study(key_file=...)``).
         patients: train on these patients: ids, or a file with one a line; in the stead of ``held_out``.
         exclude: never train on these patients; alone, train on all others.
         percentiles: of a scan's intensities that ``scaling`` maps to -1 and 1.
@@ -89,6 +91,7 @@ class GeneratorStudy:
     batch_size: int = 4
     held_out: float | None = None
     held_out_seed: int = 0
+    held_out_key_file: str | None = None
     patients: str | Sequence[str] | None = None
     exclude: str | Sequence[str] | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -169,7 +172,8 @@ class GeneratorStudy:
                 raise InputError(f"{name} must be patient ids of the cohort, got {unknown[0]!r}.")
         chosen = named.get("patients", everybody)
         if self.held_out is not None:
-            chosen = held_out_patients(cases, self.held_out, self.held_out_seed)
+            key = self._folder.draw_key(self.held_out_key_file)
+            chosen = held_out_patients(cases, self.held_out, self.held_out_seed, key=key)
         chosen = chosen - named.get("exclude", set())
         if len(chosen) < 2:
             raise InputError(

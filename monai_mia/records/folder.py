@@ -25,6 +25,7 @@ from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.identifiers import IDENTIFIERS, Identifiers
 from monai_mia.records.image_statistics import ImageStatistics
+from monai_mia.records.keys import kept_key, read_key
 from monai_mia.records.maps import MapStore, RecordedMaps
 from monai_mia.records.pseudonyms import Pseudonyms
 from monai_mia.records.table import SignalTable
@@ -112,6 +113,11 @@ class StudyFolder:
     def design_file(self) -> Path:
         """Who is a member of what."""
         return self.private / "design.csv"
+
+    @property
+    def key_file(self) -> Path:
+        """The key that the design was drawn with, without which the seed tells nothing of it."""
+        return self.private / "design.key"
 
     @property
     def image_statistics_file(self) -> Path:
@@ -210,6 +216,33 @@ class StudyFolder:
         """
         return Design.read(self.design_file)
 
+    def key(self) -> bytes:
+        """The key that the design was drawn with.
+
+        Raises:
+            InputError: there is none, or the file holds something else.
+        """
+        return read_key(self.key_file)
+
+    def draw_key(self, given: str | os.PathLike[str] | None = None, wait: bool = False) -> bytes:
+        """The key of this study; the first time it is drawn from the operating system, or copied.
+
+        Args:
+            given: a file with the key to use, as for a study that is to be repeated.
+            wait: as in :meth:`lock`.
+
+        Raises:
+            InputError: there is a design already, and no key, or another; or another run works here.
+        """
+        with self.lock(wait):
+            if os.path.lexists(self.design_file) and not os.path.lexists(self.key_file):
+                raise InputError(
+                    f"{self.key_file.name} must be beside the design that was drawn with it, got none in "
+                    f"{str(self.private)!r}: it was removed, or the study is of an older version, whose designs took "
+                    "none. Restore it from a copy, or choose another --output_dir."
+                )
+            return kept_key(self.key_file, None if given is None else read_key(given))
+
     def canaries(self) -> tuple[str, ...]:
         """The kinds of canaries that were planted; the recorded design does not tell in which cases."""
         return tuple(files.read_json(self.design_file.with_suffix(".json")).get("canaries") or ())
@@ -302,6 +335,21 @@ class StudyFolder:
                 f"{', another '.join(other)}. Choose another --output_dir."
             )
         files.write_json(self.study_file, {**study, "identity": {**known, **identity}})
+
+    def commit(self, design: Design, key: bytes) -> str:
+        """Note the commitment to a design and its key before anything is trained.
+
+        Raises:
+            InputError: the study committed itself to another.
+        """
+        commitment, known = design.commitment(key), self.about().get("identity", {}).get("commitment")
+        if known not in (None, commitment):
+            raise InputError(
+                f"{self.key_file.name} must fit the commitment in {self.study_file.name}, got another key in "
+                f"{str(self.key_file)!r}. Restore it from a copy, or choose another --output_dir."
+            )
+        self.identify(commitment=commitment)
+        return commitment
 
     def note(self, **about: Any) -> None:
         """Add to ``study.json``."""

@@ -187,6 +187,7 @@ class DefenceStudy:
             self._record()
 
     def _record(self) -> None:
+        self.study.folder.draw_key(self.study.key_file, self.study.resources.wait)  # one design for all
         studies = self.studies()
         known = studies[UNDEFENDED].folder.image_statistics_file  # of the same cases: they are checked once
         for number, (name, study) in enumerate(studies.items(), start=1):
@@ -243,6 +244,7 @@ class DefenceStudy:
             recipe=recipe,
             target=defence.applied_to(target) if isinstance(target, Recipe) else target,
             output_dir=str(within.root),
+            key_file=str(base.folder.key_file),
             recording=replace(
                 base.recording, release=release, transform_id=defence.transform_id or base.recording.transform_id
             ),

@@ -179,7 +179,14 @@ def _page(
     levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in rows)]
     return template("page.html", **_FILTERS).render(
         content=content,
-        design={"kind": None, "n_shadow": None, "seed": None, "left_out": None, **content.get("design", {})},
+        design={
+            "kind": None,
+            "n_shadow": None,
+            "seed": None,
+            "commitment": None,
+            "left_out": None,
+            **content.get("design", {}),
+        },
         target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
         settings=content.get("settings", {}),
         versions=content.get("versions", {}),

@@ -293,7 +293,9 @@ def rescore(
     audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
     with folder.lock(wait):
         result, table = attack_recorded(folder, audit, design, folder.image_statistics())
-        report.write_report(result, table, folder.report, {name: about[name] for name in _ABOUT if name in about})
+        kept = {name: about[name] for name in _ABOUT if name in about}
+        kept["design"] = {"commitment": None, **kept.get("design", design.facts())}
+        report.write_report(result, table, folder.report, kept)
     return result
 
 
