@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``monai-mia``, or ``python -m monai_mia``: audit any bundle, see what it would run, and what needs no config.
 
-A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive`` and ``card`` load neither torch
-nor monai.
+A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive``, ``card`` and ``verify``
+load neither torch nor monai.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from docstring_parser import parse
@@ -260,6 +261,30 @@ def _card(given: argparse.Namespace) -> None:
     print("\n".join(f"{verb}: {path}" for path in paths))
 
 
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", required=True, metavar="FILE", help="report.json, as it was filed")
+    parser.add_argument("--design", required=True, metavar="FILE", help="design.csv, which its owner shows")
+    parser.add_argument("--key", required=True, metavar="FILE", help="design.key, which its owner shows")
+
+
+def _verify(given: argparse.Namespace) -> None:
+    from monai_mia.records.design import Design, check_commitment, check_drawn
+    from monai_mia.records.files import read_json
+    from monai_mia.records.keys import read_key
+
+    said = read_json(given.report).get("design", {}).get("commitment")
+    if said is None:
+        raise InputError(f"report must hold design.commitment, got none in {given.report!r}. Give its report.json.")
+    design, key = Design.read(given.design), read_key(given.key)
+    check_commitment(said, design, key)
+    print("The report is committed to this key and to these members of the target.")
+    if read_json(Path(given.design).with_suffix(".json")).get("canaries"):
+        print("It has canaries, of whom a recorded design does not tell: that coins dealt the sides is not checked.")
+        return
+    check_drawn(design, key)
+    print(f"Who is a member of what, in {len(design.member)} models, follows from seed {design.seed} and the key.")
+
+
 def _bundles(_: argparse.Namespace) -> None:
     for folder in sorted(shipped_bundles().iterdir()):
         if (folder / "configs").is_dir():
@@ -291,6 +316,9 @@ _COMMANDS = {
         _archive,
     ),
     "card": _Command("print the privacy section of a model card, or put it into a bundle", _card_options, _card),
+    "verify": _Command(
+        "check the key and the design that an owner shows against the commitment in a report", _verify_options, _verify
+    ),
     "bundles": _Command("print the folders of the bundles that come with the package", _no_options, _bundles),
     "overlays": _Command(
         "print the folder of the overlays that change a bundle, such as defences", _no_options, _overlays

@@ -241,7 +241,11 @@ class Design:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Design:
-        """Read a design that :meth:`write` wrote."""
+        """Read a design that :meth:`write` wrote.
+
+        Raises:
+            InputError: there is none, or it is not as it was written.
+        """
         path = Path(path)
         if not path.is_file():
             raise InputError(f"design must be a CSV file written by a study, got {path}, which does not exist.")
@@ -259,7 +263,13 @@ class Design:
         cases = tuple(dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows)
         member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
         about = files.read_json(path.with_suffix(".json"))
-        return cls(cases, member, about.get("kind", "randomised"), int(about.get("seed", 0)))
+        found = files.sha256(path)
+        if "kind" not in about or about.get("sha256", found) != found:
+            raise InputError(
+                f"design must be as a study wrote it, with {path.with_suffix('.json').name} beside it, got {path}, "
+                "which was torn or changed. Run the study again."
+            )
+        return cls(cases, member, about["kind"], int(about["seed"]))
 
 
 def _patients(cases: Sequence[Case]) -> list[str]:

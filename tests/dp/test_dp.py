@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, SMALL, small_study
+from conftest import BUNDLES, KEY, SMALL, small_study
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
@@ -456,7 +456,7 @@ class TestTraining:
             engine.run()
             return ((before - weights(network)) * len(data)).numpy()
 
-        audit = one_run_audit(train, count, claimed, 1e-5, gaussian=True)
+        audit = one_run_audit(train, count, claimed, 1e-5, gaussian=True, key=KEY)
         assert not audit.flagged
         assert max(bound.value for bound in audit.bounds.values()) > 0  # it does see the canaries
 
