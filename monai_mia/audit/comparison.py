@@ -422,6 +422,7 @@ class DefenceRow:
         audited_epsilon: what the adaptive adversary proves on the first target.
         training_s: mean seconds of a training.
         query_s: mean seconds of asking a model about the cohort.
+        repeatable_noise: whether the training has an account that bounds nothing, since its noise can be repeated.
     """
 
     name: str
@@ -434,6 +435,7 @@ class DefenceRow:
     audited_epsilon: EpsilonBound
     training_s: float
     query_s: float
+    repeatable_noise: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate, resolution
 from monai_mia.statistics.claims import ClaimsEvaluation
-from monai_mia.statistics.epsilon import EpsilonBound, at_least, at_most
+from monai_mia.statistics.epsilon import EpsilonBound, at_least, epsilon_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -283,7 +283,8 @@ class AuditResult:
 
         Args:
             n_rows: attacks that are listed, the best ones; the global loss always is.
-            privacy: what the target's training accounted for: ``epsilon`` (None: no bound), ``delta``, ``unit``.
+            privacy: what the target's training accounted for: ``epsilon`` (None: no bound), ``delta``, ``unit``,
+                ``secure_noise``.
         """
         fprs = [fpr for fpr, value in self.best.tpr_at_fpr.items() if value is not None]
         heads = ["attack", f"AUC [{self.confidence:.0%} interval]", *(f"TPR@{fpr:.3g}" for fpr in fprs), "epsilon >="]
@@ -303,8 +304,7 @@ class AuditResult:
                 f"{bound.ceiling:.2f} could have been shown)"
             )
         if privacy is not None:
-            bounded = "no bound" if privacy["epsilon"] is None else f"at most {at_most(privacy['epsilon'])}"
-            lines.append(f"accounted epsilon: {bounded} at delta {privacy['delta']:g} ({privacy['unit']}s)")
+            lines.append(f"accounted epsilon: {epsilon_in_words(privacy)}")
         verdict = self.verdict if privacy is None else self.judge({"target": {"privacy": privacy}})
         lines.append(f"Verdict: {verdict.level.upper()}")
         for reason in verdict.reasons:

@@ -37,7 +37,7 @@ from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
-from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.statistics.epsilon import epsilon_lower_bound, stated_epsilon
 from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
@@ -272,7 +272,7 @@ class DefenceStudy:
             non_adaptive = comparison.score(recorded.with_shadows_of(plain, folder.attack_scores / "non_adaptive"))
         best = _best(aware)
         privacy = folder.trained(design.targets[0]).get("privacy")
-        accounted = None if privacy is None else (privacy["epsilon"], float(privacy["delta"]))
+        accounted = None if privacy is None else (stated_epsilon(privacy), float(privacy["delta"]))
         delta = self.delta if accounted is None else accounted[1]
         scores = aware.scores[best.name, best.n_shadow][0]
         utility, gap = self._utility(table, design, comparison)
@@ -284,6 +284,7 @@ class DefenceStudy:
             utility=utility,
             gap=gap,
             accounted_epsilon=accounted,
+            repeatable_noise=privacy is not None and privacy.get("secure_noise") is not True,
             audited_epsilon=epsilon_lower_bound(
                 scores, aware.member[0], "split", delta, self.resampling.confidence, self.resampling.seed
             ),

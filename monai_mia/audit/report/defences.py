@@ -92,7 +92,8 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
     accounted = ""
     if row.accounted_epsilon is not None:
         epsilon, delta = row.accounted_epsilon
-        accounted = "no bound" if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
+        none = "none: repeatable noise" if row.repeatable_noise else "no bound"
+        accounted = none if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
     bound = row.audited_epsilon
     aware, non_adaptive = row.adaptive, row.non_adaptive
     cells += [cell(aware.auc), cell(aware.tpr), cell(aware.auc_change, "+.3f"), aware.attack]
@@ -183,6 +184,8 @@ def _label(row: DefenceRow) -> str:
     """The defence's name; of private trainings what was accounted for, and below it what was shown."""
     if row.accounted_epsilon is None:
         return row.name
+    if row.repeatable_noise:
+        return f"{row.name}\nno \u03b5: repeatable noise\n\u03b5 \u2265 {at_least(row.audited_epsilon.value)}"
     epsilon = row.accounted_epsilon[0]
     upper = "no bound" if epsilon is None else at_most(epsilon)
     return f"{row.name}\n\u03b5 \u2264 {upper}\n\u03b5 \u2265 {at_least(row.audited_epsilon.value)}"

@@ -27,7 +27,7 @@ from monai_mia.audit.verdict import Verdict
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, epsilon_in_words
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import resolution
 
@@ -262,7 +262,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "duration": _duration,
     "number": _number,
     "at_least": at_least,
-    "at_most": at_most,
+    "epsilon_in_words": epsilon_in_words,
     "percent": percent,
     "percent_ci": lambda pair: f"[{', '.join(percent(rate)[:-2] for rate in pair)}]",
     "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
