@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``monai-mia``, or ``python -m monai_mia``: audit any bundle, see what it would run, and what needs no config.
 
-A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive``, ``card`` and ``verify``
-load neither torch nor monai.
+A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive``, ``card``, ``doctor`` and
+``verify`` load neither torch nor monai.
 """
 
 from __future__ import annotations
@@ -206,6 +206,7 @@ def _compare(given: argparse.Namespace) -> None:
     with folder.lock(given.wait):
         result = comparison.score(recorded)
         report.write_comparison(result, comparison, folder.report)
+        folder.note_report()
     print(f"Comparison: {folder.report / 'comparison.md'} ({len(result.rows)} rows)")
 
 
@@ -259,6 +260,20 @@ def _card(given: argparse.Namespace) -> None:
     paths = write_card(given.output, given.bundle, given.write)
     verb = "Written" if given.write else "Would be written, with --write"
     print("\n".join(f"{verb}: {path}" for path in paths))
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    _output_option(parser)
+    parser.add_argument("--images", action="store_true", help="read the cohort's images too: are they those of then?")
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from monai_mia.records.integrity import examine
+
+    examination = examine(given.output, given.images)
+    print(examination.text())
+    if not examination.whole:
+        raise SystemExit(1)
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
@@ -316,6 +331,11 @@ _COMMANDS = {
         _archive,
     ),
     "card": _Command("print the privacy section of a model card, or put it into a bundle", _card_options, _card),
+    "doctor": _Command(
+        "say of each file of a study whether it is whole, stale or torn; exit status 0 if all are whole",
+        _doctor_options,
+        _doctor,
+    ),
     "verify": _Command(
         "check the key and the design that an owner shows against the commitment in a report", _verify_options, _verify
     ),

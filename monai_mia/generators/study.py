@@ -141,6 +141,7 @@ class GeneratorStudy:
             real_volumes=self._volumes(real),
         )
         report.write_generator(result, drawn, self._folder.report)
+        self._folder.note_report()
         return result
 
     def check(self) -> None:
@@ -279,8 +280,9 @@ class GeneratorStudy:
             image, label = (np.asarray(part[0]) for part in self.scan_format.split(joint))
             write_volume(place["image"], (low + (image + 1) / 2 * (high - low)).astype(np.float32), affine)
             write_volume(place["label"], label.astype(np.uint8), affine)
+        written = [path for place in places for path in place.values()]
         rows = [f"{name},{name},images/{name}.nii.gz,labels/{name}.nii.gz\n" for name in names]
-        files.write_artefact(record, "".join(["case_id,patient_id,image,label\n", *rows]), key=current)
+        files.write_artefact(record, "".join(["case_id,patient_id,image,label\n", *rows]), written, key=current)
         return [_read(place, low, high) for place in places]
 
     def _real(self, cases: Sequence[Case]) -> tuple[list[_Scan], list[str]]:

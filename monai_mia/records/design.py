@@ -236,7 +236,7 @@ class Design:
             for n, case in enumerate(self.cases)
         ]
         kinds = sorted({str(case["canary"]) for case in self.cases if case.get("canary")})
-        about = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
+        about: dict[str, Any] = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
         files.write_artefact(path, files.csv_text([[*_COLUMNS, *self.member], *rows]), **about)
 
     @classmethod

@@ -287,6 +287,22 @@ class StudyFolder:
         """What was written beside a model's signals."""
         return files.read_json(self.signals(model).with_suffix(".json"))
 
+    def sources(self, models: Sequence[str] | None = None) -> dict[str, str]:
+        """SHA-256 of what attacks read, by its path in the folder: what is made from it is stale once one changes.
+
+        Args:
+            models: those whose signals are read; by default all signals and designs, those of studies within included.
+        """
+        if models is None:
+            found = [path for path in self.private.rglob("*.csv") if path.parent.name == self.signals("").parent.name]
+            paths = sorted([*found, *self.private.rglob(self.design_file.name)])
+        else:
+            paths = [self.design_file, *map(self.signals, models)]
+        return {
+            path.relative_to(self.root).as_posix(): str(files.read_json(path.with_suffix(".json")).get("sha256"))
+            for path in paths
+        }
+
     def is_recorded(self) -> bool:
         """Whether every model of the design was trained and queried."""
         return self.design_file.is_file() and all(self.queried(model) for model in self.design().model_ids)
@@ -350,6 +366,12 @@ class StudyFolder:
             )
         self.identify(commitment=commitment)
         return commitment
+
+    def note_report(self) -> None:
+        """Note in ``study.json`` what was written to the report, and what it was made from."""
+        found = sorted(path for path in self.report.rglob("*") if path.is_file())
+        hashes = {path.relative_to(self.report).as_posix(): files.sha256(path) for path in found}
+        self.note(report={"files": hashes, "made_from": self.sources()})
 
     def note(self, **about: Any) -> None:
         """Add to ``study.json``."""

@@ -68,6 +68,7 @@ class ComparisonStudy:
         with folder.lock(self.study.resources.wait):
             result = self.comparison.score(folder.recorded())
             report.write_comparison(result, self.comparison, folder.report)
+            folder.note_report()
         return result
 
     def _check(self) -> None:

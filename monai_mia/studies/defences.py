@@ -8,7 +8,6 @@ defence queries the models of the undefended study.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -193,9 +192,9 @@ class DefenceStudy:
         for number, (name, study) in enumerate(studies.items(), start=1):
             tqdm.write(f"defence {number} of {len(studies)}: {name}")
             own = study.folder.image_statistics_file
-            if known.is_file() and not own.is_file():
+            if files.is_whole(known) and not files.is_whole(own):
                 with study.folder.lock(study.resources.wait):
-                    shutil.copyfile(known, own)
+                    files.write_artefact(own, known.read_bytes())
             study.record()
 
     def score(self, partial: bool = False) -> DefenceStudyResult:
@@ -226,6 +225,7 @@ class DefenceStudy:
                 confidence=self.resampling.confidence,
             )
             report.write_defences(result, self.study.folder.report)
+            self.study.folder.note_report()
         return result
 
     @cached_property

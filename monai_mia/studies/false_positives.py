@@ -179,6 +179,7 @@ class FalsePositiveStudy:
         )
         with self._folder.lock(self.defences.study.resources.wait):
             report.write_false_positives(self._shareable(result), self._folder.report)
+            self._folder.note_report()
         return result
 
     def _shareable(self, result: FalsePositiveStudyResult) -> FalsePositiveStudyResult:

@@ -8,6 +8,7 @@ Files are the state. Every step is keyed by a hash of what it depends on, and is
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,7 @@ class Study:
             about = self._about(design, time.perf_counter() - start)
             report.write_report(result, table, self.folder.report, about, individuals)
             self.folder.note(**about)
+            self.folder.note_report()
             if self.archive is not None:
                 write_archive(self.output_dir, self.archive)
         return result
@@ -164,6 +166,8 @@ class Study:
         cohort_key = _cohort_key(design.cases, image_statistics)
         folder.identify(cohort=cohort_key)
         folder.commit(design, self._key())
+        if self.resources.models_dir is not None:
+            folder.note(models=os.path.relpath(self.resources.models_dir, self.output_dir))
         design.write(folder.design_file)
         paths = [self.output_dir, self.recipe.root, self.resources.models_dir, self.key_file]
         paths += [] if self.released is None else [self.released.checkpoint]
@@ -338,7 +342,7 @@ class Study:
             path, maps = self.folder.signals(model), self.folder.maps(model)
             todo = not files.is_current(path, job.key)
             todo_maps = self.recording.maps and not (
-                files.is_current(maps, job.maps_key) and self.folder.map_store().about(LABELS)
+                files.is_current(maps, job.maps_key) and files.is_whole(self.folder.maps(LABELS))
             )
             if todo or todo_maps:
                 jobs.append(replace(job, path=str(path) if todo else None, maps=str(maps) if todo_maps else None))

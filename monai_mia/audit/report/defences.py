@@ -38,7 +38,7 @@ _WORDS = {
 def write_defences(result: DefenceStudyResult, folder: str | os.PathLike[str]) -> None:
     """Write ``defences.html`` (self-contained), ``.md``, ``.json`` and ``.png`` into ``folder``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     picture = _picture(result)
     heads, rows = _table(result)
     content = {"schema": "2", **plain(result)}

@@ -45,7 +45,7 @@ _WORDS = {
 def write_false_positives(result: FalsePositiveStudyResult, folder: str | os.PathLike[str]) -> None:
     """Write ``false_positives.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     files.write_json(folder / "false_positives.json", {"schema": "2", **plain(result)}, private=False)
     sources, calibration = _source_picture(result), _calibration_picture(result)
     files.write(folder / "false_positives_sources.png", sources, private=False)

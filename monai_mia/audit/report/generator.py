@@ -37,7 +37,7 @@ def write_generator(result: GeneratorResult, scans: Sequence[_Scan], folder: str
         folder: where to write.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     new = [scan for scan, copy in zip(scans, result.novelty.copy, strict=True) if not copy]
     grid = scan_grid([new[:24]], result.n_labels)
     files.write(folder / "generator.png", grid, private=False)

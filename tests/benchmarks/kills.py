@@ -1,0 +1,176 @@
+# Copyright 2026 The monai_mia contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Kill a study at random moments, again and again, and see that it always comes to the same table.
+
+    python tests/benchmarks/kills.py --kills 100 --jobs 1
+
+A study of 8 phantoms, 2 shadows and 1 epoch is started, killed (SIGKILL: the main process alone, or all of them) at a
+moment drawn evenly over the time that it takes, and started again. After each kill every file must be whole or not
+there (``doctor``), and an archive the one of its manifest. A study that came to its end is compared with an undisturbed
+one, byte for byte; then it is either started once more, so that kills fall on what writes the report and the archive,
+or begun anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from conftest import SMALL, small_study
+
+from monai_mia.audit.disclosure import check_archive
+from monai_mia.data import phantom_cohort
+from monai_mia.records import StudyFolder
+from monai_mia.records.integrity import examine
+
+MODELS = ("target", "shadow_00", "shadow_01")
+
+
+def study(cohort: Any, out: Path, jobs: int) -> Any:
+    epochs = {**SMALL, "train#trainer#max_epochs": 1}
+    return small_study(cohort, out, n_jobs=jobs, train_overrides=epochs, archive=str(out / "report.zip"))
+
+
+def started(cohort: Any, out: Path, jobs: int) -> int:
+    """The study in a process of its own, forked from this one, which has imported what is heavy; its id."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        try:
+            study(cohort, out, jobs).run()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def ended(child: int, seconds: float) -> int | None:
+    """The exit status, if the process ends within so many seconds."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def step_of(out: Path) -> str:
+    """What was being done, by what there is."""
+    folder = StudyFolder(out)
+    if not all(folder.trained(model) for model in MODELS):
+        return "design and training"
+    return "attacks, report and archive" if all(map(folder.queried, MODELS)) else "querying"
+
+
+def table(out: Path) -> dict[str, bytes]:
+    folder = StudyFolder(out)
+    paths = [folder.design_file, folder.scores_file, *map(folder.signals, MODELS)]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def kill_again_and_again(kills: int, jobs: int, seed: int, where: Path) -> Counter[str]:
+    """Kill so many times; gives in which steps, and raises AssertionError where something is torn or differs."""
+    rng = random.Random(seed)
+    cohort = phantom_cohort(where / "cohort", n_patients=8, size=16, seed=0)
+    start = time.perf_counter()
+    child = started(cohort, where / "undisturbed", jobs)
+    assert ended(child, 600) == 0, (where / "undisturbed.log").read_text()
+    fresh = time.perf_counter() - start
+    start = time.perf_counter()
+    assert ended(started(cohort, where / "undisturbed", jobs), 600) == 0
+    again = time.perf_counter() - start
+    expected = table(where / "undisturbed")
+    print(f"undisturbed: {fresh:.1f} s, again {again:.1f} s", flush=True)
+    killed: Counter[str] = Counter()
+    number, resumed = 0, False
+    while killed.total() < kills:
+        out = where / f"study_{number}"
+        child = started(cohort, out, jobs)
+        status = ended(child, rng.uniform(0, again if resumed else fresh))
+        if status is None:
+            if rng.random() < 0.5:
+                os.kill(child, signal.SIGKILL)  # its workers see that it is gone
+            else:
+                os.killpg(child, signal.SIGKILL)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            killed[step_of(out)] += 1
+            if (out / "study.json").is_file():
+                torn = [one for one in examine(out).findings if one.state == "torn"]
+                assert not torn, torn
+            if (out / "report.zip").is_file():
+                check_archive(out / "report.zip")
+            continue
+        assert status == 0, out.with_suffix(".log").read_text()[-2000:]
+        assert table(out) == expected, out
+        check_archive(out / "report.zip")
+        left = examine(out)
+        assert left.whole, left.text()
+        if resumed or rng.random() < 0.5:
+            shutil.rmtree(out)
+            number, resumed = number + 1, False
+        else:
+            resumed = True
+    # The last one, to its end.
+    assert ended(started(cohort, where / f"study_{number}", jobs), 600) == 0
+    assert table(where / f"study_{number}") == expected
+    killed["(studies)"] = number + 1
+    return killed
+
+
+def started_at_once(rounds: int, jobs: int, where: Path) -> Counter[str]:
+    """Start two runs at once in one folder, so often; one of them does the work, the other is told, or finds it done."""
+    cohort = phantom_cohort(where / "cohort", n_patients=8, size=16, seed=0)
+    assert ended(started(cohort, where / "alone", jobs), 600) == 0
+    expected, outcomes = table(where / "alone"), Counter[str]()
+    for number in range(rounds):
+        out = where / f"both_{number}"
+        children = [started(cohort, out, jobs) for _ in range(2)]
+        statuses = sorted(str(ended(child, 600)) for child in children)
+        told = out.with_suffix(".log").read_text()
+        assert statuses in (["0", "1"], ["0", "0"]), told
+        assert statuses == ["0", "0"] or "InputError: output_dir must be free, got" in told, told
+        assert table(out) == expected
+        left = examine(out)
+        assert left.whole, left.text()
+        outcomes["one was refused" if "1" in statuses else "one came after the other"] += 1
+        shutil.rmtree(out)
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill a study at random moments.")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=0, help="instead: start two runs at once, so often")
+    given = parser.parse_args()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        if given.at_once:
+            print(f"n_jobs {given.jobs}: two at once, {dict(started_at_once(given.at_once, given.jobs, Path(folder)))}")
+            return
+        killed = kill_again_and_again(given.kills, given.jobs, given.seed, Path(folder))
+    studies = killed.pop("(studies)")
+    print(f"n_jobs {given.jobs}: {killed.total()} kills in {studies} studies, {time.perf_counter() - start:.0f} s")
+    for step, count in killed.most_common():
+        print(f"  {count} in {step}")
+
+
+if __name__ == "__main__":
+    main()
