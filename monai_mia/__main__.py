@@ -166,7 +166,9 @@ def _report(given: argparse.Namespace) -> None:
     from monai_mia.audit.report.rescoring import rescore
     from monai_mia.records import StudyFolder
 
-    print(rescore(given.output, seed=given.seed, wait=given.wait))
+    result, about = rescore(given.output, seed=given.seed, wait=given.wait), StudyFolder(given.output).about()
+    privacy, assumed = about.get("target", {}).get("privacy"), about.get("design", {}).get("n_assumed", 0)
+    print(result.text(privacy=privacy, assumed=assumed))
     print(f"Report: {StudyFolder(given.output).report / 'index.html'}")
 
 

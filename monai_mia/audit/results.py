@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from monai_mia.audit.controls import Controls
 from monai_mia.audit.criteria import Criteria, percent
-from monai_mia.audit.printing import data_frame, flat, text_table, wrapped
+from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_table, wrapped
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate, resolution
@@ -278,13 +278,14 @@ class AuditResult:
             },
         }
 
-    def text(self, n_rows: int = 12, privacy: Mapping[str, Any] | None = None) -> str:
+    def text(self, n_rows: int = 12, privacy: Mapping[str, Any] | None = None, assumed: int = 0) -> str:
         """The best attacks, utility, canaries and the verdict, for a terminal of 100 columns.
 
         Args:
             n_rows: attacks that are listed, the best ones; the global loss always is.
             privacy: what the target's training accounted for: ``epsilon`` (None: no bound), ``delta``, ``unit``,
                 ``secure_noise``.
+            assumed: how many of the patients are no more than assumed.
         """
         fprs = [fpr for fpr, value in self.best.tpr_at_fpr.items() if value is not None]
         heads = ["attack", f"AUC [{self.confidence:.0%} interval]", *(f"TPR@{fpr:.3g}" for fpr in fprs), "epsilon >="]
@@ -294,6 +295,8 @@ class AuditResult:
         lines = text_table(heads, [_row(attack, fprs) for attack in (*shown, *blinds)])
         if len(self.attacks) > len(shown):
             lines.append(f"... and {len(self.attacks) - len(shown)} more attacks in the report.")
+        if assumed:
+            lines += wrapped(assumed_in_words(assumed, len(self.unit_ids)))
         for metric, sides in self.utility.items():
             values = [f"{side} {sides[side].value:.3f}" for side in ("members", "nonmembers")]
             lines.append(f"{metric}: {', '.join(values)} (means over {self.unit}s)")

@@ -139,6 +139,7 @@ class GeneratorStudy:
             novelty=novelty,
             drawn_volumes=self._volumes(drawn),
             real_volumes=self._volumes(real),
+            patients_assumed=len({str(case["patient_id"]) for case in chosen if case.get("patient_assumed")}),
         )
         report.write_generator(result, drawn, self._folder.report)
         self._folder.note_report()

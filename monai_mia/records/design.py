@@ -181,6 +181,11 @@ class Design:
         """The patient of each case, length N."""
         return tuple(str(case["patient_id"]) for case in self.cases)
 
+    @property
+    def patients_assumed(self) -> int:
+        """How many patients are assumed: the cohort named none, and each of their scans counts as a patient."""
+        return len({str(case["patient_id"]) for case in self.cases if case.get("patient_assumed")})
+
     def members(self, model_id: str) -> list[Case]:
         """The datalist that ``model_id`` trains on."""
         return [case for case, chosen in zip(self.cases, self.member[model_id], strict=True) if chosen]
@@ -216,7 +221,10 @@ class Design:
         return Design.observational(self.cases, ins, outs, len(self.shadows), self.seed, key=key)
 
     def facts(self) -> dict[str, Any]:
-        """What may be told of the design: its kind, its seed, and how many there are on each side of the target."""
+        """What may be told of the design: its kind, its seed, and how many there are on each side of the target.
+
+        ``n_assumed`` patients are no more than assumed.
+        """
         member = self.member[TARGET]
         patients = np.array(self.patient_ids)
         return {
@@ -227,6 +235,7 @@ class Design:
             "n_nonmember": len(set(patients[~member])),
             "n_member_cases": int(member.sum()),
             "n_nonmember_cases": int((~member).sum()),
+            "n_assumed": self.patients_assumed,
         }
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -237,6 +246,8 @@ class Design:
         ]
         kinds = sorted({str(case["canary"]) for case in self.cases if case.get("canary")})
         about: dict[str, Any] = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
+        assumed = [n for n, case in enumerate(self.cases) if case.get("patient_assumed")]
+        about |= {"assumed": assumed} if assumed else {}
         files.write_artefact(path, files.csv_text([[*_COLUMNS, *self.member], *rows]), **about)
 
     @classmethod
@@ -260,7 +271,7 @@ class Design:
                 raise InputError(
                     f"line {number} of {path} must hold {len(header)} values, 0 or 1 for each model, got {row}."
                 )
-        cases = tuple(dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows)
+        cases: list[dict[str, Any]] = [dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows]
         member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
         about = files.read_json(path.with_suffix(".json"))
         found = files.sha256(path)
@@ -269,7 +280,9 @@ class Design:
                 f"design must be as a study wrote it, with {path.with_suffix('.json').name} beside it, got {path}, "
                 "which was torn or changed. Run the study again."
             )
-        return cls(cases, member, about["kind"], int(about["seed"]))
+        for n in about.get("assumed", ()):
+            cases[n]["patient_assumed"] = True
+        return cls(tuple(cases), member, about["kind"], int(about["seed"]))
 
 
 def _patients(cases: Sequence[Case]) -> list[str]:

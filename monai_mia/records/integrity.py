@@ -146,7 +146,7 @@ def _by_kind(path: Path, name: str) -> Finding | None:
         if files.is_whole(path):
             return Finding(name, "whole")
         if files.read_json(beside).get("sha256") is None:
-            return Finding(name, "torn", f"no hash beside it vouches for it; {_AGAIN}")
+            return Finding(name, "unfinished", f"no hash beside it vouches for it yet; {_AGAIN}")
         return Finding(name, "torn", f"its bytes are not those that were written; {_AGAIN}")
     return Finding(name, "unchecked")
 

@@ -223,6 +223,7 @@ class DefenceStudy:
                 patients=undefended.patients,
                 headline_fpr=self.headline_fpr,
                 confidence=self.resampling.confidence,
+                patients_assumed=plain.design.patients_assumed,
             )
             report.write_defences(result, self.study.folder.report)
             self.study.folder.note_report()

@@ -102,8 +102,9 @@ class Study:
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
         result = command(self.run)
-        target = self.folder.about().get("target", {})
-        tqdm.write(result.text(privacy=target.get("privacy")))
+        about = self.folder.about()
+        privacy, assumed = about.get("target", {}).get("privacy"), about.get("design", {}).get("n_assumed", 0)
+        tqdm.write(result.text(privacy=privacy, assumed=assumed))
         tqdm.write(f"Report: {self.folder.report / 'index.html'}")
 
     def run(self) -> AuditResult:

@@ -134,7 +134,7 @@ def kill_again_and_again(kills: int, jobs: int, seed: int, where: Path) -> Count
 
 
 def started_at_once(rounds: int, jobs: int, where: Path) -> Counter[str]:
-    """Start two runs at once in one folder, so often; one of them does the work, the other is told, or finds it done."""
+    """Start two runs at once in one folder, so often; one does the work, the other is told, or finds it done."""
     cohort = phantom_cohort(where / "cohort", n_patients=8, size=16, seed=0)
     assert ended(started(cohort, where / "alone", jobs), 600) == 0
     expected, outcomes = table(where / "alone"), Counter[str]()

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from monai_mia.attacks import GlobalLoss
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import cell, error_bars, markdown, plain
 from monai_mia.records import files
@@ -44,6 +45,7 @@ def _as_json(result: ComparisonResult, comparison: Comparison) -> dict[str, Any]
         "schema": "2",
         "targets": result.targets,
         "patients": result.patients,
+        "patients_assumed": result.patients_assumed,
         "resolution": result.resolution,
         "confidence": comparison.resampling.confidence,
         "n_resamples": comparison.resampling.n_resamples,
@@ -65,6 +67,8 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
         "rows share count with the first), without training or querying a model.",
         "",
     ]
+    if result.patients_assumed:
+        lines += [assumed_in_words(result.patients_assumed, result.patients), ""]
     gain_heads: list[str] = []
     if result.reference is not None:
         name, count = result.reference

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
 from monai_mia.records import files
@@ -63,6 +64,7 @@ def _notes(result: DefenceStudyResult) -> list[str]:
         "is released; intervals do not allow for that.",
         "Utility is that on non-members. Accounted epsilon is an upper bound, audited epsilon a lower one, of the "
         "first target; behind \u201cof\u201d, what a perfect attack on as many patients could have shown.",
+        *filter(None, [assumed_in_words(result.patients_assumed, result.patients)]),
     ]
 
 

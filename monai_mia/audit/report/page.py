@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
 from monai_mia.audit.report.figures import Picture
@@ -187,6 +188,7 @@ def _page(
             "left_out": None,
             **content.get("design", {}),
         },
+        assumed=assumed_in_words(content.get("design", {}).get("n_assumed", 0), len(result.unit_ids)),
         target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
         settings=content.get("settings", {}),
         versions=content.get("versions", {}),

@@ -136,7 +136,8 @@ def measure_individuals(
             leakage = _locate(folder, table, design, maps, store, options, gaps)
         except InputError as error:
             gaps.append(f"leakage map: {_shareable(error, table, folder)}")
-    return Individuals(measured, tuple(covariates), compared, leakage, tuple(gaps), options.min_cell)
+    assumed = design.patients_assumed
+    return Individuals(measured, tuple(covariates), compared, leakage, tuple(gaps), options.min_cell, assumed)
 
 
 def _locate(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.pages import markdown, template
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
@@ -71,6 +72,7 @@ def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[
             "release": content.get("settings", {}).get("release"),
             "n_member": design.get("n_member"),
             "n_nonmember": design.get("n_nonmember"),
+            "n_assumed": design.get("n_assumed"),
             "n_shadow": max(attack["n_shadow"] for attack in content["attacks"]),
             "unit": content["unit"],
         },
@@ -110,6 +112,7 @@ def _card(privacy: Mapping[str, Any]) -> str:
         )
         + f", up to {audited['n_shadow']} shadow models per attack.",
         "",
+        *filter(None, [_assumed(audited) and f"{_assumed(audited)}\n"]),
         "| | |",
         "|---|---|",
         f"| verdict | **{privacy['verdict']}** |",
@@ -144,6 +147,12 @@ def _card(privacy: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _assumed(design: Mapping[str, Any]) -> str:
+    return assumed_in_words(
+        design.get("n_assumed") or 0, (design.get("n_member") or 0) + (design.get("n_nonmember") or 0)
+    )
+
+
 def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
     reasons = verdict.reasons[:_N_REASONS]
     return template("summary.html").render(
@@ -151,6 +160,7 @@ def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
         design={"kind": None, **content.get("design", {})},
         versions={"monai_mia": None, **content.get("versions", {})},
         unit=content["unit"],
+        assumed=_assumed(content.get("design", {})),
         confidence=percent(content["confidence"]),
         verdict=verdict,
         reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],
