@@ -14,6 +14,7 @@ or begun anew.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -28,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from conftest import SMALL, small_study
+from joblib import parallel_config
 
 from monai_mia.audit.disclosure import check_archive
 from monai_mia.data import phantom_cohort
@@ -51,7 +53,8 @@ def started(cohort: Any, out: Path, jobs: int) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         try:
-            study(cohort, out, jobs).run()
+            with parallel_config(backend="multiprocessing"):  # forked, too: loky's import torch anew each time
+                study(cohort, out, jobs).run()
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", flush=True)
             os._exit(1)
@@ -68,6 +71,15 @@ def ended(child: int, seconds: float) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     return None
+
+
+def killed_now(child: int, alone: bool) -> int:
+    """Kill a process alone (its workers see that it is gone), or all of its group; the exit status."""
+    with contextlib.suppress(ProcessLookupError):  # so early that it has no group yet
+        os.kill(child, signal.SIGKILL) if alone else os.killpg(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def step_of(out: Path) -> str:
@@ -104,11 +116,8 @@ def kill_again_and_again(kills: int, jobs: int, seed: int, where: Path) -> Count
         child = started(cohort, out, jobs)
         status = ended(child, rng.uniform(0, again if resumed else fresh))
         if status is None:
-            if rng.random() < 0.5:
-                os.kill(child, signal.SIGKILL)  # its workers see that it is gone
-            else:
-                os.killpg(child, signal.SIGKILL)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            status = killed_now(child, alone=rng.random() < 0.5)
+        if status == -signal.SIGKILL:
             killed[step_of(out)] += 1
             if (out / "study.json").is_file():
                 torn = [one for one in examine(out).findings if one.state == "torn"]
@@ -122,7 +131,7 @@ def kill_again_and_again(kills: int, jobs: int, seed: int, where: Path) -> Count
         left = examine(out)
         assert left.whole, left.text()
         if resumed or rng.random() < 0.5:
-            shutil.rmtree(out)
+            shutil.rmtree(out, ignore_errors=True)  # a worker may be about to end
             number, resumed = number + 1, False
         else:
             resumed = True
@@ -161,7 +170,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=0, help="instead: start two runs at once, so often")
     given = parser.parse_args()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if given.at_once:
             print(f"n_jobs {given.jobs}: two at once, {dict(started_at_once(given.at_once, given.jobs, Path(folder)))}")
             return
