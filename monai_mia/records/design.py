@@ -266,13 +266,6 @@ class Design:
             if tuple(header[:4]) != _COLUMNS:
                 raise InputError(f"columns of {path} must begin with {', '.join(_COLUMNS)}, got {', '.join(header)}.")
             rows = list(reader)
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(header) or not {*row[4:]} <= {"0", "1"}:
-                raise InputError(
-                    f"line {number} of {path} must hold {len(header)} values, 0 or 1 for each model, got {row}."
-                )
-        cases: list[dict[str, Any]] = [dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows]
-        member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
         about = files.read_json(path.with_suffix(".json"))
         found = files.sha256(path)
         if "kind" not in about or about.get("sha256", found) != found:
@@ -280,6 +273,13 @@ class Design:
                 f"design must be as a study wrote it, with {path.with_suffix('.json').name} beside it, got {path}, "
                 "which was torn or changed. Run the study again."
             )
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(header) or not {*row[4:]} <= {"0", "1"}:
+                raise InputError(
+                    f"line {number} of {path} must hold {len(header)} values, 0 or 1 for each model, got {row}."
+                )
+        cases: list[dict[str, Any]] = [dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows]
+        member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
         for n in about.get("assumed", ()):
             cases[n]["patient_assumed"] = True
         return cls(tuple(cases), member, about["kind"], int(about["seed"]))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -119,7 +120,8 @@ def remove(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: a folder is there.
     """
-    require_place(path).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        require_place(path).unlink()
 
 
 def temporary_beside(path: Path) -> tuple[int, str]:

@@ -102,7 +102,7 @@ def write_report(
     pictures = (roc, *panels, vulnerability, *told["pictures"])
     for name in (*figures.NAMES, *figures.INDIVIDUALS):  # of an earlier report
         if name not in {picture.name for picture in pictures}:
-            (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+            files.remove(folder / "figures" / f"{name}.png")
     for picture in pictures:
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
     verdict = result.judge(about)
