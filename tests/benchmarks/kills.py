@@ -23,18 +23,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from conftest import SMALL, small_study
-from joblib import parallel_config
+from joblib import Parallel
 
 from monai_mia.audit.disclosure import check_archive
 from monai_mia.data import phantom_cohort
 from monai_mia.records import StudyFolder
 from monai_mia.records.integrity import examine
+from monai_mia.studies import jobs as studies_jobs
 
 MODELS = ("target", "shadow_00", "shadow_01")
 
@@ -53,8 +55,9 @@ def started(cohort: Any, out: Path, jobs: int) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         try:
-            with parallel_config(backend="multiprocessing"):  # forked, too: loky's import torch anew each time
-                study(cohort, out, jobs).run()
+            # Workers are forked, too: those of loky import torch anew each time.
+            studies_jobs.Parallel = partial(Parallel, backend="multiprocessing")
+            study(cohort, out, jobs).run()
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", flush=True)
             os._exit(1)
