@@ -207,8 +207,8 @@ def _compare(given: argparse.Namespace) -> None:
     )
     with folder.lock(given.wait):
         result = comparison.score(recorded)
-        report.write_comparison(result, comparison, folder.report)
-        folder.note_report()
+        with folder.reporting():
+            report.write_comparison(result, comparison, folder.report)
     print(f"Comparison: {folder.report / 'comparison.md'} ({len(result.rows)} rows)")
 
 

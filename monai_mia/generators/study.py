@@ -141,8 +141,8 @@ class GeneratorStudy:
             real_volumes=self._volumes(real),
             patients_assumed=len({str(case["patient_id"]) for case in chosen if case.get("patient_assumed")}),
         )
-        report.write_generator(result, drawn, self._folder.report)
-        self._folder.note_report()
+        with self._folder.reporting():
+            report.write_generator(result, drawn, self._folder.report)
         return result
 
     def check(self) -> None:

@@ -367,8 +367,14 @@ class StudyFolder:
         self.identify(commitment=commitment)
         return commitment
 
-    def note_report(self) -> None:
-        """Note in ``study.json`` what was written to the report, and what it was made from."""
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Note in ``study.json`` what is written to the report meanwhile, and what it was made from.
+
+        The note on an earlier report goes first, so that it never vouches for one of which only a part was written.
+        """
+        self.note(report={})
+        yield
         found = sorted(path for path in self.report.rglob("*") if path.is_file())
         hashes = {path.relative_to(self.report).as_posix(): files.sha256(path) for path in found}
         self.note(report={"files": hashes, "made_from": self.sources()})

@@ -203,6 +203,10 @@ def _study(root: Path, study: Path, images: bool) -> Iterator[Finding]:
     if not about.get("identity"):
         yield Finding(named(plain.study_file), "torn", f"it does not say whose study this is; {_AGAIN}")
     report = about.get("report", {})
+    if report == {} and "report" in about and plain.report.is_dir():
+        for path in sorted(plain.report.rglob("*")):
+            if path.is_file():
+                yield Finding(named(path), "unfinished", f"a run was stopped while it wrote the report; {_AGAIN}")
     stale = _changed_sources(study, report.get("made_from", {}))
     for name, known in report.get("files", {}).items():
         path = plain.report / name

@@ -225,8 +225,8 @@ class DefenceStudy:
                 confidence=self.resampling.confidence,
                 patients_assumed=plain.design.patients_assumed,
             )
-            report.write_defences(result, self.study.folder.report)
-            self.study.folder.note_report()
+            with self.study.folder.reporting():
+                report.write_defences(result, self.study.folder.report)
         return result
 
     @cached_property

@@ -179,8 +179,8 @@ class FalsePositiveStudy:
             patients_assumed=design.patients_assumed,
         )
         with self._folder.lock(self.defences.study.resources.wait):
-            report.write_false_positives(self._shareable(result), self._folder.report)
-            self._folder.note_report()
+            with self._folder.reporting():
+                report.write_false_positives(self._shareable(result), self._folder.report)
         return result
 
     def _shareable(self, result: FalsePositiveStudyResult) -> FalsePositiveStudyResult:

@@ -126,9 +126,9 @@ class Study:
             if self.individuals is not None or self.leakage_map:
                 individuals = measure_individuals(self.folder, design, self.individuals, self.leakage_map)
             about = self._about(design, time.perf_counter() - start)
-            report.write_report(result, table, self.folder.report, about, individuals)
+            with self.folder.reporting():
+                report.write_report(result, table, self.folder.report, about, individuals)
             self.folder.note(**about)
-            self.folder.note_report()
             if self.archive is not None:
                 write_archive(self.output_dir, self.archive)
         return result

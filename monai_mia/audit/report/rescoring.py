@@ -70,8 +70,8 @@ def report_individuals(
         raise InputError("study must be without canaries to be examined anew, got some. Use Study(individuals=...).")
     with folder.lock():
         found = measure_individuals(folder, design, vulnerability or Vulnerability(), leakage_map, cases)
-        report.write_individuals(found, folder.report)
-        folder.note_report()
+        with folder.reporting():
+            report.write_individuals(found, folder.report)
     return found
 
 
@@ -301,8 +301,8 @@ def rescore(
         result, table = attack_recorded(folder, audit, design, folder.image_statistics())
         kept = {name: about[name] for name in _ABOUT if name in about}
         kept["design"] = {"commitment": None, **kept.get("design", design.facts())}
-        report.write_report(result, table, folder.report, kept)
-        folder.note_report()
+        with folder.reporting():
+            report.write_report(result, table, folder.report, kept)
     return result
 
 
