@@ -178,9 +178,8 @@ class FalsePositiveStudy:
             confidence=self.false_positives.resampling.confidence,
             patients_assumed=design.patients_assumed,
         )
-        with self._folder.lock(self.defences.study.resources.wait):
-            with self._folder.reporting():
-                report.write_false_positives(self._shareable(result), self._folder.report)
+        with self._folder.lock(self.defences.study.resources.wait), self._folder.reporting():
+            report.write_false_positives(self._shareable(result), self._folder.report)
         return result
 
     def _shareable(self, result: FalsePositiveStudyResult) -> FalsePositiveStudyResult:
