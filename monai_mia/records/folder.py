@@ -298,10 +298,7 @@ class StudyFolder:
             paths = sorted([*found, *self.private.rglob(self.design_file.name)])
         else:
             paths = [self.design_file, *map(self.signals, models)]
-        return {
-            path.relative_to(self.root).as_posix(): str(files.read_json(path.with_suffix(".json")).get("sha256"))
-            for path in paths
-        }
+        return {path.relative_to(self.root).as_posix(): files.content_sha256(path) for path in paths}
 
     def is_recorded(self) -> bool:
         """Whether every model of the design was trained and queried."""

@@ -47,11 +47,17 @@ class ImageStatistics:
         Raises:
             InputError: there is no such file, or it is not as it was written.
         """
-        rows = statistics_rows(Path(path))
-        if not rows:
-            got = "one that was torn or changed" if Path(path).is_file() else "no such file"
+        path = Path(path)
+        known = os.path.lexists(path.with_suffix(".json"))  # an older version wrote none
+        try:
+            rows = statistics_rows(path) if known else _rows(path)
+            found = cls._from(list(rows.values())) if rows else None
+        except (KeyError, TypeError, ValueError):
+            found = None
+        if found is None:
+            got = "one that was torn or changed" if path.is_file() else "no such file"
             raise InputError(f"image statistics must be in {path}, got {got}. Run the study first.")
-        return cls._from(list(rows.values()))
+        return found
 
     @classmethod
     def _from(cls, rows: Sequence[Mapping[str, Any]]) -> ImageStatistics:
@@ -74,7 +80,11 @@ def write_statistics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def statistics_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Read what :func:`write_statistics` wrote, by case; empty if there is no such file, or it was torn or changed."""
-    if not files.is_whole(path):
+    return _rows(path) if files.is_whole(path) else {}
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as stream:
         return {row["case_id"]: row for row in csv.DictReader(stream)}

@@ -178,16 +178,16 @@ def _recorded(root: Path, path: Path) -> Iterator[Finding]:
             state: State = "torn" if (path.parent / one).is_file() else "missing"
             why = f"not as {path.name} has it; {_AGAIN}"
             yield Finding(inside, state, why) if one in changed else Finding(inside, "whole")
-    study = next((one for one in path.parents if (one / "study.json").is_file()), root)
+    study = next((one for one in path.parents if StudyFolder(one).study_file.is_file()), root)
     odd = _changed_sources(study, about.get("made_from", {}))
     if odd:
         yield Finding(name, "stale", f"{odd} changed after it was made; {_AGAIN}")
 
 
 def _changed_sources(study: Path, made_from: Mapping[str, str]) -> str:
-    """The first of these files whose recorded hash is another one now; empty if none is."""
+    """The first of these files that has another content now; empty if none has."""
     for name, known in made_from.items():
-        if files.read_json((study / name).with_suffix(".json")).get("sha256") != known:
+        if not (study / name).is_file() or files.content_sha256(study / name) != known:
             return name
     return ""
 
