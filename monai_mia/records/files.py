@@ -203,7 +203,10 @@ def changed_files(record: str | os.PathLike[str]) -> list[str]:
     odd = []
     for name, (*state, known) in read_json(record.with_suffix(".json")).get("files", {}).items():
         path = record.parent / name
-        if not path.is_file() or (_state(path) != state and content_sha256(path) != known):
+        try:
+            if _state(path) != state and content_sha256(path) != known:
+                odd.append(name)
+        except (OSError, InputError):
             odd.append(name)
     return odd
 

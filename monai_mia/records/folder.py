@@ -130,6 +130,11 @@ class StudyFolder:
         return self.private / IDENTIFIERS
 
     @property
+    def reported_file(self) -> Path:
+        """Hashes of the report's files, and of what they were made from, once all of them are written."""
+        return self.private / "reported.json"
+
+    @property
     def leaks_file(self) -> Path:
         """Which identifiers were found in the report, when last it was searched."""
         return self.private / "leaks.json"
@@ -366,15 +371,15 @@ class StudyFolder:
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Note in ``study.json`` what is written to the report meanwhile, and what it was made from.
+        """Note, in private, what is written to the report meanwhile, and what it was made from.
 
         The note on an earlier report goes first, so that it never vouches for one of which only a part was written.
         """
-        self.note(report={})
+        files.remove(self.reported_file)
         yield
         found = sorted(path for path in self.report.rglob("*") if path.is_file())
         hashes = {path.relative_to(self.report).as_posix(): files.sha256(path) for path in found}
-        self.note(report={"files": hashes, "made_from": self.sources()})
+        files.write_json(self.reported_file, {"files": hashes, "made_from": self.sources()})
 
     def note(self, **about: Any) -> None:
         """Add to ``study.json``."""

@@ -187,9 +187,17 @@ def _recorded(root: Path, path: Path) -> Iterator[Finding]:
 def _changed_sources(study: Path, made_from: Mapping[str, str]) -> str:
     """The first of these files that has another content now; empty if none has."""
     for name, known in made_from.items():
-        if not (study / name).is_file() or files.content_sha256(study / name) != known:
+        if _content(study / name) != known:
             return name
     return ""
+
+
+def _content(path: str | os.PathLike[str]) -> str | None:
+    """SHA-256 of a file; None if it is not there or cannot be read."""
+    try:
+        return files.content_sha256(path)
+    except (OSError, InputError):
+        return None
 
 
 def _study(root: Path, study: Path, images: bool) -> Iterator[Finding]:
@@ -202,8 +210,8 @@ def _study(root: Path, study: Path, images: bool) -> Iterator[Finding]:
     about = plain.about()
     if not about.get("identity"):
         yield Finding(named(plain.study_file), "torn", f"it does not say whose study this is; {_AGAIN}")
-    report = about.get("report", {})
-    if report == {} and "report" in about and plain.report.is_dir():
+    report = files.read_json(plain.reported_file)
+    if not report and plain.report.is_dir():
         for path in sorted(plain.report.rglob("*")):
             if path.is_file():
                 yield Finding(named(path), "unfinished", f"a run was stopped while it wrote the report; {_AGAIN}")
@@ -212,7 +220,7 @@ def _study(root: Path, study: Path, images: bool) -> Iterator[Finding]:
         path = plain.report / name
         if not path.is_file():
             yield Finding(named(path), "missing", _AGAIN)
-        elif files.sha256(path) != known:
+        elif _content(path) != known:
             yield Finding(named(path), "torn", f"its bytes are not those that were written; {_AGAIN}")
         else:
             yield Finding(named(path), "stale" if stale else "whole", f"{stale} changed; {_AGAIN}" if stale else "")
@@ -269,7 +277,7 @@ def _images(design: Design, folder: StudyFolder) -> Iterator[Finding]:
         gone = [path for path in paths if not Path(path).is_file()]
         if gone:
             yield Finding(name, "missing", f"{gone[0]} is not there")
-        elif files.digest([files.content_sha256(path) for path in paths]) != prints.get(str(case["case_id"])):
+        elif files.digest([_content(path) for path in paths]) != prints.get(str(case["case_id"])):
             yield Finding(name, "stale", f"its image or reference changed after it was recorded; {_AGAIN}")
         else:
             yield Finding(name, "whole")

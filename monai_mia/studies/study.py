@@ -41,7 +41,6 @@ from monai_mia.records.maps import LABELS
 from monai_mia.records.streams import Stream, stream_seed
 from monai_mia.signals.release import BAND
 from monai_mia.signals.segmentation import segmentation_signals
-from monai_mia.statistics.epsilon import stated_epsilon
 from monai_mia.studies.jobs import command, run_jobs
 from monai_mia.studies.options import Recipe, Recording, Released, Resources
 
@@ -454,7 +453,7 @@ class Study:
                 "bundle": str(meta.get("name") or Path(self.recipe.root).resolve().name),
                 "bundle_version": str(meta.get("version", "")),
                 "epochs": trained.get("epochs"),
-                "privacy": _stated(trained.get("privacy")),
+                "privacy": trained.get("privacy"),
             },
             "settings": {
                 "release": self.recording.release,
@@ -477,11 +476,6 @@ class Study:
                 "wall_s": seconds,
             },
         }
-
-
-def _stated(privacy: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The account of a training as it may be stated: without an epsilon where the noise can be repeated."""
-    return {**privacy, "epsilon": stated_epsilon(privacy)} if privacy else None
 
 
 def _bare(case: Case) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from monai_mia import __version__
 from monai_mia.audit.report.vulnerability import individuals_content
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
+from monai_mia.statistics.epsilon import stated_epsilon
 
 if TYPE_CHECKING:
     from monai_mia.audit.individuals.covariates import Individuals
@@ -31,13 +32,20 @@ def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individu
     """The content of ``report.json``; ``about`` is what :class:`monai_mia.studies.Study` says of the run."""
     return {
         "schema": SCHEMA,
-        **{key: about[key] for key in ("versions", "design", "target") if key in about},
+        **{key: about[key] for key in ("versions", "design") if key in about},
+        **({"target": _stated(about["target"])} if "target" in about else {}),
         **({"settings": _shareable(about["settings"])} if "settings" in about else {}),
         **result.as_json(),
         "verdict": result.judge(about).as_json(),
         "individuals": None if individuals is None else individuals_content(individuals),
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
+
+
+def _stated(target: Mapping[str, Any]) -> dict[str, Any]:
+    """The target, whose account of privacy has no epsilon where its noise can be repeated."""
+    privacy = target.get("privacy")
+    return {**target, "privacy": {**privacy, "epsilon": stated_epsilon(privacy)}} if privacy else dict(target)
 
 
 def _shareable(settings: Mapping[str, Any]) -> dict[str, Any]:
