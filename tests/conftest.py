@@ -20,6 +20,7 @@ from monai.utils import set_determinism
 
 from monai_mia import attacks
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.report import check_report
 from monai_mia.data import phantom_cohort
 from monai_mia.records import files
@@ -86,6 +87,7 @@ def small_study(cohort: Any, output_dir: Path, /, **options: Any) -> Study:
         [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
         resampling=Resampling(n_resamples=200),
         n_permutations=200,
+        disclosure=Disclosure(1),  # a handful of patients, of whom nothing would be told
     )
     parts = {"key_file": str(KEY_FILE), "resources": Resources(n_jobs=1)}
     study = Study(recipe, cohort, str(output_dir), audit, shadows=2, **parts)

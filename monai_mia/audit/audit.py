@@ -22,6 +22,7 @@ from monai_mia.attacks.adversary import AdversaryView, Maps, highest_access
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit.controls import BlindScores, blind_baseline, measure_controls, placebo, placebo_scores
 from monai_mia.audit.criteria import Criteria
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.results import AttackResult, AuditResult
 from monai_mia.audit.scoring import access_needed, granted, needed, score_cases
 from monai_mia.errors import InputError
@@ -75,6 +76,7 @@ class Audit:
         claims_q: bound on the expected share of false claims among the patients that the best attack claims.
         delta: the delta of the guarantee that canaries audit.
         criteria: the thresholds of verdict and recommendation.
+        disclosure: how much a report may tell.
     """
 
     attacks: Sequence[Attack | EverySignal] | Callable[[int], Sequence[Attack | EverySignal]]
@@ -88,6 +90,7 @@ class Audit:
     claims_q: float = 0.1
     delta: float = 1e-5
     criteria: Criteria = Criteria()
+    disclosure: Disclosure = Disclosure()
 
     @property
     def seed(self) -> int:
@@ -263,6 +266,7 @@ class Audit:
             target=target,
             unit=self.unit,
             unit_ids=units.ids,
+            patient_ids=units.groups,
             member=member,
             attacks=tuple(results),
             blind=blinds["baseline"][0] if "baseline" in blinds else None,
@@ -281,6 +285,7 @@ class Audit:
             n_patients=units.sides,
             randomised=randomised,
             criteria=self.criteria,
+            disclosure=self.disclosure,
             confidence=self.resampling.confidence,
             seconds=time.perf_counter() - start,
         )

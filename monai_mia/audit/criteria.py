@@ -70,7 +70,8 @@ class AttackFinding:
         tail_p_value: of its tail, over all attacks; None of a blind one, and in reports of schema 1.4 and before.
         auc: with the interval for this attack alone.
         simultaneous: with the interval for all attacks at once.
-        rates: the TPR at each resolved FPR.
+        rates: the TPR at each resolved FPR that may be told.
+        lift: how many times its FPR its TPR is at least, where none of them is told; else None.
     """
 
     name: str
@@ -80,6 +81,7 @@ class AttackFinding:
     auc: Estimate
     simultaneous: Estimate
     rates: Mapping[float, Estimate]
+    lift: float | None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> AttackFinding:
@@ -94,6 +96,7 @@ class AttackFinding:
             Estimate.of_json(row, "auc"),
             Estimate.of_json(row, "auc", "auc_ci_simultaneous"),
             rates,
+            None if row["lift"] is None else float(row["lift"]),
         )
 
 
@@ -102,7 +105,9 @@ class Findings:
     """What a report says, as far as a criterion reads it.
 
     Attributes:
-        attacks: the attacks, best first.
+        attacks: the attacks that are told of, best first.
+        n_attacks: how many were tried.
+        most_shadows: how many shadows any of them used.
         blinds: the blind baseline and the blind network, as far as there are, the stronger first.
         gain: AUC of the best attack minus that of the stronger blind one, or None without one.
         n_member: member patients; units, where the design is not known.
@@ -111,7 +116,8 @@ class Findings:
         randomised: whether a coin decided who is a member.
         detectable: the AUC that chance gives the best attack in 1 of 20 permutations.
         placebo: the attack on models in the target's stead, as ``controls`` has it, or None.
-        shifts: image statistics of members against non-members, likewise.
+        shifts: image statistics of members against non-members, those that are told of, likewise.
+        n_shifts: how many were compared.
         halves: each side against itself, likewise.
         image_tail: how seldom chance gives an image statistic such a tail, or None.
         claims: what claims are worth, likewise, or None.
@@ -123,6 +129,8 @@ class Findings:
     """
 
     attacks: Sequence[AttackFinding]
+    n_attacks: int
+    most_shadows: int
     blinds: Sequence[AttackFinding]
     gain: Estimate | None
     n_member: int
@@ -132,6 +140,7 @@ class Findings:
     detectable: float
     placebo: Mapping[str, Any] | None
     shifts: Sequence[Mapping[str, Any]]
+    n_shifts: int
     halves: Sequence[Mapping[str, Any]]
     image_tail: float | None
     claims: Mapping[str, Any] | None
@@ -150,6 +159,8 @@ class Findings:
         gain = controls["attack_minus_blind"]
         return cls(
             attacks=[AttackFinding.of(row) for row in content["attacks"]],
+            n_attacks=len(content["attacks"]) + len(content["withheld"]),
+            most_shadows=max(int(row["n_shadow"]) for row in (*content["attacks"], *content["withheld"])),
             blinds=sorted(map(AttackFinding.of, blinds), key=lambda blind: -blind.auc.value),
             gain=None if gain is None else Estimate.of_json(gain),
             n_member=int(design.get("n_member", vulnerability.get(f"n_{content['unit']}s"))),
@@ -159,6 +170,7 @@ class Findings:
             detectable=float(controls["null"]["auc_95"]),
             placebo=controls.get("permuted_membership"),
             shifts=controls.get("shifts", ()),
+            n_shifts=int(controls.get("n_shifts", 0)),
             halves=controls.get("halves", ()),
             image_tail=controls.get("image_tail"),
             claims=content["claims"],
@@ -176,7 +188,7 @@ class Findings:
 
     def corrected(self, rate: Estimate) -> Estimate:
         """A TPR with an interval that holds for all attacks at once (Bonferroni), never narrower than its own."""
-        confidence = 1 - (1 - self.confidence) / len(self.attacks)
+        confidence = 1 - (1 - self.confidence) / self.n_attacks
         return rate.wider(statistics.clopper_pearson(round(rate.value * self.n_member), self.n_member, confidence))
 
 
@@ -187,11 +199,35 @@ class _Rate:
     attack: str
     fpr: float
     tpr: Estimate
-    p_value: float = 1.0
 
     @property
     def text(self) -> str:
         return f"“{self.attack}” finds {self.tpr} of the members while it falsely accuses {self.fpr:.1%} of the others"
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """That an attack finds some members more surely than chance does; how surely, as far as that may be told."""
+
+    attack: AttackFinding
+    p_value: float
+    rate: _Rate | None
+
+    @property
+    def lift(self) -> float:
+        """How many times the FPR the TPR is, at least; 0 if it is not told."""
+        return self.attack.lift or 0.0 if self.rate is None else self.rate.tpr.low / self.rate.fpr
+
+    @property
+    def text(self) -> str:
+        if self.rate is not None:
+            return self.rate.text
+        if self.attack.lift is not None:
+            return (
+                f"“{self.attack.name}” finds members at least {self.attack.lift:g} times as often as it falsely "
+                "accuses others, of whom too few are accused for the rates to be told"
+            )
+        return f"“{self.attack.name}” finds a few members more surely than chance does, too few to tell how surely"
 
 
 @dataclass(frozen=True)
@@ -200,10 +236,10 @@ class Criteria:
 
     Attributes:
         min_patients: so many member and non-member patients at least.
-        significance: an AUC counts if chance gives it less often than this, over all attacks tried; a control fails by
-            the same level.
-        tail_significance: a TPR at a resolved FPR counts if chance gives it less often than this, over all attacks and
-            FPRs.
+        significance: an AUC counts if chance gives it no more often than this, over all attacks tried; a control fails
+            by the same level.
+        tail_significance: a TPR at a resolved FPR counts if chance gives it no more often than this, over all attacks
+            and FPRs.
         min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
             than this.
         max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations; else finding nothing
@@ -259,7 +295,7 @@ class Criteria:
             The statements by name: ``patients``, ``controls``, ``blind``; ``detectable``, ``shadows``; ``chance``,
             ``auc``, ``rate``, ``claims``, ``epsilon``.
         """
-        by_auc = found.best.p_value < self.significance
+        by_auc = found.best.p_value <= self.significance
         tail = self._sharpest(found)
         shown = by_auc or tail is not None
         unclear = None if found.randomised or tail is None else self._without_model(found, tail)
@@ -298,7 +334,7 @@ class Criteria:
         doubts: list[str] = []
         remarks: list[str] = []
         placebo = found.placebo
-        if placebo is not None and placebo["p_value"] < self.significance and (shown or not found.randomised):
+        if placebo is not None and placebo["p_value"] <= self.significance and (shown or not found.randomised):
             auc, gain = Estimate.of_json(placebo, "auc"), Estimate.of_json(placebo["attack_minus"])
             words = f"a model with other members gives the same patients away (AUC {auc})"
             if not found.randomised or gain.low <= self.min_gain_over_blind:
@@ -314,23 +350,23 @@ class Criteria:
             (remarks if by_auc else doubts).append(unclear)
         return Statement(
             "controls", "validity", "No control puts the finding in doubt.",
-            f"{len(doubts)} in doubt" if doubts else "none in doubt", None, None, f"p at least {self.significance:g}",
+            f"{len(doubts)} in doubt" if doubts else "none in doubt", None, None, f"p above {self.significance:g}",
             _outcome(not doubts), tuple(doubts or remarks),
         )  # fmt: skip
 
     def _drifts(self, found: Findings) -> list[str]:
         """Why members and non-members may come from different sources, where no coin dealt the sides."""
         doubts = []
-        shifted = [str(shift["feature"]) for shift in found.shifts if shift["p_adjusted"] < self.significance]
+        shifted = [str(shift["feature"]) for shift in found.shifts if shift["p_adjusted"] <= self.significance]
         if shifted:
             named = ", ".join(shifted[:3]) + (" and others" if len(shifted) > 3 else "")
             doubts.append(
-                f"Members and non-members differ in {len(shifted)} of {len(found.shifts)} image statistics ({named}), "
-                "allowing for how many were compared."
+                f"Members and non-members differ as images ({named}), allowing for how many statistics were compared "
+                f"({found.n_shifts})."
             )
         for half in found.halves:
             ordered = half["by"] == "order" and half["side"] == "nonmembers"
-            if ordered and half["p_adjusted"] < self.significance:
+            if ordered and half["p_adjusted"] <= self.significance:
                 doubts.append(
                     "The attack tells the first half of the non-members from the second, in the order of their ids "
                     f"(AUC {Estimate.of_json(half, 'auc')}). Cases differ along the list, and none of these is a "
@@ -341,7 +377,7 @@ class Criteria:
     def _blind(self, found: Findings) -> Statement:
         """In a randomised design the sides differ by chance alone, so that a lead over the images is enough."""
         text = "The images alone do not tell members from non-members, or far less than the attack does."
-        limit = f"p at least {self.significance:g}"
+        limit = f"p above {self.significance:g}"
         if not found.blinds:
             outcome: Outcome = "pass" if found.randomised else "undetermined"
             measured = "not measured; a coin drew the members" if found.randomised else "not measured"
@@ -350,9 +386,9 @@ class Criteria:
         worst, p_value = min(zip(found.blinds, corrected, strict=True), key=lambda pair: float(pair[1]))
         measured = f"AUC {worst.auc}, p {p_value:.3f}"
         reasons: tuple[str, ...] = ()
-        told, led = p_value < self.significance, False
+        told, led = p_value <= self.significance, False
         if told and found.gain is not None:
-            first = next(one for one, p in zip(found.blinds, corrected, strict=True) if p < self.significance)
+            first = next(one for one, p in zip(found.blinds, corrected, strict=True) if p <= self.significance)
             led = found.randomised and found.gain.low > self.min_gain_over_blind
             words = f"membership can be told without the model ({first.name}, AUC {first.auc})"
             if led:
@@ -394,23 +430,23 @@ class Criteria:
         )  # fmt: skip
 
     def _shadows(self, found: Findings) -> Statement:
-        count = max(attack.n_shadow for attack in found.attacks)
+        count = found.most_shadows
         return Statement(
             "shadows", "power", "The attacks were strong: they had shadow models to compare with.", f"{count} shadows",
             count, None, f"at least {self.min_shadows}", _outcome(count >= self.min_shadows),
         )  # fmt: skip
 
-    def _chance(self, found: Findings, by_auc: bool, tail: _Rate | None) -> Statement:
+    def _chance(self, found: Findings, by_auc: bool, tail: _Tail | None) -> Statement:
         """It never fails by itself: what chance does not explain may be little; how much, the other statements say."""
-        best, several = found.best, len(found.attacks) > 1
-        which = f"The best of {len(found.attacks)} attacks, “{best.name}”," if several else f"The attack “{best.name}”"
+        best, several = found.best, found.n_attacks > 1
+        which = f"The best of {found.n_attacks} attacks, “{best.name}”," if several else f"The attack “{best.name}”"
         reason = f"{which} has an AUC of {best.auc}; chance alone reaches that in {_small(best.p_value)} of cases."
         tails = [attack.tail_p_value for attack in found.attacks if attack.tail_p_value is not None]
         measured = f"p {best.p_value:.3f}" + (f"; of tails {min(tails):.3f}" if tails else "")
         conclusion = "" if by_auc else "So nothing was shown." if tail is None else _TAIL_ALONE
         return Statement(
             "chance", "model", "No attack tells members from non-members better than chance does.", measured,
-            best.p_value, None, f"p at least {self.significance:g}; of tails {self.tail_significance:g}",
+            best.p_value, None, f"p above {self.significance:g}; of tails {self.tail_significance:g}",
             "undetermined" if by_auc or tail is not None else "pass", (reason, conclusion),
         )  # fmt: skip
 
@@ -430,27 +466,32 @@ class Criteria:
             limit, outcome, reasons, high,
         )  # fmt: skip
 
-    def _rate(self, found: Findings, by_auc: bool, tail: _Rate | None) -> Statement:
+    def _rate(self, found: Findings, by_auc: bool, tail: _Tail | None) -> Statement:
         """Any rate that is clearly too high fails; one that rests on enough false alarms can pass."""
         text = "Nobody is found almost surely: few members while few others are falsely accused."
         limit = f"TPR at most {self.max_lift:g} × FPR"
         rates = [_Rate(found.best.name, fpr, tpr) for fpr, tpr in found.best.rates.items()]
-        if not rates:
-            return Statement("rate", "model", text, "below resolution", None, None, limit, "undetermined")
         above = [rate for rate in rates if rate.tpr.low > self.max_lift * rate.fpr]
-        sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
         reasons: tuple[str, ...] = ()
         if tail is not None:
             rare = f"chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases"
             reasons = (f"{'And' if by_auc else 'But'} {tail.text}; {rare}.",)
+        lift = found.best.lift or 0.0
+        if tail is not None and tail.rate is None:
+            text = f"{text[:-1]}, not even by “{tail.attack.name}”."
+            return self._untold(text, limit, tail.lift, reasons)
+        if not rates or (by_auc and not above and lift > self.max_lift):
+            often = f"It finds members at least {lift:g} times as often as it falsely accuses others."
+            return self._untold(text, limit, lift if by_auc else 0.0, (often,) if by_auc and lift else ())
+        sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
         outcome: Outcome = "undetermined"
         shown = min(sound, key=_fpr) if sound else max(rates, key=_fpr)
         if above and (by_auc or tail is None):
             shown, outcome = max(above, key=_lift), "fail"
             found_ = f"it finds {shown.tpr} of the members."
             reasons = (f"While it falsely accuses {shown.fpr:.1%} of the others, {found_}",) if by_auc else ()
-        elif tail is not None and tail.tpr.low > self.max_lift * tail.fpr:
-            shown, outcome = tail, "fail"
+        elif tail is not None and tail.rate is not None and tail.lift > self.max_lift:
+            shown, outcome = tail.rate, "fail"
         else:
             if sound and not above and shown.tpr.high <= self.max_lift * shown.fpr:
                 outcome = "pass"
@@ -464,39 +505,47 @@ class Criteria:
             outcome, reasons, outcome == "fail" and (by_auc or tail is not None),
         )  # fmt: skip
 
-    def _sharpest(self, found: Findings) -> _Rate | None:
-        """Of the attacks whose tail chance hardly gives, the rate that lies the furthest above its FPR."""
-        rates = [
-            _Rate(attack.name, fpr, found.corrected(tpr), attack.tail_p_value)
-            for attack in found.attacks
-            if attack.tail_p_value is not None and attack.tail_p_value < self.tail_significance
-            for fpr, tpr in attack.rates.items()
-        ]
-        return max(rates, key=_lift, default=None)
+    def _untold(self, text: str, limit: str, lift: float, reasons: tuple[str, ...]) -> Statement:
+        """Where the rates are of too few patients to be told: what is known is how far they lie above the FPR."""
+        far = lift > self.max_lift
+        measured = f"TPR at least {lift:g} × FPR" if lift else "of too few patients to be told of"
+        outcome: Outcome = "fail" if far else "undetermined"
+        return Statement("rate", "model", text, measured, None, None, limit, outcome, reasons, far)
+
+    def _sharpest(self, found: Findings) -> _Tail | None:
+        """Of the attacks whose tail chance hardly gives, the one whose rate lies the furthest above its FPR."""
+        tails = []
+        for attack in found.attacks:
+            if attack.tail_p_value is not None and attack.tail_p_value <= self.tail_significance:
+                rates = [_Rate(attack.name, fpr, found.corrected(tpr)) for fpr, tpr in attack.rates.items()]
+                told = max(rates, key=_lift, default=None)
+                sharper = told is None or _lift(told)[0] < (attack.lift or 0.0)
+                tails.append(_Tail(attack, attack.tail_p_value, None if sharper else told))
+        return max(tails, key=lambda tail: tail.lift, default=None)
 
     def _above(self, found: Findings, fprs: Sequence[float]) -> list[_Rate]:
         """Rates above the limit: of other attacks than the best at these FPRs, of one with a rare tail at any."""
         rates = []
         for number, attack in enumerate(found.attacks):
-            rare = attack.tail_p_value is not None and attack.tail_p_value < self.tail_significance
+            rare = attack.tail_p_value is not None and attack.tail_p_value <= self.tail_significance
             for fpr, tpr in attack.rates.items():
                 if (rare or (number and fpr in fprs)) and tpr.value > self.max_lift * fpr:
                     rates.append(_Rate(attack.name, fpr, tpr))
         return rates
 
-    def _without_model(self, found: Findings, tail: _Rate) -> str | None:
+    def _without_model(self, found: Findings, tail: _Tail) -> str | None:
         """Why a tail may be one of the images, where no coin dealt the sides."""
         if found.image_tail is None:
             return f"But while {tail.text}, whether the images alone single them out was not measured."
-        if found.image_tail < self.significance:
+        if found.image_tail <= self.significance:
             return (
                 f"But while {tail.text}, an image statistic singles out members, too (chance gives any as unlikely a "
                 f"tail in {_small(found.image_tail)} of cases): those who stand out may do so as images, and not in "
                 "the model’s memory."
             )
         for blind in found.blinds:
-            rate = blind.rates.get(tail.fpr)
-            if rate is not None and rate.high >= tail.tpr.value:
+            rate = None if tail.rate is None else blind.rates.get(tail.rate.fpr)
+            if tail.rate is not None and rate is not None and rate.high >= tail.rate.tpr.value:
                 return (
                     f"But while {tail.text}, the images alone ({blind.name}) find {rate}: that a few stand out may be "
                     "theirs, and no memory."

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log10
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,6 +48,7 @@ class Curve:
         auc: its AUC.
         roc: its points, as :attr:`monai_mia.audit.AttackResult.roc`.
         band: whether its interval is shaded.
+        points: whether the points are all that is known: they are marked and joined, where else a step holds.
     """
 
     role: str
@@ -54,6 +56,7 @@ class Curve:
     auc: float
     roc: Mapping[str, list[float]]
     band: bool
+    points: bool = False
 
 
 def draw_roc(
@@ -87,12 +90,14 @@ def draw_roc(
         colour, dashes, width = _LOOKS[curve.role]
         if curve.band:
             low, high = (np.maximum(curve.roc[key], hidden) for key in ("band_low", "band_high"))
+            step: Literal["post"] | None = None if curve.points else "post"
             axes.fill_between(
-                curve.roc["band_fpr"], low, high, step="post", color=colour, alpha=0.16, linewidth=0, zorder=3
+                curve.roc["band_fpr"], low, high, step=step, color=colour, alpha=0.16, linewidth=0, zorder=3
             )
-        fpr, tpr = _steps(curve.roc, finest)
+        fpr, tpr = [np.asarray(curve.roc[key]) for key in ("fpr", "tpr")] if curve.points else _steps(curve.roc, finest)
         axes.plot(
-            fpr, np.maximum(tpr, hidden), color=colour, linestyle=dashes, linewidth=width, drawstyle="steps-post",
+            fpr, np.maximum(tpr, hidden), color=colour, linestyle=dashes, linewidth=width,
+            drawstyle="default" if curve.points else "steps-post", marker="o" if curve.points else "", markersize=4,
             label=textwrap.fill(f"AUC {curve.auc:.3f} · {curve.label}", 54, subsequent_indent="    "),
             zorder=10 - order,
         )  # fmt: skip

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from monai_mia.audit.controls import Controls
 from monai_mia.audit.criteria import Criteria, percent
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_table, wrapped
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
@@ -32,6 +34,11 @@ __all__ = ["AttackResult", "AuditResult"]
 Array = NDArray[np.float64]
 
 _VULNERABILITY_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+_ENDS = ("low", "high")
+
+#: The baseline of all attacks, which is shown whatever it finds.
+_BASELINE = "global loss"
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class AttackResult:
             decision; else None.
         roc: FPR, TPR, and lower and upper TPR of the band, each a list.
         seconds: time to score.
+        lift: of :attr:`AuditResult.shared`, how many times its FPR the TPR is at least, at any resolved FPR whose TPR
+            is not told: a power of two; None elsewhere, or if fewer members are found than one may tell of.
     """
 
     name: str
@@ -79,6 +88,7 @@ class AttackResult:
     transferred: Mapping[str, Estimate] | None
     roc: Mapping[str, list[float]]
     seconds: float
+    lift: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As ``attacks`` of ``report.json`` has it, without the scores."""
@@ -94,6 +104,7 @@ class AttackResult:
             "tail_p_value": self.tail_p_value,
             "auc_gain_over_global_loss": _json(self.auc_gain),
             "tpr_at_fpr": {f"{fpr:g}": _json(value) for fpr, value in self.tpr_at_fpr.items()},
+            "lift": self.lift,
             **self.advantage.named("advantage"),
             **self.balanced_accuracy.named("balanced_accuracy"),
             "transferred": None
@@ -151,12 +162,13 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit found. ``print`` shows it; :func:`monai_mia.audit.report.write_report` writes it.
+    """What an audit found. ``print`` shows it; :func:`monai_mia.audit.report.write_report` writes what may be shared.
 
     Attributes:
         target: id of the audited model in the table.
         unit: ``patient`` or ``case``.
         unit_ids: names of the U units; private.
+        patient_ids: the patient of each unit, length U; private.
         member: whether the target trained on a unit, shape (U,).
         attacks: sorted by AUC, best first.
         blind: the blind baseline as if it were an attack, or None without image statistics.
@@ -171,13 +183,17 @@ class AuditResult:
         n_patients: number of member and of non-member patients.
         randomised: whether a coin decided the members.
         criteria: what the verdict is judged by.
+        disclosure: how much a report may tell.
         confidence: coverage of the intervals.
         seconds: time of the audit.
+        withheld: of :attr:`shared`, the attacks whose numbers are not told; else none.
+        gated: whether this is what may be shared.
     """
 
     target: str
     unit: str
     unit_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
     member: NDArray[np.bool_]
     attacks: tuple[AttackResult, ...]
     blind: AttackResult | None
@@ -192,13 +208,84 @@ class AuditResult:
     n_patients: tuple[int, int]
     randomised: bool
     criteria: Criteria
+    disclosure: Disclosure
     confidence: float
     seconds: float
+    withheld: tuple[AttackResult, ...] = ()
+    gated: bool = False
 
     @property
     def best(self) -> AttackResult:
         """The attack with the highest AUC."""
         return self.attacks[0]
+
+    @cached_property
+    def shared(self) -> AuditResult:
+        """What may be shared of it, see :mod:`monai_mia.audit.disclosure`; scores and names stay, for pictures alone.
+
+        Told are the best attack, with a curve, the one with the least likely tail, the global loss, and the best one
+        without shadows, as many of them as may be; numbers are rounded, and rates of too few patients are left out.
+        """
+        gate = self.disclosure
+        if self.gated or gate.everything:
+            return replace(self, gated=True)
+        first = [self.best]
+        first += sorted(self.attacks, key=lambda one: 1.0 if one.tail_p_value is None else one.tail_p_value)[:1]
+        first += [one for one in self.attacks if one.name == _BASELINE]
+        first += [one for one in self.attacks if not one.n_shadow][:1]
+        named = list(dict.fromkeys(one.name for one in first))[: gate.n_attacks(*self.n_patients)]
+        told = bool(named)
+        return replace(
+            self,
+            attacks=tuple(self._gated(one, curve=one is self.best) for one in self.attacks if one.name in named),
+            withheld=tuple(sorted((a for a in self.attacks if a.name not in named), key=lambda one: one.name)),
+            blind=self._gated(self.blind) if told and self.blind else None,
+            blind_network=self._gated(self.blind_network) if told and self.blind_network else None,
+            attack_minus_blind=gate.coarse(self.attack_minus_blind) if told else None,
+            controls=gate.coarse(self.controls.clearest(gate.min_cell)) if told else Controls(),
+            claims=gate.coarse(self.claims) if told else None,
+            utility=gate.coarse(self.utility) if told else {},
+            canaries={
+                kind: {method: gate.bound(bound) for method, bound in bounds.items()}
+                for kind, bounds in self.canaries.items()
+            },
+            gated=True,
+        )
+
+    def _gated(self, attack: AttackResult, curve: bool = False) -> AttackResult:
+        """An attack with rounded numbers, and a curve of few points or none."""
+        gate = self.disclosure
+        wanted = [fpr for fpr, rate in attack.tpr_at_fpr.items() if rate is not None]
+        points = gate.curve(attack.scores, self.member, self.patient_ids, wanted) if curve else []
+        band = np.searchsorted(attack.roc["band_fpr"], [fpr + 1e-9 for fpr, _ in points], side="right") - 1
+        drawn = [
+            gate.coarse(attack.tpr_at_fpr.get(fpr) or Estimate(tpr, *(attack.roc[f"band_{end}"][k] for end in _ENDS)))
+            for (fpr, tpr), k in zip(points, band, strict=True)
+        ]
+        fprs, ends = [0.0, *(fpr for fpr, _ in points), 1.0], (Estimate(0.0, 0.0, 0.0), Estimate(1.0, 1.0, 1.0))
+        drawn = [ends[0], *drawn, ends[1]]
+        bound, n_member = attack.epsilon_lower_bound, self.n_patients[0]
+        lifts = [
+            rate.low / fpr
+            for fpr, rate in attack.tpr_at_fpr.items()
+            if rate is not None and fpr not in dict(points) and gate.shows(round(rate.value * n_member))
+        ]
+        return replace(
+            gate.coarse(attack),
+            lift=2.0 ** math.floor(math.log2(max(lifts))) if lifts and max(lifts) >= 1 else None,
+            tpr_at_fpr={
+                fpr: gate.coarse(rate) if fpr in dict(points) else None for fpr, rate in attack.tpr_at_fpr.items()
+            },
+            epsilon_lower_bound=None if bound is None else gate.bound(bound),
+            transferred=None,
+            roc={
+                "fpr": fprs,
+                "tpr": [rate.value for rate in drawn],
+                "band_fpr": fprs,
+                "band_low": [rate.low for rate in drawn],
+                "band_high": [rate.high for rate in drawn],
+            },
+        )
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -215,7 +302,7 @@ class AuditResult:
         kind = "randomised" if self.randomised else "observational"
         known = {"kind": kind, "n_member": self.n_patients[0], "n_nonmember": self.n_patients[1]}
         design, target = {**known, **about.get("design", {})}, about.get("target", {})
-        return judge({**self._measured, "design": design, "target": target}, self.criteria)
+        return judge({**self.shared._measured, "design": design, "target": target}, self.criteria)
 
     def attack(self, name: str) -> AttackResult:
         """The result of the attack of that name."""
@@ -235,7 +322,14 @@ class AuditResult:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """What ``report.json`` says of the audit alone; nothing in it names a patient."""
+        """What ``report.json`` says of the audit alone, and so what may be shared of it."""
+        return self.shared._content()
+
+    def exact(self) -> dict[str, Any]:
+        """The same with everything that was found, to full precision; private."""
+        return self._content()
+
+    def _content(self) -> dict[str, Any]:
         measured = dict(self._measured)
         head = {key: measured.pop(key) for key in ("unit", "confidence")}
         return {**head, "verdict": self.verdict.as_json(), **measured}
@@ -243,11 +337,38 @@ class AuditResult:
     @cached_property
     def _measured(self) -> dict[str, Any]:
         """The same without the verdict, which is judged by it."""
-        found = self.vulnerability[self.member]
+        rates = dict(zip(self.best.roc["fpr"], self.best.roc["tpr"], strict=True)) if self.attacks else {}
+        found = {
+            "attack": self.best.name if self.attacks else None,
+            "definition": "share of non-members that score at least as high as the member",
+            f"n_{self.unit}s": int(self.member.sum()),
+            "resolution": resolution(self.member),
+            "share_exposed_at_fpr": {f"{fpr:g}": tpr for fpr, tpr in rates.items() if 0 < fpr < 1},
+        }
+        if not self.gated or self.disclosure.everything:
+            quantiles = np.quantile(self.vulnerability[self.member], _VULNERABILITY_QUANTILES)
+            found["quantiles"] = {
+                f"{q:g}": float(value) for q, value in zip(_VULNERABILITY_QUANTILES, quantiles, strict=True)
+            }
+            found["share_exposed_at_fpr"] = {
+                f"{fpr:g}": float((self.vulnerability[self.member] <= fpr + 1e-12).mean())  # as the TPR allows for it
+                for fpr, rate in self.best.tpr_at_fpr.items()
+                if rate is not None
+            }
         return {
             "unit": self.unit,
             "confidence": self.confidence,
+            "disclosure": {"min_cell": self.disclosure.min_cell, "n_attacks": len(self.attacks) + len(self.withheld)},
             "attacks": [attack.as_json() for attack in self.attacks],
+            "withheld": [
+                {
+                    "name": one.name,
+                    "access": one.access,
+                    "signals": list(one.signals),
+                    "n_shadow": one.n_shadow,
+                }
+                for one in self.withheld
+            ],
             "controls": {
                 "blind_baseline": None if self.blind is None else self.blind.as_json(),
                 "blind_network": None if self.blind_network is None else self.blind_network.as_json(),
@@ -259,18 +380,7 @@ class AuditResult:
                 side: {metric: sides[side].as_json() for metric, sides in self.utility.items()}
                 for side in ("members", "nonmembers", "gap")
             },
-            "exposure": {
-                "attack": self.best.name,
-                "definition": "share of non-members that score at least as high as the member",
-                f"n_{self.unit}s": int(self.member.sum()),
-                "resolution": resolution(self.member),
-                "quantiles": {f"{q:g}": float(np.quantile(found, q)) for q in _VULNERABILITY_QUANTILES},
-                "share_exposed_at_fpr": {
-                    f"{fpr:g}": float((found <= fpr + 1e-12).mean())  # as the TPR allows for rounding
-                    for fpr, value in self.best.tpr_at_fpr.items()
-                    if value is not None
-                },
-            },
+            "exposure": found,
             "claims": None if self.claims is None else {"attack": self.best.name, **self.claims.as_json()},
             "canaries": {
                 kind: {method: dict(vars(bound)) for method, bound in bounds.items()}
@@ -294,7 +404,7 @@ class AuditResult:
         blinds = [blind for blind in (self.blind, self.blind_network) if blind is not None]
         lines = text_table(heads, [_row(attack, fprs) for attack in (*shown, *blinds)])
         if len(self.attacks) > len(shown):
-            lines.append(f"... and {len(self.attacks) - len(shown)} more attacks in the report.")
+            lines.append(f"... and {len(self.attacks) - len(shown)} more attacks.")
         if assumed:
             lines += wrapped(assumed_in_words(assumed, len(self.unit_ids)))
         for metric, sides in self.utility.items():
@@ -347,6 +457,8 @@ class AuditResult:
         """A handful of attacks to draw: the best, the best without shadows, the global loss, and the blind one."""
         from monai_mia.audit.drawing import Curve
 
+        if not self.attacks:
+            return []
         chosen = [("best", f"best attack: {self.best.name}", self.best, True)]
         cheap = next((attack for attack in self.attacks if not attack.n_shadow), None)
         loss = next((attack for attack in self.attacks if attack.name == "global loss"), None)
@@ -357,7 +469,12 @@ class AuditResult:
             chosen.append(("global loss", words, loss, True))
         if self.blind is not None:
             chosen.append(("blind", "blind baseline: the images alone", self.blind, False))
-        return [Curve(role, label, attack.auc.value, attack.roc, band) for role, label, attack, band in chosen]
+        points = self.gated and not self.disclosure.everything
+        return [
+            Curve(role, label, attack.auc.value, _inner(attack.roc) if points else attack.roc, band, points)
+            for role, label, attack, band in chosen
+            if not points or len(attack.roc["fpr"]) > 2
+        ]
 
     def plot_roc(self, axes: Axes | None = None) -> Axes:
         """Draw the ROC of the :meth:`curves` on logarithmic axes, from the resolution of the cohort upwards.
@@ -372,6 +489,11 @@ class AuditResult:
 
         finest = resolution(self.member)
         return draw_roc(self.curves(), finest, min(finest, 1 / int(self.member.sum())) / 2, axes)
+
+
+def _inner(roc: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """A curve without its ends, which are not found but given, and have no place on logarithmic axes."""
+    return {key: values[1:-1] for key, values in roc.items()}
 
 
 def _json(value: Estimate | None) -> dict[str, Any] | None:

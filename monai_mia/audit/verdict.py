@@ -65,9 +65,27 @@ def judge(content: Mapping[str, Any], criteria: Criteria | None = None) -> Verdi
         content: of ``report.json``, see :func:`~monai_mia.audit.report.as_json`; its own verdict is not read.
         criteria: the thresholds; by default those documented.
     """
+    if not content["attacks"]:
+        return _unseen(content)
     statements = (criteria or Criteria()).check(Findings.of(content))
     level, reasons = _level(statements, (criteria or Criteria()).high_auc)
     return Verdict(level, tuple(reasons), _recommendation(statements), statements)
+
+
+def _unseen(content: Mapping[str, Any]) -> Verdict:
+    """Of a report that tells no number, since a side has fewer patients than one may tell of."""
+    design, fewest = content.get("design", {}), content["disclosure"]["min_cell"]
+    n_member, n_nonmember = (design.get(key, "too few") for key in ("n_member", "n_nonmember"))
+    reason = (
+        f"Only {n_member} member and {n_nonmember} non-member patients: no number is told of fewer than {fewest} of a "
+        "side. Audit more patients, or set a smaller min_cell where who was a member is no secret."
+    )
+    sides = f"{n_member} and {n_nonmember}"
+    statement = Statement(
+        "patients", "validity", "There are enough patients on both sides.", sides, None, None,
+        f"at least {fewest} each", "fail", (reason,),
+    )  # fmt: skip
+    return Verdict("inconclusive", (reason,), "undetermined", (statement,))
 
 
 def _level(statements: tuple[Statement, ...], high_auc: float) -> tuple[Level, list[str]]:

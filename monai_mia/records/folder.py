@@ -150,6 +150,11 @@ class StudyFolder:
         return self.private / "scores.csv"
 
     @property
+    def audit_file(self) -> Path:
+        """What the audit found, exactly, of which the report tells what may be shared."""
+        return self.private / "audit.json"
+
+    @property
     def cases_file(self) -> Path:
         """Whose each case is, and under which pseudonym."""
         return self.private / "cases.csv"

@@ -25,6 +25,7 @@ from monai_mia.attacks import (
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.criteria import Criteria
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.results import AuditResult
 from monai_mia.audit.scoring import score_cases
 from monai_mia.errors import InputError
@@ -32,6 +33,7 @@ from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling, epsilon
 
 ATTACKS = (GlobalLoss(), Threshold("dice"), DifficultyCalibration(), LiRA(), LiRA(mode="offline"))
+EVERYTHING = Disclosure(1)
 QUICK = {"resampling": Resampling(n_resamples=200), "n_permutations": 199}
 
 
@@ -404,7 +406,7 @@ def test_a_strong_leak_is_high():
 
 def test_a_small_leak_is_moderate():
     """AUC Phi(.55 / sqrt 2) = .65 with 400 patients: clearly more than chance, clearly not above .7."""
-    leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
+    leak = game(n=400, shadows=0, delta=0.6, spread=0.0)
     verdict = audit_of(leak.table, fprs=(0.1,)).verdict
     assert verdict.level == "moderate"
     assert "single patients may still stand out" in verdict.reasons[-1]
@@ -415,14 +417,18 @@ def test_a_few_patients_who_stand_out_are_high():
     quiet = game(n=400, shadows=0, delta=0.0, spread=0.0, seed=2)
     values = quiet.table.values.copy()
     values[0, np.flatnonzero(quiet.member)[:28]] += 50
-    result = audit_of(replace(quiet.table, values=values), fprs=(0.1, 0.01))
+    table = replace(quiet.table, values=values)
+    result = audit_of(table, fprs=(0.1, 0.01), disclosure=EVERYTHING)
     assert result.best.auc.value < 0.62
     assert result.verdict.level == "high"
     assert "1.0% of the others" in result.verdict.reasons[-1]
+    told = audit_of(table, fprs=(0.1, 0.01)).verdict  # two of 200 non-members are too few to be told of
+    assert told.level == "high"
+    assert "at least 8 times as often" in told.reasons[-1]
 
 
 def test_a_tail_that_the_auc_hides_is_high():
-    result = audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999)
+    result = audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, disclosure=EVERYTHING)
     assert result.best.auc.value == pytest.approx(0.5, abs=0.05)
     assert result.best.p_value > 0.05
     assert result.best.tail_p_value < 0.01
@@ -430,6 +436,9 @@ def test_a_tail_that_the_auc_hides_is_high():
     assert "of the average patient nothing was shown" in result.verdict.reasons[0]
     assert "finds 0.1" in result.verdict.reasons[1]
     assert "1.0% of the others" in result.verdict.reasons[1]
+    told = audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999).verdict
+    assert told.level == "high"
+    assert "at least 8 times as often" in told.reasons[1]
     lax = Criteria(max_lift=20.0)
     assert audit_of(hidden_tail(), fprs=(0.1, 0.01), n_permutations=999, criteria=lax).verdict.level == "moderate"
     strict = Criteria(tail_significance=1e-3)
@@ -480,7 +489,8 @@ def test_few_patients_are_inconclusive():
     verdict = audit_of(leak.table).verdict
     assert verdict.level == "inconclusive"
     assert "9 member and 9 non-member patients" in verdict.reasons[0]
-    enough = audit_of(leak.table, criteria=Criteria(min_patients=9)).verdict
+    assert audit_of(leak.table, disclosure=EVERYTHING).verdict.reasons[0].startswith("Only 9 member and 9 non-member")
+    enough = audit_of(leak.table, criteria=Criteria(min_patients=9), disclosure=Disclosure(9)).verdict
     assert enough.level == "high"
 
 
@@ -528,7 +538,7 @@ def test_without_image_statistics_there_is_no_blind_baseline(result):
 def test_rules_are_the_users():
     leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
     assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(high_auc=0.55)).verdict.level == "high"
-    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(max_lift=1.2)).verdict.level == "high"
+    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(max_lift=1.1)).verdict.level == "high"
     assert (
         audit_of(leak.table, fprs=(0.1,), criteria=Criteria(significance=0.001, tail_significance=0.001)).verdict.level
         == "low"

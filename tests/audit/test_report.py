@@ -11,7 +11,6 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from PIL import Image
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, Threshold
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.report import as_json, figures, write_report
 from monai_mia.audit.report.figures import NAMES, signal_label, vulnerability_bins
 from monai_mia.audit.results import AuditResult
@@ -65,8 +65,9 @@ def make_table(effect, n_patients=32, scans=2, constant=False, seed=0):
     )
 
 
-def run(table, attacks=None, **options):
+def run(table, attacks=None, min_cell=1, **options):
     attacks = attacks or [GlobalLoss(), EverySignal(), DifficultyCalibration("log_likelihood")]
+    options |= {"disclosure": Disclosure(min_cell)}
     return Audit(attacks, resampling=Resampling(n_resamples=50), n_permutations=200, **options).run(table)
 
 
@@ -245,11 +246,11 @@ def test_numbers_on_the_page_are_those_of_the_json(strong, folder):
 
 def test_rates_below_the_resolution_are_not_shown(tmp_path, no_pictures):
     table = make_table(1.0)
-    page = page_of(run(table, fprs=(0.1, 0.001)), table, tmp_path)
-    assert "TPR at 10 % FPR Advantage" in page.words  # and no column between
+    page = page_of(run(table, fprs=(0.2, 0.001), min_cell=2), table, tmp_path)
+    assert "TPR at 20 % FPR Advantage" in page.words  # and no column between
     assert "Below resolution: the TPR at 0.1 % FPR is not reported" in page.words
     page = page_of(run(table, fprs=(0.001,)), table, tmp_path)
-    assert "TPR at 10 % FPR" not in page.words
+    assert "TPR at 20 % FPR" not in page.words
 
 
 def test_a_signal_needs_no_shadow(folder):
@@ -286,6 +287,23 @@ def test_pictures_of_an_earlier_report_do_not_stay(strong, tmp_path, no_pictures
     assert names == {"roc", "vulnerability", "score_best_attack", "signal_loss"}
 
 
+def test_what_is_withheld_is_said(tmp_path):
+    """Three attacks with numbers, one curve and no histogram; the names of the others; pages say why."""
+    table = make_table(0.7)
+    page_of(run(table), table, tmp_path)
+    page = page_of(run(table, min_cell=2), table, tmp_path)
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"roc", "vulnerability"}
+    assert "nothing is told of fewer than 2 patients of a side" in page.words
+    assert "2 attacks of which no number is told" in page.words
+    assert "Between two points lie at least 2 patients of each side." in page.words
+    page = page_of(run(table, min_cell=8), table, tmp_path)
+    assert not (tmp_path / "figures" / "roc.png").exists()
+    assert "No curve is shown" in page.words
+    page = page_of(run(table, min_cell=17), table, tmp_path)
+    assert "no number is told of fewer than 17 of a side" in page.words
+    assert not page.all("img")
+
+
 def test_a_table_of_another_audit_is_refused(strong, tmp_path):
     with pytest.raises(InputError, match="table must be the one that was audited"):
         write_report(strong[0], make_table(1.0, seed=5), tmp_path, ABOUT)
@@ -300,27 +318,17 @@ def test_observational_design_is_named_with_its_caveat(strong, tmp_path, no_pict
     assert "The recipe, not a released file" not in words
 
 
-def test_exposure_adds_up_and_agrees_with_the_tpr(strong):
-    result, _ = strong
-    bins = vulnerability_bins(result)
-    assert sum(b.count for b in bins) == result.member.sum()
-    assert sum(b.expected for b in bins) == pytest.approx(result.member.sum())
+@pytest.mark.parametrize("min_cell", [1, 2])
+def test_exposure_adds_up_and_agrees_with_the_tpr(min_cell):
+    result = run(make_table(0.5), min_cell=min_cell)
+    bins = vulnerability_bins(result.shared)
+    assert len(bins) > 2
+    assert sum(b.share for b in bins) == pytest.approx(1.0)
+    assert sum(b.expected for b in bins) == pytest.approx(1.0)
     shares = as_json(result, ABOUT)["exposure"]["share_exposed_at_fpr"]
-    for fpr, value in result.best.tpr_at_fpr.items():
+    for fpr, value in result.shared.best.tpr_at_fpr.items():
         if value is not None:
             assert shares[f"{fpr:g}"] == pytest.approx(value.value)
-
-
-def test_exposure_by_hand():
-    """Ten non-members; one member above all of them, one with 1 above it, one with 3, one with all."""
-    member = np.repeat([True, False], [4, 10])
-    best = SimpleNamespace(tpr_at_fpr={0.1: Estimate(0.5, 0, 1), 0.01: None})
-    result = SimpleNamespace(
-        member=member, vulnerability=np.concatenate([[0.0, 0.1, 0.3, 1.0], np.ones(10)]), best=best
-    )
-    bins = vulnerability_bins(result)
-    assert [b.count for b in bins] == [1, 1, 0, 1, 1]
-    assert [b.expected * 11 / 4 for b in bins] == pytest.approx([1, 1, 1, 3, 5])
 
 
 @pytest.mark.parametrize(("rate", "words"), [(0.025, "2.5"), (1.0, "100"), (0.001, "0.1"), (1 / 3, "33.3"), (0.0, "0")])

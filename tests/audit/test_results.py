@@ -76,7 +76,7 @@ class TestPrint:
     def test_few_rows_but_always_the_global_loss(self, result: AuditResult) -> None:
         text = result.text(n_rows=1)
         assert "global loss" in text
-        assert f"... and {len(result.attacks) - 2} more attacks in the report." in text
+        assert f"... and {len(result.attacks) - 2} more attacks." in text
 
     def test_an_account_is_told(self, result: AuditResult) -> None:
         assert "accounted epsilon: at most 8.00 at delta 1e-05 (patients)" in result.text(

@@ -57,6 +57,20 @@ def inconclusive() -> Content:
     return content(0.0, 12)
 
 
+def test_too_few_patients_to_be_told_of() -> None:
+    """Nothing of them is told, and nothing is concluded."""
+    table = make_table(3.0, 38, scans=1)
+    told = json.loads(json.dumps(as_json(run(table, min_cell=20), ABOUT)))
+    check_report(told)
+    assert told["attacks"] == []
+    assert told["utility"] == {"members": {}, "nonmembers": {}, "gap": {}}
+    assert told["controls"]["shifts"] == told["controls"]["halves"] == []
+    assert len(told["withheld"]) == told["disclosure"]["n_attacks"]
+    found = judge(told)
+    assert (found.level, found.recommendation) == ("inconclusive", "undetermined")
+    assert "no number is told of fewer than 20" in found.reasons[0]
+
+
 def outcomes(report: Content, **options: Any) -> dict[str, str]:
     return {one.name: one.outcome for one in judge(report, Criteria(**options)).statements}
 
@@ -464,7 +478,7 @@ class TestSchema:
         [
             ({"attacks__0__auc": 1.2}, r"\$\.attacks\[0\]\.auc"),
             ({"attacks__0__auc_ci": [0.5]}, r"\$\.attacks\[0\]\.auc_ci"),
-            ({"attacks": []}, r"\$\.attacks"),
+            ({"attacks": {}}, r"\$\.attacks"),
             ({"verdict__level": "fine"}, r"\$\.verdict\.level"),
             ({"exposure__patients": ["p1"]}, r"\$\.exposure"),
             ({"settings__train_overrides__dataset_dir": "/srv"}, r"\$\.settings"),

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,7 @@ class Controls:
             too small is missing.
         image_tail: probability under permuted membership that any image statistic, in either direction, singles out
             members as surely as the least likely of these does, at any resolved FPR; None without statistics.
+        n_shifts: how many image statistics were compared, of which :attr:`shifts` may hold the clearest alone.
     """
 
     placebo: Placebo | None = None
@@ -97,12 +98,31 @@ class Controls:
     halves: tuple[SplitHalf, ...] = ()
     split_half_band: tuple[tuple[str, tuple[float, float]], ...] = ()
     image_tail: float | None = None
+    n_shifts: int = 0
+
+    def clearest(self, min_cell: int) -> Controls:
+        """What may be shared: of each kind of comparison the one that chance explains least.
+
+        An AUC of each image statistic would be an equation in who is a member, as those of the attacks are.
+
+        Args:
+            min_cell: a half of fewer patients is not told of.
+        """
+        large = [half for half in self.halves if min(half.n_low, half.n_high) >= min_cell]
+        by_side = {side: [half for half in large if half.side == side] for side in ("members", "nonmembers")}
+        kept = [min(halves, key=lambda half: half.p_adjusted) for halves in by_side.values() if halves]
+        ordered = [half for half in large if half.by == ORDER and half not in kept]
+        kept += [half for half in ordered if half.side == "nonmembers"]  # whose drift puts a finding in doubt
+        sides = {half.side for half in large}
+        band = tuple((side, ends) for side, ends in self.split_half_band if side in sides)
+        return replace(self, shifts=self.shifts[:1], halves=tuple(kept), split_half_band=band)
 
     def as_json(self) -> dict[str, Any]:
         """As ``controls`` of ``report.json`` has it; names of image statistics may be shared."""
         return {
             "permuted_membership": None if self.placebo is None else self.placebo.as_json(),
             "shifts": [_as_json(shift) for shift in self.shifts],
+            "n_shifts": self.n_shifts,
             "halves": [_as_json(half) for half in self.halves],
             "split_half_band": {side: list(band) for side, band in self.split_half_band},
             "image_tail": self.image_tail,
@@ -146,7 +166,8 @@ def measure_controls(
         shifts = feature_shifts(features, names, member, groups, confidence)
     halves = split_halves(scores, member, groups, features, names or (), confidence)
     tail = None if features is None else image_tail(features, member, groups, fprs, n_splits, seed)
-    return Controls(None, shifts, halves, split_half_band(scores, member, groups, n_splits, seed, confidence), tail)
+    band = split_half_band(scores, member, groups, n_splits, seed, confidence)
+    return Controls(None, shifts, halves, band, tail, len(shifts))
 
 
 def image_tail(

@@ -4,9 +4,11 @@
 
 from monai_mia.audit.disclosure.archive import check_archive, report_leaks, write_archive
 from monai_mia.audit.disclosure.cells import MIN_CELL, merge_small_bins, merge_small_cells, shown_share
+from monai_mia.audit.disclosure.gate import Disclosure
 
 __all__ = [
     "MIN_CELL",
+    "Disclosure",
     "check_archive",
     "merge_small_bins",
     "merge_small_cells",

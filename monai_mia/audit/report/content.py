@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jsonschema import Draft202012Validator
 
 from monai_mia import __version__
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.report.vulnerability import individuals_content
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
@@ -32,7 +33,8 @@ def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individu
     """The content of ``report.json``; ``about`` is what :class:`monai_mia.studies.Study` says of the run."""
     return {
         "schema": SCHEMA,
-        **{key: about[key] for key in ("versions", "design") if key in about},
+        **({"versions": about["versions"]} if "versions" in about else {}),
+        **({"design": _design(about["design"], result.disclosure)} if "design" in about else {}),
         **({"target": _stated(about["target"])} if "target" in about else {}),
         **({"settings": _shareable(about["settings"])} if "settings" in about else {}),
         **result.as_json(),
@@ -46,6 +48,14 @@ def _stated(target: Mapping[str, Any]) -> dict[str, Any]:
     """The target, whose account of privacy has no epsilon where its noise can be repeated."""
     privacy = target.get("privacy")
     return {**target, "privacy": {**privacy, "epsilon": stated_epsilon(privacy)}} if privacy else dict(target)
+
+
+def _design(design: Mapping[str, Any], disclosure: Disclosure) -> dict[str, Any]:
+    """The design; the sides of scans that were left out are not told where these are few: one sees which they are."""
+    left_out = design.get("left_out")
+    if not left_out or disclosure.shows(*left_out.values()):
+        return dict(design)
+    return {**design, "left_out": {"either": sum(left_out.values())}}
 
 
 def _shareable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import textwrap
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,11 +38,12 @@ __all__ = [
 Array = NDArray[np.float64]
 
 #: File names of all pictures that a report can hold, without their ending; and of those about individuals.
-NAMES = ("roc", "score_best_attack", "signal_loss", "signal_dice", "signal_best_threshold", "vulnerability")
+NAMES = ("roc", "score_best_attack", "signal_loss", "vulnerability")
 INDIVIDUALS = ("individuals", "leakage_profile", "leakage_map")
 
 _MEMBER, _OTHER = "#1f5f99", "#b8651b"
 _DPI = DPI
+_FPRS = (0.1, 0.25, 0.5)
 
 _LABELS = {
     "log_likelihood": "Log-likelihood of the reference",
@@ -87,9 +89,11 @@ def signal_label(signal: str) -> str:
     return signal.replace("_", " ")
 
 
-def roc(result: AuditResult) -> Picture:
-    """TPR over FPR on logarithmic axes, from the resolution of the cohort upwards."""
+def roc(result: AuditResult) -> Picture | None:
+    """TPR over FPR on logarithmic axes, from the resolution of the cohort upwards; None without a curve to show."""
     curves, finest = result.curves(), resolution(result.member)
+    if not curves:
+        return None
     _, axes = _figure(5.2, 5.3)
     draw_roc(curves, finest, min(finest, 1 / int(result.member.sum())) / 2, axes, outside=True)
     figure = axes.figure
@@ -104,28 +108,23 @@ def roc(result: AuditResult) -> Picture:
     )
 
 
-def distribution(name: str, title: str, label: str, values: Array, member: NDArray[np.bool_], unit: str) -> Picture:
+def distribution(name: str, title: str, label: str, values: Array, result: AuditResult) -> Picture:
     """Members' values above the line, non-members' below: shares in bars, not single values."""
-    edges = _edges(values)
+    member, edges = result.member, _edges(values)
     clipped = np.clip(values, edges[0], edges[-1])
     centres, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
     figure, axes = _figure(4.6, 3.3)
     tallest = 0.0
-    medians = []
     for side, sign, colour in ((member, 1, _MEMBER), (~member, -1, _OTHER)):
         share = np.histogram(clipped[side], edges)[0] / side.sum()
         tallest = max(tallest, float(share.max()))
-        medians.append(float(np.median(clipped[side])))
         axes.bar(centres, sign * share, widths, color=colour, alpha=0.82, edgecolor="white", linewidth=0.8, zorder=2)
     axes.set_ylim(-1.42 * tallest, 1.42 * tallest)
     axes.set_xlim(edges[0] - 0.3 * widths[0], edges[-1] + 0.3 * widths[-1])
-    for median, words, sign, colour in zip(
-        medians, ("members", "non-members"), (1, -1), (_MEMBER, _OTHER), strict=True
-    ):
-        axes.plot([median, median], [0, sign * 1.12 * tallest], color=INK, linewidth=1.2, zorder=3)
+    for words, sign, colour in (("members", 1, _MEMBER), ("non-members", -1, _OTHER)):
         axes.text(
-            0.015, 0.5 + sign * 0.48, f"{words}, median {_number(median)}", transform=axes.transAxes,
-            va="top" if sign > 0 else "bottom", color=colour, fontsize=9, fontweight="bold", zorder=4,
+            0.015, 0.5 + sign * 0.48, words, transform=axes.transAxes, va="top" if sign > 0 else "bottom",
+            color=colour, fontsize=9, fontweight="bold", zorder=4,
         )  # fmt: skip
     axes.axhline(0, color=INK, linewidth=0.8, zorder=3)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -133,18 +132,13 @@ def distribution(name: str, title: str, label: str, values: Array, member: NDArr
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(abs(share))))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_xlabel(textwrap.fill(label, 44))
-    axes.set_ylabel(f"share of {unit}s")
+    axes.set_ylabel(f"share of {result.unit}s")
     return Picture(
         name,
         title,
-        f"Histograms of {label} for {int(member.sum())} members, median {_number(medians[0])}, and "
-        f"{int((~member).sum())} non-members, median {_number(medians[1])}.",
+        f"Histograms of {label} for {int(member.sum())} members and {int((~member).sum())} non-members.",
         png(figure),
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _edges(values: Array) -> Array:
@@ -166,69 +160,62 @@ class VulnerabilityBin:
 
     Attributes:
         label: the range in words.
-        count: members in it.
-        expected: members that would be in it if scores said nothing.
+        share: of the members, in it.
+        expected: share that would be in it if scores said nothing.
     """
 
     label: str
-    count: int
+    share: float
     expected: float
 
 
 def vulnerability_bins(result: AuditResult) -> list[VulnerabilityBin]:
-    """Members by the smallest FPR at which the best attack finds them, from the resolution of the cohort upwards."""
-    n = int((~result.member).sum())
-    above = np.rint(result.vulnerability[result.member] * n).astype(int)  # non-members that score as high
-    bounds = [fpr for fpr, value in result.best.tpr_at_fpr.items() if value is not None]
-    bounds = sorted({*bounds, *(b for b in (0.25, 0.5) if b > max(bounds, default=0.0)), 1.0})
-    bins, reached = [], 0
-    chance = len(above) / (n + 1)  # each number of non-members above is as likely as any other
-    # Nobody above is an FPR below the resolution: it is told apart from nothing smaller than one non-member.
-    bins.append(VulnerabilityBin(f"under {percent(1 / n)}, above all non-members", int((above == 0).sum()), chance))
-    lowest = 1 / n
-    for bound in bounds:
-        last = int(np.floor(bound * n + 1e-9))
-        if last > reached:
-            count = int(((above > reached) & (above <= last)).sum())
-            label = f"{percent(lowest)} to {percent(bound)}" if bound > lowest + 1e-12 else percent(bound)
-            bins.append(VulnerabilityBin(label, count, chance * (last - reached)))
-            reached, lowest = last, bound
-    return bins
+    """Members by the smallest FPR at which the best attack finds them, between the points of its curve."""
+    points = list(zip(result.best.roc["fpr"], result.best.roc["tpr"], strict=True))
+    if result.disclosure.everything:  # a step for each patient
+        rates = {fpr: rate.value for fpr, rate in result.best.tpr_at_fpr.items() if rate is not None}
+        at = {fpr: max(tpr for x, tpr in points if x <= fpr + 1e-12) for fpr in _FPRS if fpr > max(rates, default=0.0)}
+        points = [(0.0, 0.0), *sorted({**rates, **at}.items()), (1.0, 1.0)]
+    return [
+        VulnerabilityBin(f"{percent(low)} to {percent(high)}", max(0.0, more - less), high - low)
+        for (low, less), (high, more) in pairwise(points)
+    ]
 
 
-def vulnerability(result: AuditResult) -> Picture:
-    """How many members stand out, and how far."""
-    bins = vulnerability_bins(result)
-    total = int(result.member.sum())
+def vulnerability(result: AuditResult) -> Picture | None:
+    """How many members stand out, and how far; None without a curve."""
+    bins = vulnerability_bins(result) if result.attacks else []
+    if len(bins) < 2:
+        return None
     figure, axes = _figure(5.2, 0.4 * len(bins) + 1.2)
     places = list(range(len(bins)))
-    counts = [b.count for b in bins]
-    bars = axes.barh(places, counts, 0.66, color=_MEMBER, alpha=0.88, zorder=2)
+    shares = [b.share for b in bins]
+    bars = axes.barh(places, shares, 0.66, color=_MEMBER, alpha=0.88, zorder=2)
     marks = axes.vlines(
         [b.expected for b in bins], [k - 0.42 for k in places], [k + 0.42 for k in places],
         color=_OTHER, linewidth=2, zorder=3,
     )  # fmt: skip
-    room = max(*counts, *(b.expected for b in bins), 1.0)
+    room = max(*shares, *(b.expected for b in bins))
     for place, b in zip(places, bins, strict=True):
-        words = f"{b.count} ({percent(b.count / total)})"
-        axes.text(max(b.count, b.expected) + 0.015 * room, place, words, va="center", color=INK, fontsize=9, zorder=4)
-    axes.set_yticks(places, [b.label.replace(", ", ",\n") for b in bins])
+        words = percent(b.share)
+        axes.text(max(b.share, b.expected) + 0.015 * room, place, words, va="center", color=INK, fontsize=9, zorder=4)
+    axes.set_yticks(places, [b.label for b in bins])
     axes.set_ylim(len(bins) - 0.4, -0.6)
     axes.set_xlim(0, 1.3 * room)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"member {result.unit}s")
+    axes.set_xlabel(f"share of the member {result.unit}s")
     figure.legend(
         [bars.patches[0], marks], ["found by the best attack", "expected by chance"],
         loc="outside lower left", frameon=False, fontsize=9, ncols=2, labelcolor=INK,
     )  # fmt: skip
-    listed = "; ".join(f"{b.label}: {b.count}, by chance {b.expected:.1f}" for b in bins)
+    listed = "; ".join(f"{b.label}: {percent(b.share)}, by chance {percent(b.expected)}" for b in bins)
     return Picture(
         "vulnerability",
         f"Member {result.unit}s by the smallest rate of false accusations at which they are found",
-        f"Bars: number of {total} member {result.unit}s for ranges of the smallest false positive rate at which the "
+        f"Bars: share of the member {result.unit}s for ranges of the smallest false positive rate at which the "
         f"best attack finds them. {listed}.",
         png(figure),
     )

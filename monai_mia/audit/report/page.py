@@ -58,12 +58,6 @@ _ADVICE = {
     "inconclusive": "Take it neither as an all-clear nor as an alarm; mend what the reasons name and audit again.",
 }
 
-_TITLES = {
-    "signal_loss": "Signal of the global loss",
-    "signal_dice": "Signal",
-    "signal_best_threshold": "Best other signal by itself",
-}
-
 _ACCESS = {
     "mask": "the segmentation that the model predicts",
     "mask+label": "the segmentation that the model predicts, and a reference segmentation",
@@ -94,12 +88,11 @@ def write_report(
     """
     folder = Path(folder)
     content = as_json(result, about, individuals)
+    result = result.shared
     facts = _Facts(result, table)
-    roc = figures.roc(result)
-    panels = facts.panels()
-    vulnerability = figures.vulnerability(result)
+    roc, panels, vulnerability = figures.roc(result), facts.panels(), figures.vulnerability(result)
     told = _individuals(individuals)
-    pictures = (roc, *panels, vulnerability, *told["pictures"])
+    pictures = [one for one in (roc, *panels, vulnerability, *told["pictures"]) if one is not None]
     for name in (*figures.NAMES, *figures.INDIVIDUALS):  # of an earlier report
         if name not in {picture.name for picture in pictures}:
             files.remove(folder / "figures" / f"{name}.png")
@@ -147,20 +140,17 @@ class _Facts:
         return next((attack for attack in self.result.attacks if attack.name == GlobalLoss().name), None)
 
     def panels(self) -> list[Picture]:
-        """Distributions of the best attack's score and of up to three signals, none shown twice."""
-        best, member, unit = self.result.best, self.result.member, self.result.unit
+        """Distributions of the best attack's score and of the global loss; each bar tells who is a member."""
+        if not self.result.disclosure.everything:
+            return []
+        best = self.result.best
         title, label = f"Score of the best attack: {best.name}", "score of the best attack"
-        drawn = [figures.distribution("score_best_attack", title, label, best.scores, member, unit)]
+        drawn = [figures.distribution("score_best_attack", title, label, best.scores, self.result)]
         shown = set(best.signals) if self.plain(best) else set()
-        wanted = [("signal_loss", GlobalLoss().signal), ("signal_dice", "dice")]
-        fixed = {signal for _, signal in wanted}
-        thresholds = [a.signals[0] for a in self.result.attacks if self.plain(a) and a.signals[0] not in fixed | shown]
-        wanted += [("signal_best_threshold", signal) for signal in thresholds[:1]]
-        for name, signal in wanted:
-            if signal in self.signals and signal not in shown:
-                label = figures.signal_label(signal)
-                title = f"{_TITLES[name]}: {signal}"
-                drawn.append(figures.distribution(name, title, label, self.signals[signal], member, unit))
+        if self.loss is not None and GlobalLoss().signal not in shown:
+            signal = GlobalLoss().signal
+            title, label = f"Signal of the global loss: {signal}", figures.signal_label(signal)
+            drawn.append(figures.distribution("signal_loss", title, label, self.signals[signal], self.result))
         return drawn
 
 
@@ -168,16 +158,16 @@ def _page(
     result: AuditResult,
     content: Mapping[str, Any],
     facts: _Facts,
-    roc: Picture,
+    roc: Picture | None,
     panels: Sequence[Picture],
-    vulnerability: Picture,
+    vulnerability: Picture | None,
     individuals: Mapping[str, Any],
     verdict: Verdict,
 ) -> str:
     rows = content["attacks"]
     top = [row for k, row in enumerate(rows) if k < _N_ROWS or row["name"] == GlobalLoss().name]
-    rates = result.best.tpr_at_fpr
-    levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in rows)]
+    rates = result.best.tpr_at_fpr if rows else {}
+    levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in (*rows, *content["withheld"]))]
     return template("page.html", **_FILTERS).render(
         content=content,
         design={
@@ -202,7 +192,10 @@ def _page(
         attacks=rows,
         top=top,
         rest=[row for row in rows if row not in top],
-        best=rows[0],
+        best=rows[0] if rows else None,
+        withheld=content["withheld"],
+        n_attacks=content["disclosure"]["n_attacks"],
+        min_cell=content["disclosure"]["min_cell"],
         loss_tried=facts.loss is not None,
         resolved=[fpr for fpr, value in rates.items() if value is not None],
         unresolved=[fpr for fpr, value in rates.items() if value is None],
@@ -214,7 +207,6 @@ def _page(
         null=content["controls"]["null"],
         claims=content["claims"],
         canaries=content["canaries"],
-        n_exposed=figures.vulnerability_bins(result)[0].count,
         roc=roc,
         panels=panels,
         vulnerability=vulnerability,

@@ -219,7 +219,7 @@ def attack_recorded(
     blind_scores: BlindScores | None = None,
     maps: bool = False,
 ) -> tuple[AuditResult, SignalTable]:
-    """Attack what a study recorded; write ``scores.csv`` and ``cases.csv``.
+    """Attack what a study recorded; write ``audit.json``, ``scores.csv`` and ``cases.csv``.
 
     Args:
         folder: the study's folder.
@@ -307,7 +307,8 @@ def rescore(
 
 
 def _write_scores(result: AuditResult, folder: StudyFolder, made_from: dict[str, str]) -> None:
-    """Write the scores and the vulnerability of every patient, a row each."""
+    """Write what was found, exactly, and the scores and the vulnerability of every patient, a row each."""
+    files.write_json(folder.audit_file, result.exact())
     rows = [["unit_id", "member", "vulnerability", *(attack.name for attack in result.attacks)]]
     for n, unit in enumerate(result.unit_ids):
         scores = [repr(float(attack.scores[n])) for attack in result.attacks]

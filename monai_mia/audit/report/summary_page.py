@@ -58,7 +58,8 @@ def write_summary(
 
 def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[str, Any]:
     """The section of a bundle's metadata; small, and without a cohort's counts below the side."""
-    best, design, target = content["attacks"][0], content.get("design", {}), content.get("target", {})
+    best = content["attacks"][0] if content["attacks"] else None
+    design, target = content.get("design", {}), content.get("target", {})
     accounted = target.get("privacy") or {}
     return {
         "schema": PRIVACY_SCHEMA,
@@ -73,20 +74,22 @@ def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[
             "n_member": design.get("n_member"),
             "n_nonmember": design.get("n_nonmember"),
             "n_assumed": design.get("n_assumed"),
-            "n_shadow": max(attack["n_shadow"] for attack in content["attacks"]),
+            "n_shadow": max(attack["n_shadow"] for attack in (*content["attacks"], *content["withheld"])),
             "unit": content["unit"],
         },
         "verdict": verdict.level,
         "recommendation": verdict.recommendation,
         "statements": [one.as_json() for one in verdict.statements],
-        "best_attack": {
+        "best_attack": None
+        if best is None
+        else {
             "name": best["name"],
             "access": best["access"],
             "auc": best["auc"],
             "auc_ci": best["auc_ci_simultaneous"],
             "tpr_at_fpr": {fpr: rate for fpr, rate in best["tpr_at_fpr"].items() if rate is not None},
         },
-        "audited_epsilon": best["epsilon_lower_bound"],
+        "audited_epsilon": None if best is None else best["epsilon_lower_bound"],
         "accounted_epsilon": {
             "epsilon": stated_epsilon(accounted),
             **{key: accounted.get(key) for key in ("delta", "unit", "secure_noise")},
@@ -117,10 +120,11 @@ def _card(privacy: Mapping[str, Any]) -> str:
         "|---|---|",
         f"| verdict | **{privacy['verdict']}** |",
         f"| evidence for a release | {privacy['recommendation']} |",
-        f"| best attack | {markdown(best['name'])} (access: {markdown(best['access'])}) |",
-        f"| its AUC (0.5: chance) | {Estimate.of_json(best, 'auc')} |",
     ]
-    for fpr, rate in best["tpr_at_fpr"].items():
+    if best is not None:
+        lines.append(f"| best attack | {markdown(best['name'])} (access: {markdown(best['access'])}) |")
+        lines.append(f"| its AUC (0.5: chance) | {Estimate.of_json(best, 'auc')} |")
+    for fpr, rate in (best or {"tpr_at_fpr": {}})["tpr_at_fpr"].items():
         found = Estimate.of_json(rate)
         lines.append(f"| members found while {percent(float(fpr))} of others are accused | {found} |")
     if privacy["audited_epsilon"] is not None:
@@ -164,7 +168,7 @@ def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
         confidence=percent(content["confidence"]),
         verdict=verdict,
         reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],
-        best=content["attacks"][0],
+        best=content["attacks"][0] if content["attacks"] else None,
         sections=_SECTIONS,
         sha256=sha256,
     )
