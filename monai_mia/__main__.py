@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``monai-mia``, or ``python -m monai_mia``: audit any bundle, see what it would run, and what needs no config.
 
-A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive`` and ``card`` load neither torch
-nor monai.
+A command imports what it needs when it is chosen: ``report``, ``compare``, ``archive``, ``card``, ``doctor`` and
+``verify`` load neither torch nor monai.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from docstring_parser import parse
@@ -168,7 +169,9 @@ def _report(given: argparse.Namespace) -> None:
     from monai_mia.audit.report.rescoring import rescore
     from monai_mia.records import StudyFolder
 
-    print(rescore(given.output, seed=given.seed, wait=given.wait))
+    result, about = rescore(given.output, seed=given.seed, wait=given.wait), StudyFolder(given.output).about()
+    privacy, assumed = about.get("target", {}).get("privacy"), about.get("design", {}).get("n_assumed", 0)
+    print(result.text(privacy=privacy, assumed=assumed))
     print(f"Report: {StudyFolder(given.output).report / 'index.html'}")
 
 
@@ -207,7 +210,8 @@ def _compare(given: argparse.Namespace) -> None:
     )
     with folder.lock(given.wait):
         result = comparison.score(recorded)
-        report.write_comparison(result, comparison, folder.report)
+        with folder.reporting():
+            report.write_comparison(result, comparison, folder.report)
     print(f"Comparison: {folder.report / 'comparison.md'} ({len(result.rows)} rows)")
 
 
@@ -263,6 +267,44 @@ def _card(given: argparse.Namespace) -> None:
     print("\n".join(f"{verb}: {path}" for path in paths))
 
 
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    _output_option(parser)
+    parser.add_argument("--images", action="store_true", help="read the cohort's images too: are they those of then?")
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from monai_mia.records.integrity import examine
+
+    examination = examine(given.output, given.images)
+    print(examination.text())
+    if not examination.whole:
+        raise SystemExit(1)
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", required=True, metavar="FILE", help="report.json, as it was filed")
+    parser.add_argument("--design", required=True, metavar="FILE", help="design.csv, which its owner shows")
+    parser.add_argument("--key", required=True, metavar="FILE", help="design.key, which its owner shows")
+
+
+def _verify(given: argparse.Namespace) -> None:
+    from monai_mia.records.design import Design, check_commitment, check_drawn
+    from monai_mia.records.files import read_json
+    from monai_mia.records.keys import read_key
+
+    said = read_json(given.report).get("design", {}).get("commitment")
+    if said is None:
+        raise InputError(f"report must hold design.commitment, got none in {given.report!r}. Give its report.json.")
+    design, key = Design.read(given.design), read_key(given.key)
+    check_commitment(said, design, key)
+    print("The report is committed to this key and to these members of the target.")
+    if read_json(Path(given.design).with_suffix(".json")).get("canaries"):
+        print("It has canaries, of whom a recorded design does not tell: that coins dealt the sides is not checked.")
+        return
+    check_drawn(design, key)
+    print(f"Who is a member of what, in {len(design.member)} models, follows from seed {design.seed} and the key.")
+
+
 def _bundles(_: argparse.Namespace) -> None:
     for folder in sorted(shipped_bundles().iterdir()):
         if (folder / "configs").is_dir():
@@ -294,6 +336,14 @@ _COMMANDS = {
         _archive,
     ),
     "card": _Command("print the privacy section of a model card, or put it into a bundle", _card_options, _card),
+    "doctor": _Command(
+        "say of each file of a study whether it is whole, stale or torn; exit status 0 if all are whole",
+        _doctor_options,
+        _doctor,
+    ),
+    "verify": _Command(
+        "check the key and the design that an owner shows against the commitment in a report", _verify_options, _verify
+    ),
     "bundles": _Command("print the folders of the bundles that come with the package", _no_options, _bundles),
     "overlays": _Command(
         "print the folder of the overlays that change a bundle, such as defences", _no_options, _overlays

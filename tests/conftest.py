@@ -33,6 +33,11 @@ PHANTOM = BUNDLES / "phantom_unet3d"
 HIPPOCAMPUS = BUNDLES / "hippocampus_unet3d"
 SLICES = BUNDLES / "hippocampus_unet2d"
 
+#: The key of tests, so that the designs that they draw are the same each time.
+KEY = bytes(range(32))
+#: A file with it.
+KEY_FILE = ROOT / "tests" / "design.key"
+
 #: Overrides that make the phantom bundle's network small enough for a test.
 SMALL = {"network_def#channels": [4, 8, 8]}
 
@@ -76,7 +81,7 @@ def varied(study: Study, **options: Any) -> Study:
 
 
 def small_study(cohort: Any, output_dir: Path, /, **options: Any) -> Study:
-    """A study that takes seconds: two epochs, two shadows, one process; options by their own names."""
+    """A study that takes seconds: two epochs, two shadows, one process, a known key; options by their own names."""
     recipe = Recipe(str(PHANTOM), train_overrides={**SMALL, "train#trainer#max_epochs": 2}, inference_overrides=SMALL)
     audit = Audit(
         [attacks.GlobalLoss(), attacks.EverySignal(), attacks.DifficultyCalibration()],
@@ -84,7 +89,8 @@ def small_study(cohort: Any, output_dir: Path, /, **options: Any) -> Study:
         n_permutations=200,
         disclosure=Disclosure(1),  # a handful of patients, of whom nothing would be told
     )
-    study = Study(recipe, cohort, str(output_dir), audit, shadows=2, resources=Resources(n_jobs=1))
+    parts = {"key_file": str(KEY_FILE), "resources": Resources(n_jobs=1)}
+    study = Study(recipe, cohort, str(output_dir), audit, shadows=2, **parts)
     return varied(study, **options)
 
 

@@ -25,7 +25,7 @@ from monai_mia.attacks import Attack, EverySignal
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit.criteria import percent
-from monai_mia.audit.printing import data_frame, flat, text_table
+from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_table, wrapped
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
 from monai_mia.records import files
@@ -95,6 +95,7 @@ class ComparisonResult:
         samples: by name and number of shadows, resampled AUCs and TPRs at :attr:`Comparison.headline_fpr`, (B,) each.
         gains: by name and number of shadows, AUC minus the reference's and the ratio of the TPRs at
             :attr:`Comparison.headline_fpr`, each with its paired interval.
+        patients_assumed: how many of them are no more than assumed, one a scan.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -106,6 +107,7 @@ class ComparisonResult:
     scores: dict[tuple[str, int], Array]
     samples: dict[tuple[str, int], tuple[Array, Array]]
     gains: dict[tuple[str, int], dict[str, Estimate]]
+    patients_assumed: int = 0
 
     def __str__(self) -> str:
         """The rows, for a terminal of 100 columns."""
@@ -117,7 +119,8 @@ class ComparisonResult:
             cells = ["" if rate is None else f"{rate.value:.3f}" for rate in rates]
             rows.append([row.name, str(row.n_shadow), str(row.auc), *cells])
         about = f"{self.targets} targets, {self.patients} patients; rates below {percent(self.resolution)} unresolved"
-        return "\n".join([*text_table(heads, rows), about])
+        assumed = wrapped(assumed_in_words(self.patients_assumed, self.patients))
+        return "\n".join([*text_table(heads, rows), about, *assumed])
 
     def to_frame(self) -> pd.DataFrame:
         """A data frame with a row for each attack and number of shadows.
@@ -232,7 +235,7 @@ class Comparison:
             rows.append(row)
             samples[row.name, row.n_shadow] = drawn
             of_patients[row.name, row.n_shadow] = by_patient(scores, table)
-        return self._result(rows, of_patients, samples, members, table)
+        return self._result(rows, of_patients, samples, members, table, design.patients_assumed)
 
     def listed(self, budget: int) -> list[Attack | EverySignal]:
         """The attacks that a number of shadows allows."""
@@ -343,6 +346,7 @@ class Comparison:
         samples: dict[tuple[str, int], tuple[Array, Array]],
         members: NDArray[np.bool_],
         table: SignalTable,
+        assumed: int,
     ) -> ComparisonResult:
         rows = sorted(rows, key=lambda row: (row.n_shadow, -row.auc.value))
         most = max(self.budgets)
@@ -365,6 +369,7 @@ class Comparison:
             rows=tuple(rows),
             targets=len(members),
             patients=len(set(table.patient_ids)),
+            patients_assumed=assumed,
             resolution=1 / n_out,
             reference=(reference.name, reference.n_shadow) if gains and reference is not None else None,
             member=by_patient(members, table) > 0.5,
@@ -422,6 +427,7 @@ class DefenceRow:
         audited_epsilon: what the adaptive adversary proves on the first target.
         training_s: mean seconds of a training.
         query_s: mean seconds of asking a model about the cohort.
+        repeatable_noise: whether the training has an account that bounds nothing, since its noise can be repeated.
     """
 
     name: str
@@ -434,6 +440,7 @@ class DefenceRow:
     audited_epsilon: EpsilonBound
     training_s: float
     query_s: float
+    repeatable_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -446,3 +453,4 @@ class DefenceStudyResult:
     patients: int
     headline_fpr: float
     confidence: float
+    patients_assumed: int = 0

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from monai_mia import statistics
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, at_most, stated_epsilon
 
 __all__ = ["Criteria", "Findings", "Statement", "percent"]
 
@@ -123,7 +123,8 @@ class Findings:
         claims: what claims are worth, likewise, or None.
         epsilon: audited epsilon of the best attack, or None.
         ceiling: what a perfect attack would have shown.
-        accounted: accounted epsilon of the target's training, or None.
+        accounted: accounted epsilon of the target's training, or None; none is without noise that nobody can repeat.
+        repeatable: whether the training has an account that bounds nothing, since its noise can be repeated.
         confidence: coverage of the intervals.
     """
 
@@ -146,6 +147,7 @@ class Findings:
     epsilon: float | None
     ceiling: float
     accounted: float | None
+    repeatable: bool
     confidence: float
 
     @classmethod
@@ -174,7 +176,8 @@ class Findings:
             claims=content["claims"],
             epsilon=best["epsilon_lower_bound"],
             ceiling=0.0 if best["epsilon"] is None else float(best["epsilon"]["ceiling"]),
-            accounted=(content.get("target", {}).get("privacy") or {}).get("epsilon"),
+            accounted=stated_epsilon(content.get("target", {}).get("privacy")),
+            repeatable=(content.get("target", {}).get("privacy") or {}).get("secure_noise") is False,
             confidence=float(content["confidence"]),
         )
 
@@ -576,6 +579,8 @@ class Criteria:
         measured = f"at least {at_least(shown)}; {at_least(found.ceiling)} could have been shown"
         if accounted is not None:
             measured += f"; accounted: at most {at_most(accounted)}"
+        if found.repeatable:
+            measured += "; accounted: none, since the noise can be repeated from a seed"
         outcome: Outcome = "pass" if found.ceiling >= self.max_epsilon else "undetermined"
         if accounted is not None and accounted <= self.max_epsilon:
             outcome = "pass"

@@ -538,6 +538,7 @@ class FalsePositiveStudyResult:
         patients: how many patients of the cohort.
         headline_fpr: the FPR of the information that is reported beside.
         confidence: coverage of the intervals.
+        patients_assumed: how many of the patients are no more than assumed, one a scan.
     """
 
     mitigations: tuple[MitigationFalsePositives, ...]
@@ -548,3 +549,4 @@ class FalsePositiveStudyResult:
     patients: int
     headline_fpr: float
     confidence: float
+    patients_assumed: int = 0

@@ -209,6 +209,7 @@ class GeneratorResult:
         novelty: whether they are new and varied.
         drawn_volumes: of each class but the background, its mean share of a drawn scan's voxels.
         real_volumes: the same of training scans.
+        patients_assumed: how many of the patients are no more than assumed, one a scan.
     """
 
     kind: str
@@ -221,3 +222,4 @@ class GeneratorResult:
     novelty: Novelty
     drawn_volumes: tuple[float, ...]
     real_volumes: tuple[float, ...]
+    patients_assumed: int = 0

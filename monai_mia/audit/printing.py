@@ -14,7 +14,7 @@ from monai_mia.statistics import Estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["WIDTH", "data_frame", "flat", "text_table", "wrapped"]
+__all__ = ["WIDTH", "assumed_in_words", "data_frame", "flat", "text_table", "wrapped"]
 
 #: Columns of a terminal that a result fits into.
 WIDTH = 100
@@ -50,6 +50,22 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int =
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
     """Lines of a sentence, indented by two spaces."""
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def assumed_in_words(assumed: int, patients: int) -> str:
+    """A sentence about patients who are no more than assumed, for every page that counts them; empty without any.
+
+    Example:
+        >>> assumed_in_words(60, 60)[:64]
+        'Patients are assumed: the cohort names none of the 60, so that e'
+    """
+    if not assumed:
+        return ""
+    whose = f"none of the {patients}" if assumed >= patients else f"no patient for {assumed} of the {patients}"
+    return (
+        f"Patients are assumed: the cohort names {whose}, so that each scan counts as a patient of its own. If a "
+        "patient has several scans, both sides share patients and intervals are too narrow."
+    )
 
 
 def flat(name: str, value: Estimate | float | None) -> dict[str, float | None]:

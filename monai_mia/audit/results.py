@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from monai_mia.audit.controls import Controls
 from monai_mia.audit.criteria import Criteria, percent
 from monai_mia.audit.disclosure.gate import Disclosure
-from monai_mia.audit.printing import data_frame, flat, text_table, wrapped
+from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_table, wrapped
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate, resolution
 from monai_mia.statistics.claims import ClaimsEvaluation
-from monai_mia.statistics.epsilon import EpsilonBound, at_least, at_most
+from monai_mia.statistics.epsilon import EpsilonBound, at_least, epsilon_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -388,12 +388,14 @@ class AuditResult:
             },
         }
 
-    def text(self, n_rows: int = 12, privacy: Mapping[str, Any] | None = None) -> str:
+    def text(self, n_rows: int = 12, privacy: Mapping[str, Any] | None = None, assumed: int = 0) -> str:
         """The best attacks, utility, canaries and the verdict, for a terminal of 100 columns.
 
         Args:
             n_rows: attacks that are listed, the best ones; the global loss always is.
-            privacy: what the target's training accounted for: ``epsilon`` (None: no bound), ``delta``, ``unit``.
+            privacy: what the target's training accounted for: ``epsilon`` (None: no bound), ``delta``, ``unit``,
+                ``secure_noise``.
+            assumed: how many of the patients are no more than assumed.
         """
         fprs = [fpr for fpr, value in self.best.tpr_at_fpr.items() if value is not None]
         heads = ["attack", f"AUC [{self.confidence:.0%} interval]", *(f"TPR@{fpr:.3g}" for fpr in fprs), "epsilon >="]
@@ -403,6 +405,8 @@ class AuditResult:
         lines = text_table(heads, [_row(attack, fprs) for attack in (*shown, *blinds)])
         if len(self.attacks) > len(shown):
             lines.append(f"... and {len(self.attacks) - len(shown)} more attacks.")
+        if assumed:
+            lines += wrapped(assumed_in_words(assumed, len(self.unit_ids)))
         for metric, sides in self.utility.items():
             values = [f"{side} {sides[side].value:.3f}" for side in ("members", "nonmembers")]
             lines.append(f"{metric}: {', '.join(values)} (means over {self.unit}s)")
@@ -413,8 +417,7 @@ class AuditResult:
                 f"{bound.ceiling:.2f} could have been shown)"
             )
         if privacy is not None:
-            bounded = "no bound" if privacy["epsilon"] is None else f"at most {at_most(privacy['epsilon'])}"
-            lines.append(f"accounted epsilon: {bounded} at delta {privacy['delta']:g} ({privacy['unit']}s)")
+            lines.append(f"accounted epsilon: {epsilon_in_words(privacy)}")
         verdict = self.verdict if privacy is None else self.judge({"target": {"privacy": privacy}})
         lines.append(f"Verdict: {verdict.level.upper()}")
         for reason in verdict.reasons:

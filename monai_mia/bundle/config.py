@@ -214,7 +214,7 @@ class _Job(Protocol):
 def told_in_one_line(job: _Job, doing: str) -> Iterator[None]:
     """Where a component of the bundle fails, the user is told in one line; the traceback is kept beside the model."""
     kept = Path(job.progress).with_name("traceback.txt")
-    kept.unlink(missing_ok=True)
+    files.remove(kept)
     try:
         yield
     except (InputError, OSError):

@@ -153,7 +153,7 @@ def _participants(path: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     rows = read_rows(table, "\t")
     if rows and "participant_id" not in rows[0]:
         raise InputError(f"{table} must have a column participant_id, got {', '.join(map(str, rows[0]))}.")
-    taken = ("participant_id", "image", "label", "case_id", "patient_id", "member", "canary")
+    taken = ("participant_id", "image", "label", "case_id", "patient_id", "member", "canary", "patient_assumed")
     columns = [name for name in (rows[0] if rows else []) if name and name not in taken]
     people = {}
     for row in rows:

@@ -232,9 +232,8 @@ def _donors(owner: Sequence[int]) -> list[int]:
 def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: int) -> None:
     stamps = [[stamp(source), stamp(donor), repr(kind), canary["case_id"]] for kind, source, canary, donor in jobs]
     key = files.digest([stamps, seed])
-    if files.is_complete(
-        folder / "canaries.csv", key, [canary[name] for kind, _, canary, _ in jobs for name in _changed(kind)]
-    ):
+    written = [canary[name] for kind, _, canary, _ in jobs for name in _changed(kind)]
+    if files.is_complete(folder / "canaries.csv", key, written):
         return
     rows = [["case_id", "patient_id", "canary", "source"]]
     for number, (kind, source, canary, donor) in enumerate(jobs):
@@ -247,7 +246,7 @@ def _write(folder: Path, jobs: Sequence[tuple[Kind, Case, Case, Case]], seed: in
                 "there or do not vary. Take another sign, or leave the patient out."
             )
         rows.append([canary["case_id"], canary["patient_id"], canary["canary"], str(source["case_id"])])
-    files.write_artefact(folder / "canaries.csv", files.csv_text(rows), key=key)
+    files.write_artefact(folder / "canaries.csv", files.csv_text(rows), written, key=key)
 
 
 def _made(kind: Kind, source: Case, donor: Case, rng: np.random.Generator) -> dict[str, tuple[Array, Array]]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -122,11 +123,8 @@ def _stamp(case: Mapping[str, Any], n_labels: int) -> str:
     stats = []
     for key in ("image", "label"):
         for path in files.paths_of(case[key]):
-            try:
-                stat = Path(path).stat()
-            except OSError:
-                continue
-            stats.append([path, stat.st_size, stat.st_mtime_ns])
+            with contextlib.suppress(OSError):
+                stats.append(files.stamp_of(path))
     return files.digest([NOT_STATISTICS, stats, n_labels])
 
 
@@ -237,7 +235,7 @@ def without_invalid_cases(
     for case, patient, problem in lost:
         sides = [side for side, ids in (("member", members), ("nonmember", nonmembers)) if {case, patient} & {*ids}]
         rows.append([case, patient, (sides or ["undecided"])[0], problem])
-    files.write(Path(folder) / "left_out.csv", files.csv_text(rows))
+    files.write_artefact(Path(folder) / "left_out.csv", files.csv_text(rows))
     if lost:
         logger.warning("%d of %d cases cannot be used and are left out.", len(lost), n_cases)
     return [case for case in cases if str(case["case_id"]) not in problems]
@@ -259,9 +257,9 @@ def _unconverted(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def left_out(folder: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """The rows of ``left_out.csv``; none if there is no such file."""
+    """The rows of ``left_out.csv``; none if there is no such file, or it is not whole."""
     return _recorded_rows(Path(folder) / "left_out.csv")
 
 
 def _recorded_rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if files.is_whole(path) else []

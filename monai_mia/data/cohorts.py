@@ -71,7 +71,8 @@ def read_cohort(
 
     Returns:
         One mapping a case, with ``case_id`` (by default the image's file name), ``patient_id`` (by default the
-        case's id), absolute ``image`` and ``label``, and covariates as they stand.
+        case's id; ``patient_assumed`` is then True, and every report says so), absolute ``image`` and ``label``, and
+        covariates as they stand.
 
     Raises:
         InputError: the path holds no cohort.
@@ -118,7 +119,7 @@ def read_cohort(
             path,
         )
     root = path if path.is_dir() else path.parent
-    return [_completed(case, root, patient_id or (lambda case: str(case["case_id"]))) for case in cases]
+    return [_completed(case, root, patient_id) for case in cases]
 
 
 def cases_of(
@@ -155,9 +156,16 @@ def case_name(path: str) -> str:
     return Path(name).stem
 
 
-def _completed(case: dict[str, Any], root: Path, patient_id: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:
+def _completed(
+    case: dict[str, Any], root: Path, patient_id: Callable[[Mapping[str, Any]], str] | None
+) -> dict[str, Any]:
     completed = {**case, "case_id": _id(case, "case_id") or case_name(paths_of(case["image"])[0])}
-    completed["patient_id"] = _id(case, "patient_id") or patient_of(completed, patient_id)
+    completed.pop("patient_assumed", None)  # ours to say
+    completed["patient_id"] = _id(case, "patient_id")
+    if not completed["patient_id"] and patient_id is not None:
+        completed["patient_id"] = patient_of(completed, patient_id)
+    if not completed["patient_id"]:
+        completed |= {"patient_id": completed["case_id"], "patient_assumed": True}
     for key in ("image", "label"):
         paths = [str((root / path).resolve()) for path in paths_of(case[key])]
         completed[key] = paths if isinstance(case[key], list) else paths[0]

@@ -145,7 +145,10 @@ class ForeignSource:
             raise InputError(
                 f"source {self.name!r} must leave voxels of each class in each scan, got {', '.join(counts)}."
             )
-        files.write_artefact(record, "case_id\n" + "".join(f"{case['case_id']}\n" for case in changed), key=key)
+        written = [case[part] for case in changed for part in _KEYS]
+        files.write_artefact(
+            record, "case_id\n" + "".join(f"{case['case_id']}\n" for case in changed), written, key=key
+        )
         return changed
 
 

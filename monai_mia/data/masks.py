@@ -64,7 +64,7 @@ def recoded_masks(
     for case, target in zip(given, recoded, strict=True):
         _recode(case["label"], values, target["label"])
         lines.append(f"{case['case_id']},{Path(target['label']).name}")
-    files.write_artefact(folder / "masks.csv", "\n".join(lines) + "\n", key=key)
+    files.write_artefact(folder / "masks.csv", "\n".join(lines) + "\n", [case["label"] for case in recoded], key=key)
     return recoded
 
 

@@ -84,9 +84,9 @@ def phantom_cohort(
             )
             for case in cases
         ]
-        files.write_artefact(
-            folder / "cohort.csv", "\n".join(["case_id,patient_id,image,label", *lines]) + "\n", key=key
-        )
+        written = [case[part] for case in cases for part in ("image", "label")]
+        content = "\n".join(["case_id,patient_id,image,label", *lines]) + "\n"
+        files.write_artefact(folder / "cohort.csv", content, written, key=key)
     return cases
 
 

@@ -102,7 +102,7 @@ def write_changed(path: str | os.PathLike[str], values: NDArray[Any], affine: Ar
 
 
 def stamp(case: Mapping[str, Any]) -> list[Any]:
-    """Path, size and time of a case's image and reference, for a key.
+    """Path and SHA-256 of a case's image and reference, for a key.
 
     Raises:
         InputError: one of them does not exist.
@@ -111,4 +111,4 @@ def stamp(case: Mapping[str, Any]) -> list[Any]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise InputError(f"cases must be files, got {str(missing[0])!r}, which does not exist.")
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    return [[str(path), files.content_sha256(path)] for path in paths]

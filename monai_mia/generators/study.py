@@ -62,9 +62,11 @@ class GeneratorStudy:
         slicing: in 2D, those that draw slices of a volume, each with a last axis of one voxel, which goes.
         scans: how many are drawn, at least 2.
         batch_size: volumes in a training step.
-        held_out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out`` and the seed
-            ``held_out_seed`` holds out, in (0, 1]; or None.
+        held_out: train on the patients that a :class:`~monai_mia.studies.Study` with this ``held_out``, the seed
+            ``held_out_seed`` and the key in ``held_out_key_file`` holds out, in (0, 1]; or None.
         held_out_seed: see ``held_out``.
+        held_out_key_file: see ``held_out``: the ``design.key`` of that study; by default a key is drawn and kept here,
+            for a study to be given (``Study(key_file=...)``).
         patients: train on these patients: ids, or a file with one a line; in the stead of ``held_out``.
         exclude: never train on these patients; alone, train on all others.
         percentiles: of a scan's intensities that ``scaling`` maps to -1 and 1.
@@ -89,6 +91,7 @@ class GeneratorStudy:
     batch_size: int = 4
     held_out: float | None = None
     held_out_seed: int = 0
+    held_out_key_file: str | None = None
     patients: str | Sequence[str] | None = None
     exclude: str | Sequence[str] | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -136,8 +139,10 @@ class GeneratorStudy:
             novelty=novelty,
             drawn_volumes=self._volumes(drawn),
             real_volumes=self._volumes(real),
+            patients_assumed=len({str(case["patient_id"]) for case in chosen if case.get("patient_assumed")}),
         )
-        report.write_generator(result, drawn, self._folder.report)
+        with self._folder.reporting():
+            report.write_generator(result, drawn, self._folder.report)
         return result
 
     def check(self) -> None:
@@ -169,7 +174,8 @@ class GeneratorStudy:
                 raise InputError(f"{name} must be patient ids of the cohort, got {unknown[0]!r}.")
         chosen = named.get("patients", everybody)
         if self.held_out is not None:
-            chosen = held_out_patients(cases, self.held_out, self.held_out_seed)
+            key = self._folder.draw_key(self.held_out_key_file)
+            chosen = held_out_patients(cases, self.held_out, self.held_out_seed, key=key)
         chosen = chosen - named.get("exclude", set())
         if len(chosen) < 2:
             raise InputError(
@@ -275,8 +281,9 @@ class GeneratorStudy:
             image, label = (np.asarray(part[0]) for part in self.scan_format.split(joint))
             write_volume(place["image"], (low + (image + 1) / 2 * (high - low)).astype(np.float32), affine)
             write_volume(place["label"], label.astype(np.uint8), affine)
+        written = [path for place in places for path in place.values()]
         rows = [f"{name},{name},images/{name}.nii.gz,labels/{name}.nii.gz\n" for name in names]
-        files.write_artefact(record, "".join(["case_id,patient_id,image,label\n", *rows]), key=current)
+        files.write_artefact(record, "".join(["case_id,patient_id,image,label\n", *rows]), written, key=current)
         return [_read(place, low, high) for place in places]
 
     def _real(self, cases: Sequence[Case]) -> tuple[list[_Scan], list[str]]:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -86,10 +85,10 @@ class Checkpointer:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return
-        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # torn by a crash of the file system
+        except Exception as error:  # torn by a crash of the file system, in one of many ways
             logger.warning("%s cannot be read (%s): this training starts again.", self.path.name, type(error).__name__)
             return
-        if checkpoint.get("key") != self.key:
+        if not isinstance(checkpoint, dict) or checkpoint.get("key") != self.key:
             return
         for name, item in self.objects.items():
             item.load_state_dict(checkpoint[name])

@@ -6,6 +6,7 @@ from monai_mia.records.design import TARGET, Case, Design
 from monai_mia.records.folder import Recorded, StudyFolder
 from monai_mia.records.identifiers import Identifiers
 from monai_mia.records.image_statistics import ImageStatistics
+from monai_mia.records.keys import new_key
 from monai_mia.records.maps import MapStore, RecordedMaps
 from monai_mia.records.pseudonyms import Pseudonyms
 from monai_mia.records.table import SignalTable, write_signals
@@ -22,5 +23,6 @@ __all__ = [
     "RecordedMaps",
     "SignalTable",
     "StudyFolder",
+    "new_key",
     "write_signals",
 ]

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Designs: which patients each model may train on, decided before any model is trained.
 
+A coin decides, and the coin takes a seed, which is no secret, and a key, which is one: who has the seed, the cohort and
+this code cannot draw the design again without the key. A report holds a commitment to both.
+
 A case is a mapping with at least ``case_id``, ``patient_id``, ``image`` and ``label`` (paths); a patient is never
 split between two sides of a model.
 """
@@ -9,6 +12,7 @@ split between two sides of a model.
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import os
 from collections import Counter
@@ -22,9 +26,10 @@ from numpy.typing import NDArray
 
 from monai_mia.errors import InputError
 from monai_mia.records import files
+from monai_mia.records.keys import check_key, keyed_digest
 from monai_mia.records.streams import Stream, stream
 
-__all__ = ["TARGET", "Case", "Design", "held_out_patients", "require_canaries"]
+__all__ = ["TARGET", "Case", "Design", "check_commitment", "check_drawn", "held_out_patients", "require_canaries"]
 
 Case = Mapping[str, Any]
 
@@ -36,6 +41,9 @@ TARGET = "target"
 
 _COLUMNS = ("case_id", "patient_id", "image", "label")
 
+#: What is hashed first: no draw with the same key begins so.
+_COMMITMENT = "commitment to a design"
+
 
 @dataclass(frozen=True)
 class Design:
@@ -44,8 +52,8 @@ class Design:
     Attributes:
         cases: the cohort, N cases.
         member: for each model id, whether it trains on each case, shape (N,), bool.
-        kind: ``randomised`` (a seeded coin decided the target's members) or ``observational`` (a released target).
-        seed: the seed of the coin.
+        kind: ``randomised`` (a coin decided the target's members) or ``observational`` (a released target).
+        seed: the seed of the coin; the key that it took as well is in no design.
     """
 
     cases: tuple[Case, ...]
@@ -77,8 +85,10 @@ class Design:
                     )
 
     @classmethod
-    def randomised(cls, cases: Sequence[Case], shadows: int, seed: int = 0, targets: int = 1) -> Design:
-        """A design in which a seeded coin decides, by patient, the members of the target and of every shadow.
+    def randomised(cls, cases: Sequence[Case], shadows: int, seed: int = 0, targets: int = 1, *, key: bytes) -> Design:
+        """A design in which a keyed coin decides, by patient, the members of the target and of every shadow.
+
+        The same cases, seed and key give the same design; without the key nothing of it can be told.
 
         Formal guarantees: every model trains on half of the patients; shadows ``2k`` and ``2k+1`` are complementary,
         so that each patient is in exactly half of an even number of shadows; a design with more shadows or targets
@@ -91,17 +101,26 @@ class Design:
             shadows: how many shadows, at least 0.
             seed: seed of the coin.
             targets: how many targets (``target``, ``target_01``, ...), all attacked by the same shadows; at least 1.
+            key: 32 secret bytes. A study has its own in its folder; elsewhere draw one
+                (:func:`monai_mia.records.new_key`) and keep it, or fix one where nothing is secret, as in a simulation.
         """
-        shadow_members = _shadows(cases, shadows, seed)
+        shadow_members = _shadows(cases, shadows, seed, key)
         if targets < 1:
             raise InputError(f"targets must be at least 1, got {targets}.")
         names = [TARGET, *(f"{TARGET}_{number:02d}" for number in range(1, targets))]
-        drawn = {name: _rows(cases, _half(cases, Stream.TARGET_MEMBERS, seed, n)) for n, name in enumerate(names)}
+        drawn = {name: _rows(cases, _half(cases, Stream.TARGET_MEMBERS, seed, n, key)) for n, name in enumerate(names)}
         return cls(tuple(cases), {**drawn, **shadow_members}, "randomised", seed)
 
     @classmethod
     def observational(
-        cls, cases: Sequence[Case], members: Sequence[str], nonmembers: Sequence[str], shadows: int, seed: int = 0
+        cls,
+        cases: Sequence[Case],
+        members: Sequence[str],
+        nonmembers: Sequence[str],
+        shadows: int,
+        seed: int = 0,
+        *,
+        key: bytes,
     ) -> Design:
         """A design around a released target; only the shadows' members are decided by a coin.
 
@@ -111,6 +130,7 @@ class Design:
             nonmembers: case ids or patient ids that it was not trained on.
             shadows: how many shadows, at least 0.
             seed: seed of the coin.
+            key: as in :meth:`randomised`.
         """
         known = {str(case[key]) for case in cases for key in ("case_id", "patient_id")}
         for name, side in (("members", members), ("nonmembers", nonmembers)):
@@ -139,7 +159,7 @@ class Design:
             raise InputError(f"members and nonmembers must not overlap, got case {', '.join(map(repr, both))} in both.")
         kept = [case for case in cases if named(case, ins | outs)]
         target = np.array([named(case, ins) for case in kept], dtype=bool)
-        return cls(tuple(kept), {TARGET: target, **_shadows(kept, shadows, seed)}, "observational", seed)
+        return cls(tuple(kept), {TARGET: target, **_shadows(kept, shadows, seed, key)}, "observational", seed)
 
     @property
     def model_ids(self) -> tuple[str, ...]:
@@ -161,6 +181,11 @@ class Design:
         """The patient of each case, length N."""
         return tuple(str(case["patient_id"]) for case in self.cases)
 
+    @property
+    def patients_assumed(self) -> int:
+        """How many patients are assumed: the cohort named none, and each of their scans counts as a patient."""
+        return len({str(case["patient_id"]) for case in self.cases if case.get("patient_assumed")})
+
     def members(self, model_id: str) -> list[Case]:
         """The datalist that ``model_id`` trains on."""
         return [case for case, chosen in zip(self.cases, self.member[model_id], strict=True) if chosen]
@@ -169,8 +194,37 @@ class Design:
         """The datalist that ``model_id`` is asked about: every case, with its ``member`` flag (0 or 1)."""
         return [{**case, "member": int(chosen)} for case, chosen in zip(self.cases, self.member[model_id], strict=True)]
 
+    def commitment(self, key: bytes) -> str:
+        """A commitment to the key and to who is a member of the first target: 64 hexadecimal digits.
+
+        It is HMAC-SHA256, with the key, of kind, seed, cases, patients and membership. It hides: without the key it is
+        as good as random, whatever else was drawn with the key (each draw is of another message). It binds: a second
+        key or design with the same commitment would be a collision of SHA-256, since all keys are of one length. The
+        other models follow from seed and key, so that a study keeps its commitment when shadows are added.
+        """
+        member = self.member[TARGET]
+        rows = sorted(
+            [str(case["case_id"]), str(case["patient_id"]), int(flag)]
+            for case, flag in zip(self.cases, member, strict=True)
+        )
+        return keyed_digest(check_key(key), [_COMMITMENT, self.kind, self.seed, rows]).hex()
+
+    def drawn_again(self, key: bytes) -> Design:
+        """The design that this seed and key give for the same cohort; it is this one, if it was drawn so.
+
+        A recorded design with canaries does not tell who they are, and cannot be drawn again.
+        """
+        if self.kind == "randomised":
+            return Design.randomised(self.cases, len(self.shadows), self.seed, len(self.targets), key=key)
+        ins = [str(case["case_id"]) for case in self.members(TARGET)]
+        outs = [str(case["case_id"]) for case in self.cases if str(case["case_id"]) not in {*ins}]
+        return Design.observational(self.cases, ins, outs, len(self.shadows), self.seed, key=key)
+
     def facts(self) -> dict[str, Any]:
-        """What may be told of the design: its kind, its seed, and how many there are on each side of the target."""
+        """What may be told of the design: its kind, its seed, and how many there are on each side of the target.
+
+        ``n_assumed`` patients are no more than assumed.
+        """
         member = self.member[TARGET]
         patients = np.array(self.patient_ids)
         return {
@@ -181,6 +235,7 @@ class Design:
             "n_nonmember": len(set(patients[~member])),
             "n_member_cases": int(member.sum()),
             "n_nonmember_cases": int((~member).sum()),
+            "n_assumed": self.patients_assumed,
         }
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -189,14 +244,19 @@ class Design:
             [*(_cell(case[name]) for name in _COLUMNS), *(int(row[n]) for row in self.member.values())]
             for n, case in enumerate(self.cases)
         ]
-        files.write(path, files.csv_text([[*_COLUMNS, *self.member], *rows]))
         kinds = sorted({str(case["canary"]) for case in self.cases if case.get("canary")})
-        about = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
-        files.write_json(Path(path).with_suffix(".json"), about)
+        about: dict[str, Any] = {"kind": self.kind, "seed": self.seed, **({"canaries": kinds} if kinds else {})}
+        assumed = [n for n, case in enumerate(self.cases) if case.get("patient_assumed")]
+        about |= {"assumed": assumed} if assumed else {}
+        files.write_artefact(path, files.csv_text([[*_COLUMNS, *self.member], *rows]), **about)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Design:
-        """Read a design that :meth:`write` wrote."""
+        """Read a design that :meth:`write` wrote.
+
+        Raises:
+            InputError: there is none, or it is not as it was written.
+        """
         path = Path(path)
         if not path.is_file():
             raise InputError(f"design must be a CSV file written by a study, got {path}, which does not exist.")
@@ -206,15 +266,23 @@ class Design:
             if tuple(header[:4]) != _COLUMNS:
                 raise InputError(f"columns of {path} must begin with {', '.join(_COLUMNS)}, got {', '.join(header)}.")
             rows = list(reader)
+        about = files.read_json(path.with_suffix(".json"))
+        found = files.sha256(path)
+        if "kind" not in about or about.get("sha256", found) != found:
+            raise InputError(
+                f"design must be as a study wrote it, with {path.with_suffix('.json').name} beside it, got {path}, "
+                "which was torn or changed. Run the study again."
+            )
         for number, row in enumerate(rows, start=2):
             if len(row) != len(header) or not {*row[4:]} <= {"0", "1"}:
                 raise InputError(
                     f"line {number} of {path} must hold {len(header)} values, 0 or 1 for each model, got {row}."
                 )
-        cases = tuple(dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows)
+        cases: list[dict[str, Any]] = [dict(zip(_COLUMNS, map(_value, row[:4]), strict=True)) for row in rows]
         member = {model: np.array([row[4 + m] == "1" for row in rows]) for m, model in enumerate(header[4:])}
-        about = files.read_json(path.with_suffix(".json"))
-        return cls(cases, member, about.get("kind", "randomised"), int(about.get("seed", 0)))
+        for n in about.get("assumed", ()):
+            cases[n]["patient_assumed"] = True
+        return cls(tuple(cases), member, about["kind"], int(about["seed"]))
 
 
 def _patients(cases: Sequence[Case]) -> list[str]:
@@ -225,41 +293,75 @@ def _rows(cases: Sequence[Case], patients: set[str]) -> NDArray[np.bool_]:
     return np.array([str(case["patient_id"]) in patients for case in cases], dtype=bool)
 
 
-def _half(cases: Sequence[Case], name: Stream, seed: int, number: int) -> set[str]:
+def _half(cases: Sequence[Case], name: Stream, seed: int, number: int, key: bytes) -> set[str]:
     """Half of the patients, and of the canaries each with a coin of its own."""
     canaries = _patients([case for case in cases if case.get("canary")])
     others = sorted(set(_patients(cases)) - set(canaries))
-    rng = stream(name, seed, number)
+    rng = stream(name, seed, number, key=check_key(key))
     chosen = {others[n] for n in rng.permutation(len(others))[: len(others) // 2]}
     return chosen | {canary for canary, coin in zip(canaries, rng.random(len(canaries)), strict=True) if coin < 0.5}
 
 
-def _shadows(cases: Sequence[Case], shadows: int, seed: int) -> dict[str, NDArray[np.bool_]]:
+def _shadows(cases: Sequence[Case], shadows: int, seed: int, key: bytes) -> dict[str, NDArray[np.bool_]]:
     if seed < 0:
         raise InputError(f"seed must be at least 0, got {seed}.")
     if shadows < 0:
         raise InputError(f"shadows must be at least 0, got {shadows}.")
     member = {}
     for number in range(shadows):
-        half = _half(cases, Stream.SHADOW_MEMBERS, seed, number // 2)
+        half = _half(cases, Stream.SHADOW_MEMBERS, seed, number // 2, key)
         rows = _rows(cases, half if number % 2 == 0 else set(_patients(cases)) - half)
         member[f"shadow_{number:02d}"] = rows
     return member
 
 
-def held_out_patients(cases: Sequence[Case], share: float, seed: int) -> set[str]:
-    """The patients who are held out, so that no audited model trains on them, drawn by a study's seed.
+def held_out_patients(cases: Sequence[Case], share: float, seed: int, *, key: bytes) -> set[str]:
+    """The patients who are held out, so that no audited model trains on them, drawn by a study's seed and key.
 
     Args:
         cases: the cohort; patients whose cases have a ``canary`` are never held out.
         share: of the patients, in [0, 1].
         seed: of the study.
+        key: of the study: that somebody was not trained on is as secret as that somebody was.
     """
     if not 0 <= share <= 1:
         raise InputError(f"held_out must be in [0, 1], got {share}.")
     patients = sorted({str(case["patient_id"]) for case in cases if not case.get("canary")})
-    drawn = stream(Stream.HELD_OUT_PATIENTS, seed).permutation(patients)
+    drawn = stream(Stream.HELD_OUT_PATIENTS, seed, key=check_key(key)).permutation(patients)
     return set(drawn[: round(share * len(patients))].tolist())
+
+
+def check_commitment(commitment: Any, design: Design, key: bytes) -> None:
+    """Whether a report's ``design.commitment`` is to this design and key.
+
+    Args:
+        commitment: what the report holds.
+        design: what its owner shows: the recorded design.
+        key: likewise.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(commitment, str) or not hmac.compare_digest(commitment, design.commitment(key)):
+        raise InputError(
+            f"key and design must fit the commitment, got a commitment to others ({str(commitment)[:12]}...). The "
+            "report is of another study, or the key or the design was changed after it."
+        )
+
+
+def check_drawn(design: Design, key: bytes) -> None:
+    """Whether a recorded design without canaries is the one that its seed and key give.
+
+    Raises:
+        InputError: another model's members differ; it is named.
+    """
+    again = design.drawn_again(key)
+    other = [model for model in design.model_ids if not np.array_equal(design.member[model], again.member[model])]
+    if other:
+        raise InputError(
+            "members of every model must follow from the design's seed and key, got others for "
+            f"{', '.join(other[:5])}. The recorded design was changed, or the key is another's."
+        )
 
 
 def _cell(value: Any) -> Any:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -13,21 +14,31 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from monai_mia.errors import InputError
+
 __all__ = [
+    "changed_files",
+    "content_sha256",
     "digest",
     "entries",
     "folder_name",
     "is_complete",
     "is_current",
+    "is_whole",
+    "make_folder",
     "paths_of",
     "private_folder",
     "read_json",
+    "remove",
     "remove_abandoned",
+    "require_place",
     "sha256",
     "shipped_bundles",
+    "stamp_of",
     "temporary_beside",
     "walk",
     "withdraw",
@@ -49,10 +60,11 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
         The path written.
 
     Raises:
+        InputError: a folder is in its place, or something else than a folder in that of its folder.
         OSError: the file cannot be written (full disk, no permission); nothing is left behind.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = require_place(path)
+    make_folder(path.parent)
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = temporary_beside(path)
     try:
@@ -69,6 +81,47 @@ def write(path: str | os.PathLike[str], content: str | bytes, private: bool = Tr
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def require_place(path: str | os.PathLike[str]) -> Path:
+    """The path, if a file can be there.
+
+    Raises:
+        InputError: a folder is there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path.name} must be a file, got a folder in its place, {str(path)!r}. Move it away, and run again."
+        )
+    return path
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder, and those above it, unless they are there.
+
+    Raises:
+        InputError: something else is in its place.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{path.name} must be a folder, got a file or a link that leads nowhere in its place, {str(path)!r}. Move "
+            "it away, and run again."
+        ) from error
+    return path
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        InputError: a folder is there.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        require_place(path).unlink()
 
 
 def temporary_beside(path: Path) -> tuple[int, str]:
@@ -117,31 +170,83 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write_artefact(path: str | os.PathLike[str], content: str | bytes, **about: Any) -> None:
+def write_artefact(
+    path: str | os.PathLike[str], content: str | bytes, paths: Iterable[str | os.PathLike[str]] = (), **about: Any
+) -> None:
     """Write what a step makes, ``x.csv``, and then ``x.json`` beside it: its SHA-256, its key and what else is known.
 
     An older ``x.json`` goes first, so that it never vouches for a newer artefact.
+
+    Args:
+        path: the artefact.
+        content: what it holds.
+        paths: files that it is a record of, which lie below its folder; their content is remembered.
+        about: what is known: the ``key`` of what it depends on, ``made_from`` other artefacts, and so on.
     """
-    path = Path(path)
-    path.with_suffix(".json").unlink(missing_ok=True)
+    path = require_place(path)
+    remove(path.with_suffix(".json"))
     write(path, content)
-    write_json(path.with_suffix(".json"), {"sha256": sha256(path), **about})
+    seen = {os.path.relpath(one, path.parent): [*_state(one), content_sha256(one)] for one in paths}
+    write_json(path.with_suffix(".json"), {"sha256": sha256(path), **about, **({"files": seen} if seen else {})})
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether an artefact is there as it was written, by the hash beside it."""
+    path = Path(path)
+    known = read_json(path.with_suffix(".json")).get("sha256")
+    return known is not None and path.is_file() and known == sha256(path)
+
+
+def changed_files(record: str | os.PathLike[str]) -> list[str]:
+    """The files of a record that are not as they were written, relative to its folder; a moved file is unchanged."""
+    record = Path(record)
+    odd = []
+    for name, (*state, known) in read_json(record.with_suffix(".json")).get("files", {}).items():
+        path = record.parent / name
+        try:
+            if _state(path) != state and content_sha256(path) != known:
+                odd.append(name)
+        except (OSError, InputError):
+            odd.append(name)
+    return odd
+
+
+def _state(path: str | os.PathLike[str]) -> list[int]:
+    """What changes with a file: its size, the times of its last changes, and its number.
+
+    Whoever sets the time of the content back changes the other one, ``ctime``, which cannot be set.
+    """
+    stat = Path(path).stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def stamp_of(path: str | os.PathLike[str]) -> list[Any]:
+    """A file's path and what changes with it, for a key: no other content passes under the same stamp."""
+    return [os.fspath(path), *_state(path)]
+
+
+def content_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, which are read once a process unless the file changes."""
+    return _content_sha256(os.fspath(path), *_state(path))
+
+
+@lru_cache(maxsize=100_000)
+def _content_sha256(path: str, *_: int) -> str:
+    return sha256(path)
 
 
 def is_current(path: str | os.PathLike[str], key: str) -> bool:
     """Whether an artefact is there, is whole, and was made from exactly what ``key`` hashes."""
-    path = Path(path)
-    about = read_json(path.with_suffix(".json"))
-    return path.is_file() and about.get("key") == key and about.get("sha256") == sha256(path)
+    return read_json(Path(path).with_suffix(".json")).get("key") == key and is_whole(path)
 
 
 def is_complete(record: str | os.PathLike[str], key: str, paths: Iterable[str | os.PathLike[str]]) -> bool:
-    """Whether a record and all files that it is about are there, made from exactly what ``key`` hashes.
+    """Whether a record and all files that it is about are there, whole, made from exactly what ``key`` hashes.
 
     If not, the record is withdrawn: the files are about to be written again, and a run that is stopped meanwhile must
     not leave it beside others than it is about.
     """
-    if is_current(record, key) and all(Path(path).is_file() for path in paths):
+    if is_current(record, key) and all(Path(path).is_file() for path in paths) and not changed_files(record):
         return True
     withdraw(record)
     return False
@@ -149,7 +254,7 @@ def is_complete(record: str | os.PathLike[str], key: str, paths: Iterable[str | 
 
 def withdraw(record: str | os.PathLike[str]) -> None:
     """Make a record count for nothing."""
-    Path(record).with_suffix(".json").unlink(missing_ok=True)
+    remove(Path(record).with_suffix(".json"))
 
 
 def paths_of(value: Any) -> list[str]:
@@ -176,8 +281,7 @@ def shipped_bundles() -> Path:
 
 def private_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder that only its owner may enter (0700)."""
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    path = make_folder(path)
     path.chmod(0o700)
     return path
 
@@ -193,9 +297,20 @@ def digest(content: Any) -> str:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        InputError: nobody may read it.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if hasattr(hashlib, "file_digest"):
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return _sha256(stream)
+    except PermissionError as error:
+        raise InputError(
+            f"{Path(path).name} must be readable, got no permission for {os.fspath(path)!r}. Let its owner read it."
+        ) from error
 
 
 def _sha256(stream: Any) -> str:  # Python 3.10 has no hashlib.file_digest

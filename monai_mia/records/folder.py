@@ -25,6 +25,7 @@ from monai_mia.records import files
 from monai_mia.records.design import Design
 from monai_mia.records.identifiers import IDENTIFIERS, Identifiers
 from monai_mia.records.image_statistics import ImageStatistics
+from monai_mia.records.keys import kept_key, read_key
 from monai_mia.records.maps import MapStore, RecordedMaps
 from monai_mia.records.pseudonyms import Pseudonyms
 from monai_mia.records.table import SignalTable
@@ -114,6 +115,11 @@ class StudyFolder:
         return self.private / "design.csv"
 
     @property
+    def key_file(self) -> Path:
+        """The key that the design was drawn with, without which the seed tells nothing of it."""
+        return self.private / "design.key"
+
+    @property
     def image_statistics_file(self) -> Path:
         """What was found in each case's files."""
         return self.private / "image_statistics.csv"
@@ -122,6 +128,11 @@ class StudyFolder:
     def identifiers_file(self) -> Path:
         """What would name a patient."""
         return self.private / IDENTIFIERS
+
+    @property
+    def reported_file(self) -> Path:
+        """Hashes of the report's files, and of what they were made from, once all of them are written."""
+        return self.private / "reported.json"
 
     @property
     def leaks_file(self) -> Path:
@@ -215,6 +226,33 @@ class StudyFolder:
         """
         return Design.read(self.design_file)
 
+    def key(self) -> bytes:
+        """The key that the design was drawn with.
+
+        Raises:
+            InputError: there is none, or the file holds something else.
+        """
+        return read_key(self.key_file)
+
+    def draw_key(self, given: str | os.PathLike[str] | None = None, wait: bool = False) -> bytes:
+        """The key of this study; the first time it is drawn from the operating system, or copied.
+
+        Args:
+            given: a file with the key to use, as for a study that is to be repeated.
+            wait: as in :meth:`lock`.
+
+        Raises:
+            InputError: there is a design already, and no key, or another; or another run works here.
+        """
+        with self.lock(wait):
+            if os.path.lexists(self.design_file) and not os.path.lexists(self.key_file):
+                raise InputError(
+                    f"{self.key_file.name} must be beside the design that was drawn with it, got none in "
+                    f"{str(self.private)!r}: it was removed, or the study is of an older version, whose designs took "
+                    "none. Restore it from a copy, or choose another --output_dir."
+                )
+            return kept_key(self.key_file, None if given is None else read_key(given))
+
     def canaries(self) -> tuple[str, ...]:
         """The kinds of canaries that were planted; the recorded design does not tell in which cases."""
         return tuple(files.read_json(self.design_file.with_suffix(".json")).get("canaries") or ())
@@ -258,6 +296,19 @@ class StudyFolder:
     def queried(self, model: str) -> dict[str, Any]:
         """What was written beside a model's signals."""
         return files.read_json(self.signals(model).with_suffix(".json"))
+
+    def sources(self, models: Sequence[str] | None = None) -> dict[str, str]:
+        """SHA-256 of what attacks read, by its path in the folder: what is made from it is stale once one changes.
+
+        Args:
+            models: those whose signals are read; by default all signals and designs, those of studies within included.
+        """
+        if models is None:
+            found = [path for path in self.private.rglob("*.csv") if path.parent.name == self.signals("").parent.name]
+            paths = sorted([*found, *self.private.rglob(self.design_file.name)])
+        else:
+            paths = [self.design_file, *map(self.signals, models)]
+        return {path.relative_to(self.root).as_posix(): files.content_sha256(path) for path in paths}
 
     def is_recorded(self) -> bool:
         """Whether every model of the design was trained and queried."""
@@ -307,6 +358,33 @@ class StudyFolder:
                 f"{', another '.join(other)}. Choose another --output_dir."
             )
         files.write_json(self.study_file, {**study, "identity": {**known, **identity}})
+
+    def commit(self, design: Design, key: bytes) -> str:
+        """Note the commitment to a design and its key before anything is trained.
+
+        Raises:
+            InputError: the study committed itself to another.
+        """
+        commitment, known = design.commitment(key), self.about().get("identity", {}).get("commitment")
+        if known not in (None, commitment):
+            raise InputError(
+                f"{self.key_file.name} must fit the commitment in {self.study_file.name}, got another key in "
+                f"{str(self.key_file)!r}. Restore it from a copy, or choose another --output_dir."
+            )
+        self.identify(commitment=commitment)
+        return commitment
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Note, in private, what is written to the report meanwhile, and what it was made from.
+
+        The note on an earlier report goes first, so that it never vouches for one of which only a part was written.
+        """
+        files.remove(self.reported_file)
+        yield
+        found = sorted(path for path in self.report.rglob("*") if path.is_file())
+        hashes = {path.relative_to(self.report).as_posix(): files.sha256(path) for path in found}
+        files.write_json(self.reported_file, {"files": hashes, "made_from": self.sources()})
 
     def note(self, **about: Any) -> None:
         """Add to ``study.json``."""

@@ -45,12 +45,19 @@ class ImageStatistics:
         """What :func:`check_cohort` kept in its file; no image is opened.
 
         Raises:
-            InputError: there is no such file.
+            InputError: there is no such file, or it is not as it was written.
         """
-        rows = statistics_rows(Path(path))
-        if not rows:
-            raise InputError(f"image statistics must be in {path}, got no such file. Run the study first.")
-        return cls._from(list(rows.values()))
+        path = Path(path)
+        known = os.path.lexists(path.with_suffix(".json"))  # an older version wrote none
+        try:
+            rows = statistics_rows(path) if known else _rows(path)
+            found = cls._from(list(rows.values())) if rows else None
+        except (KeyError, TypeError, ValueError):
+            found = None
+        if found is None:
+            got = "one that was torn or changed" if path.is_file() else "no such file"
+            raise InputError(f"image statistics must be in {path}, got {got}. Run the study first.")
+        return found
 
     @classmethod
     def _from(cls, rows: Sequence[Mapping[str, Any]]) -> ImageStatistics:
@@ -68,11 +75,15 @@ class ImageStatistics:
 def write_statistics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one row a case: what tells the case and its files apart, then the statistics."""
     cells = [[value if isinstance(value, str) else repr(float(value)) for value in row.values()] for row in rows]
-    files.write(path, files.csv_text([list(rows[0]), *cells]))
+    files.write_artefact(path, files.csv_text([list(rows[0]), *cells]))
 
 
 def statistics_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what :func:`write_statistics` wrote, by case; empty if there is no such file."""
+    """Read what :func:`write_statistics` wrote, by case; empty if there is no such file, or it was torn or changed."""
+    return _rows(path) if files.is_whole(path) else {}
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as stream:

@@ -52,7 +52,7 @@ class MapWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = files.require_place(path)
         self.shapes: dict[str, list[int]] = {}
         files.private_folder(self.path.parent)
         handle, temporary = files.temporary_beside(self.path)
@@ -90,7 +90,7 @@ class MapWriter:
         os.fsync(self._stream.fileno())
         self._stream.close()
         beside = self.path.with_suffix(".json")
-        beside.unlink(missing_ok=True)  # an older one never vouches for newer maps
+        files.remove(beside)  # an older one never vouches for newer maps
         self._temporary.replace(self.path)
         size = self.path.stat().st_size
         files.write_json(beside, {"sha256": files.sha256(self.path), "bytes": size, **about})

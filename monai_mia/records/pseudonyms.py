@@ -10,20 +10,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from monai_mia.errors import InputError
-from monai_mia.records import files
+from monai_mia.records.keys import kept_key
 
 __all__ = ["KEY_FILE", "Pseudonyms"]
 
 #: Name of the key's file, in ``private/``.
 KEY_FILE = "pseudonym.key"
-
-_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,8 @@ class Pseudonyms:
     def kept_in(cls, folder: str | os.PathLike[str], n_digits: int = 10) -> Pseudonyms:
         """Those of a study, whose key is kept in its private folder (0600).
 
-        The key is drawn from the operating system the first time, and from no seed: a seed is in the report.
+        The key is drawn from the operating system the first time, and from no seed: a seed is in the report. If it is
+        removed, a new one is drawn, and earlier pseudonyms cannot be resolved any more.
 
         Args:
             folder: ``private/`` of the study.
@@ -74,16 +72,4 @@ class Pseudonyms:
         Raises:
             InputError: the file is there and holds no key.
         """
-        path = Path(folder) / KEY_FILE
-        if not path.exists():
-            files.write(path, secrets.token_hex(_BYTES) + "\n")
-        try:
-            key = bytes.fromhex(path.read_text(encoding="ascii").strip())
-        except ValueError:
-            key = b""
-        if len(key) != _BYTES:
-            raise InputError(
-                f"{KEY_FILE} must hold {2 * _BYTES} hexadecimal digits, got another content. Restore it from a copy; "
-                "if it is removed, a new key is drawn and earlier pseudonyms cannot be resolved any more."
-            )
-        return cls(key, n_digits)
+        return cls(kept_key(Path(folder) / KEY_FILE), n_digits)

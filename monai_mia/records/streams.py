@@ -3,7 +3,8 @@
 """Named random streams: every draw has a generator of its own, so that no two draws of one seed coincide.
 
 A study has one seed and draws for many purposes: designs, folds, resamples, permutations. Each purpose has a name here,
-and the name is part of what its generator is seeded with.
+and the name is part of what its generator is seeded with. The seed is no secret; what would tell who was a member (who
+trains on whom, from which weights, in which order) is drawn with a key as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from enum import Enum, unique
 import numpy as np
 
 from monai_mia.errors import InputError
+from monai_mia.records.keys import check_key, keyed_digest
 
 __all__ = ["Stream", "stream", "stream_seed"]
 
@@ -27,6 +29,8 @@ class Stream(Enum):
     TARGET_MEMBERS = "members of a target"
     SHADOW_MEMBERS = "members of a pair of shadows"
     HELD_OUT_PATIENTS = "held-out patients"
+    TARGET_TRAINING = "training of a target"
+    SHADOW_TRAINING = "training of a shadow"
     CANARY_PATIENTS = "patients of canaries"
     CANARY_CONTENT = "content of a canary"
     PHANTOM_ANATOMY = "anatomy of a phantom"
@@ -65,20 +69,21 @@ class Stream(Enum):
     SIMULATED_ORDER = "order of cases or shadows"
 
 
-def stream(name: Stream, seed: int, *numbers: int) -> np.random.Generator:
+def stream(name: Stream, seed: int, *numbers: int, key: bytes | None = None) -> np.random.Generator:
     """Return the generator of a named draw.
 
     Its entropy is the SHA-256 of name, seed and numbers, so that draws of another name, another seed, or other or more
     numbers are independent. numpy alone pads a list of numbers with zeros: ``[seed, 1]`` and ``[seed, 1, 0]`` draw the
-    same.
+    same. With a key it is their HMAC-SHA256: a draw that must stay secret, and that no seed tells.
 
     Args:
         name: what is drawn.
         seed: of the study or the audit, at least 0.
         numbers: which of several draws of that name, each at least 0.
+        key: 32 secret bytes, for what must not follow from the seed alone.
 
     Raises:
-        InputError: the seed or a number is negative.
+        InputError: the seed or a number is negative, or the key is none.
 
     Example:
         >>> first, second = stream(Stream.PATIENT_FOLDS, 0), stream(Stream.PATIENT_FOLDS, 0, 0)
@@ -88,10 +93,14 @@ def stream(name: Stream, seed: int, *numbers: int) -> np.random.Generator:
     whole = [int(number) for number in (seed, *numbers)]
     if min(whole) < 0:
         raise InputError(f"seed must be at least 0, got {', '.join(map(str, whole))}.")
-    entropy = hashlib.sha256(json.dumps([name.value, *whole]).encode()).digest()
+    message = [name.value, *whole]
+    if key is None:
+        entropy = hashlib.sha256(json.dumps(message).encode()).digest()
+    else:
+        entropy = keyed_digest(check_key(key), message)
     return np.random.default_rng(np.frombuffer(entropy, dtype="<u4").tolist())
 
 
-def stream_seed(name: Stream, seed: int, *numbers: int) -> int:
+def stream_seed(name: Stream, seed: int, *numbers: int, key: bytes | None = None) -> int:
     """Return a seed in [0, 2**32) from a named stream, for a library that makes its own generator (scikit-learn)."""
-    return int(stream(name, seed, *numbers).integers(2**32))
+    return int(stream(name, seed, *numbers, key=key).integers(2**32))

@@ -51,6 +51,7 @@ def bundle_study(
     nonmembers: str | Sequence[str] | None = None,
     activation: Literal["softmax", "sigmoid", "none"] | None = None,
     seed: int = 0,
+    key_file: str | None = None,
     epochs: int | None = None,
     labels: Mapping[str, int] | None = None,
     prediction: str | int | None = None,
@@ -80,6 +81,8 @@ def bundle_study(
         activation: ``softmax`` (one class a voxel), ``sigmoid`` (labels that may overlap) or ``none`` (the network
             gives probabilities itself); by default as the bundle's postprocessing says.
         seed: seed of the design, the models and the audit.
+        key_file: file of the key (64 hexadecimal digits) with which the design is drawn, to repeat a study; by default
+            the study draws a key of its own, and keeps it in its private folder.
         epochs: epochs of a training, of target and shadows; by default the bundle's own.
         labels: of a cohort in DICOM: integer of each segment by its name, {Liver: 1, Tumour*: 2}.
         prediction: key or number of the prediction, of a network with several outputs.
@@ -164,6 +167,7 @@ def bundle_study(
         target=target,
         shadows=shadows,
         seed=seed,
+        key_file=key_file,
         recording=Recording(activation=known, **recording),
         resources=Resources(**resources),
         skip_bad=skip_bad,

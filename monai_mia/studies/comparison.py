@@ -67,7 +67,8 @@ class ComparisonStudy:
         folder = self.study.folder
         with folder.lock(self.study.resources.wait):
             result = self.comparison.score(folder.recorded())
-            report.write_comparison(result, self.comparison, folder.report)
+            with folder.reporting():
+                report.write_comparison(result, self.comparison, folder.report)
         return result
 
     def _check(self) -> None:

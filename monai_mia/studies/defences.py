@@ -8,7 +8,6 @@ defence queries the models of the undefended study.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +36,7 @@ from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
-from monai_mia.statistics.epsilon import epsilon_lower_bound
+from monai_mia.statistics.epsilon import epsilon_lower_bound, stated_epsilon
 from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study
@@ -187,14 +186,15 @@ class DefenceStudy:
             self._record()
 
     def _record(self) -> None:
+        self.study.folder.draw_key(self.study.key_file, self.study.resources.wait)  # one design for all
         studies = self.studies()
         known = studies[UNDEFENDED].folder.image_statistics_file  # of the same cases: they are checked once
         for number, (name, study) in enumerate(studies.items(), start=1):
             tqdm.write(f"defence {number} of {len(studies)}: {name}")
             own = study.folder.image_statistics_file
-            if known.is_file() and not own.is_file():
+            if files.is_whole(known) and not files.is_whole(own):
                 with study.folder.lock(study.resources.wait):
-                    shutil.copyfile(known, own)
+                    files.write_artefact(own, known.read_bytes())
             study.record()
 
     def score(self, partial: bool = False) -> DefenceStudyResult:
@@ -223,8 +223,10 @@ class DefenceStudy:
                 patients=undefended.patients,
                 headline_fpr=self.headline_fpr,
                 confidence=self.resampling.confidence,
+                patients_assumed=plain.design.patients_assumed,
             )
-            report.write_defences(result, self.study.folder.report)
+            with self.study.folder.reporting():
+                report.write_defences(result, self.study.folder.report)
         return result
 
     @cached_property
@@ -243,6 +245,7 @@ class DefenceStudy:
             recipe=recipe,
             target=defence.applied_to(target) if isinstance(target, Recipe) else target,
             output_dir=str(within.root),
+            key_file=str(base.folder.key_file),
             recording=replace(
                 base.recording, release=release, transform_id=defence.transform_id or base.recording.transform_id
             ),
@@ -270,7 +273,7 @@ class DefenceStudy:
             non_adaptive = comparison.score(recorded.with_shadows_of(plain, folder.attack_scores / "non_adaptive"))
         best = _best(aware)
         privacy = folder.trained(design.targets[0]).get("privacy")
-        accounted = None if privacy is None else (privacy["epsilon"], float(privacy["delta"]))
+        accounted = None if privacy is None else (stated_epsilon(privacy), float(privacy["delta"]))
         delta = self.delta if accounted is None else accounted[1]
         scores = aware.scores[best.name, best.n_shadow][0]
         utility, gap = self._utility(table, design, comparison)
@@ -282,6 +285,7 @@ class DefenceStudy:
             utility=utility,
             gap=gap,
             accounted_epsilon=accounted,
+            repeatable_noise=privacy is not None and privacy.get("secure_noise") is not True,
             audited_epsilon=epsilon_lower_bound(
                 scores, aware.member[0], "split", delta, self.resampling.confidence, self.resampling.seed
             ),

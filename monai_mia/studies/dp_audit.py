@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from monai_mia.errors import InputError
+from monai_mia.records.keys import check_key
 from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.epsilon import EpsilonBound, at_least, canary_epsilon, epsilon_lower_bound
 
@@ -198,6 +199,8 @@ def one_run_audit(
     guesses: Sequence[tuple[int, int]] | None = None,
     gaussian: bool = False,
     seed: int = 0,
+    *,
+    key: bytes,
 ) -> ClaimAudit:
     """Audit a claim by one training with many canary patients, a fair coin deciding each one's membership.
 
@@ -213,13 +216,15 @@ def one_run_audit(
         gaussian: whether the claim is the trade-off curve of a Gaussian mechanism (no subsampling, or very many
             steps), which a second bound then refutes sooner. The error is shared between both.
         seed: seed of the coins, the ties, and the training.
+        key: 32 secret bytes that coins and training are drawn with as well, or whoever knows the seed knows who was
+            in; as in :meth:`monai_mia.records.Design.randomised`.
 
     Cost: one training.
     """
     if n_canaries < 2:
         raise InputError(f"n_canaries must be at least 2, got {n_canaries}.")
     methods = [("one run", False), ("one run, Gaussian", True)][: 1 + gaussian]
-    rng = stream(Stream.DP_COINS, seed)
+    rng = stream(Stream.DP_COINS, seed, key=check_key(key))
     member = rng.random(n_canaries) < 0.5
     scores = np.asarray(train(member.copy(), int(rng.integers(2**31))), dtype=np.float64)
     if scores.shape != member.shape:

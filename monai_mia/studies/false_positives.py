@@ -176,8 +176,9 @@ class FalsePositiveStudy:
             patients=len(set(design.patient_ids)),
             headline_fpr=self.false_positives.headline_fpr,
             confidence=self.false_positives.resampling.confidence,
+            patients_assumed=design.patients_assumed,
         )
-        with self._folder.lock(self.defences.study.resources.wait):
+        with self._folder.lock(self.defences.study.resources.wait), self._folder.reporting():
             report.write_false_positives(self._shareable(result), self._folder.report)
         return result
 

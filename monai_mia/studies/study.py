@@ -8,6 +8,7 @@ Files are the state. Every step is keyed by a hash of what it depends on, and is
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from monai_mia.records import files
 from monai_mia.records.design import TARGET, Case, Design, held_out_patients, require_canaries
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.maps import LABELS
+from monai_mia.records.streams import Stream, stream_seed
 from monai_mia.signals.release import BAND
 from monai_mia.signals.segmentation import segmentation_signals
 from monai_mia.studies.jobs import command, run_jobs
@@ -61,7 +63,9 @@ class Study:
         shadows: number of shadows; more can be added later.
         targets: number of targets that the same shadows attack; the report is about the first, a
             :class:`~monai_mia.studies.ComparisonStudy` about all of them.
-        seed: seed of the design and of every model.
+        seed: seed of the design and of every model, which a key keeps secret as well.
+        key_file: file of the key (64 hexadecimal digits) with which the design is drawn, to repeat a study; by default
+            the study draws a key of its own, and keeps it in its private folder.
         held_out: share of the patients, in [0, 1), who are held out: no model trains on them for its own sake or is
             queried about them. Defences that need other data (a discriminator's reference, a transfer set) find their
             cases under the id ``held_out`` of the training config.
@@ -84,6 +88,7 @@ class Study:
     shadows: int = 8
     targets: int = 1
     seed: int = 0
+    key_file: str | None = None
     held_out: float = 0.0
     recording: Recording = field(default_factory=Recording)
     blind_network: BlindNetwork | None = None
@@ -96,8 +101,9 @@ class Study:
     def main(self) -> None:
         """Run as a command: what the user must mend is one line on the terminal, and the exit code is 1."""
         result = command(self.run)
-        target = self.folder.about().get("target", {})
-        tqdm.write(result.text(privacy=target.get("privacy")))
+        about = self.folder.about()
+        privacy, assumed = about.get("target", {}).get("privacy"), about.get("design", {}).get("n_assumed", 0)
+        tqdm.write(result.text(privacy=privacy, assumed=assumed))
         tqdm.write(f"Report: {self.folder.report / 'index.html'}")
 
     def run(self) -> AuditResult:
@@ -119,7 +125,8 @@ class Study:
             if self.individuals is not None or self.leakage_map:
                 individuals = measure_individuals(self.folder, design, self.individuals, self.leakage_map)
             about = self._about(design, time.perf_counter() - start)
-            report.write_report(result, table, self.folder.report, about, individuals)
+            with self.folder.reporting():
+                report.write_report(result, table, self.folder.report, about, individuals)
             self.folder.note(**about)
             if self.archive is not None:
                 write_archive(self.output_dir, self.archive)
@@ -158,13 +165,20 @@ class Study:
         image_statistics = check_cohort(checked, self.labels(), folder.image_statistics_file)
         cohort_key = _cohort_key(design.cases, image_statistics)
         folder.identify(cohort=cohort_key)
+        folder.commit(design, self._key())
+        if self.resources.models_dir is not None:
+            folder.note(models=os.path.relpath(self.resources.models_dir, self.output_dir))
         design.write(folder.design_file)
-        paths = [self.output_dir, self.recipe.root, self.resources.models_dir]
+        paths = [self.output_dir, self.recipe.root, self.resources.models_dir, self.key_file]
         paths += [] if self.released is None else [self.released.checkpoint]
         write_identifiers(folder.identifiers_file, checked, cohort_key, paths)
         keys = self._train(design, image_statistics, held_out)
         self._query(design, image_statistics, keys)
         return design, image_statistics
+
+    def _key(self) -> bytes:
+        """The key of the design, which is drawn the first time."""
+        return self.folder.draw_key(self.key_file, self.resources.wait)
 
     def held_out_cases(self) -> list[Case]:
         """Cases of the patients who are held out: no model trained on them, and none is in the design."""
@@ -226,8 +240,8 @@ class Study:
             check_inference(self.recipe.querying(), transform_id=recording.transform_id)
 
     def _partition(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-        """The cases to audit, and those of held-out patients, drawn by the study's seed."""
-        drawn = held_out_patients(cases, self.held_out, self.seed)
+        """The cases to audit, and those of held-out patients, drawn by the study's seed and key."""
+        drawn = held_out_patients(cases, self.held_out, self.seed, key=self._key())
         sides: tuple[list[Case], list[Case]] = ([], [])
         for case in cases:
             sides[str(case["patient_id"]) in drawn].append(case)
@@ -239,11 +253,11 @@ class Study:
 
     def _design(self, cases: Sequence[Case]) -> Design:
         if self.released is None:
-            return Design.randomised(cases, self.shadows, self.seed, self.targets)
+            return Design.randomised(cases, self.shadows, self.seed, self.targets, key=self._key())
         gone = {row[key] for row in self._left_out() for key in ("case_id", "patient_id")}
         gone -= {str(case[key]) for case in cases for key in ("case_id", "patient_id")}  # a patient may have others
         sides = [[name for name in read_ids(side) if name not in gone] for side in self._sides()]
-        return Design.observational(cases, sides[0], sides[1], self.shadows, self.seed)
+        return Design.observational(cases, sides[0], sides[1], self.shadows, self.seed, key=self._key())
 
     def _left_out(self) -> list[dict[str, str]]:
         return left_out(self.folder.private) if self.skip_bad else []
@@ -255,7 +269,7 @@ class Study:
         prints = dict(zip(image_statistics.case_ids, image_statistics.fingerprints, strict=True))
         cohort_key = _cohort_key(design.cases, image_statistics)
         cohort = [_bare(case) for case in design.cases]
-        keys, jobs = {}, []
+        seeds, keys, jobs = self._training_seeds(design), {}, []
         for model in design.model_ids:
             if model == TARGET and self.released is not None:
                 keys[model] = self._released_key(self.released)
@@ -263,7 +277,7 @@ class Study:
             bundle = self._recipe(model).training()
             reads = HELD_OUT in bundle.parser(())
             members = design.members(model)
-            seed = int(files.digest([self.seed, model])[:8], 16)
+            seed = seeds[model]
             trained_on = [[case["case_id"], prints[case["case_id"]]] for case in members]
             beside = [[case["case_id"], prints[case["case_id"]]] for case in held_out] if reads else []
             keys[model] = files.digest(
@@ -300,6 +314,19 @@ class Study:
         run_jobs(jobs, "training", self.resources.n_jobs)
         return keys
 
+    def _training_seeds(self, design: Design) -> dict[str, int]:
+        """The seed of each model's weights and order, from which its members could be told by training again."""
+        key = self._key()
+        targets = {
+            model: stream_seed(Stream.TARGET_TRAINING, self.seed, number, key=key)
+            for number, model in enumerate(design.targets)
+        }
+        shadows = {
+            model: stream_seed(Stream.SHADOW_TRAINING, self.seed, number, key=key)
+            for number, model in enumerate(design.shadows)
+        }
+        return {**targets, **shadows}
+
     def _released_key(self, target: Released) -> str:
         return files.digest([files.sha256(target.checkpoint), self.resources.threads])
 
@@ -315,7 +342,7 @@ class Study:
             path, maps = self.folder.signals(model), self.folder.maps(model)
             todo = not files.is_current(path, job.key)
             todo_maps = self.recording.maps and not (
-                files.is_current(maps, job.maps_key) and self.folder.map_store().about(LABELS)
+                files.is_current(maps, job.maps_key) and files.is_whole(self.folder.maps(LABELS))
             )
             if todo or todo_maps:
                 jobs.append(replace(job, path=str(path) if todo else None, maps=str(maps) if todo_maps else None))
@@ -417,6 +444,7 @@ class Study:
             "versions": report.versions(),
             "design": {
                 **design.facts(),
+                "commitment": design.commitment(self._key()),
                 "held_out": self.held_out,
                 **({"left_out": {side: sides.count(side) for side in sorted(set(sides))}} if self.skip_bad else {}),
             },

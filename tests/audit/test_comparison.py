@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import KEY
 from oracles import mann_whitney
 
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA
@@ -26,7 +27,7 @@ from monai_mia.statistics import Estimate, Resampling
 
 def simulated(folder: Path, delta: float = 1.0, n: int = 80, offset: float = 0.0, seed: int = 0) -> StudyFolder:
     cases = [{"case_id": f"c{k:03d}", "patient_id": f"p{k // 2:03d}", "image": "i", "label": "l"} for k in range(n)]
-    design = Design.randomised(cases, shadows=4, seed=seed, targets=4)
+    design = Design.randomised(cases, shadows=4, seed=seed, targets=4, key=KEY)
     files.private_folder(folder / "private" / "signals")
     design.write(folder / "private" / "design.csv")
     statistics = [

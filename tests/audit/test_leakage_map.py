@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from array_maps import ArrayMaps
+from conftest import KEY
 from numpy.typing import NDArray
 from scipy import special
 
@@ -37,7 +38,7 @@ class Game:
         rng = np.random.default_rng([seed, 1])
         patients = [f"p{k // cases:02d}" for k in range(n)]
         listed = [{"case_id": f"c{k:02d}", "patient_id": p, "image": "", "label": ""} for k, p in enumerate(patients)]
-        design = Design.randomised(listed, 6, seed, 2)
+        design = Design.randomised(listed, 6, seed, 2, key=KEY)
         self.targets, self.shadows = design.targets, design.shadows
         member = np.stack(list(design.member.values()))
         ids = tuple(str(case["case_id"]) for case in listed)

@@ -44,7 +44,7 @@ def test_the_trap_works(tmp_path: Path) -> None:
     assert "not on this laptop" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["report", "compare", "archive", "card", "bundles", "overlays"])
+@pytest.mark.parametrize("command", ["report", "compare", "archive", "card", "doctor", "verify", "bundles", "overlays"])
 def test_help(command: str, tmp_path: Path) -> None:
     done = run(command, "--help", folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -80,9 +80,11 @@ class TestPrint:
 
     def test_an_account_is_told(self, result: AuditResult) -> None:
         assert "accounted epsilon: at most 8.00 at delta 1e-05 (patients)" in result.text(
-            privacy={"epsilon": 8.0, "delta": 1e-5, "unit": "patient"}
+            privacy={"epsilon": 8.0, "delta": 1e-5, "unit": "patient", "secure_noise": True}
         )
-        assert "accounted epsilon: no bound" in result.text(privacy={"epsilon": None, "delta": 0.1, "unit": "patient"})
+        assert "accounted epsilon: no bound" in result.text(
+            privacy={"epsilon": None, "delta": 0.1, "unit": "patient", "secure_noise": True}
+        )
 
     def test_an_attack(self, result: AuditResult) -> None:
         lines = str(result.best).splitlines()

@@ -195,7 +195,12 @@ class TestCriteria:
         bound = None if shown is None else {**low["attacks"][0]["epsilon"], "ceiling": ceiling}
         changed = but(low, attacks__0__epsilon_lower_bound=shown, attacks__0__epsilon=bound)
         if accounted is not None:
-            changed["target"]["privacy"] = {"epsilon": accounted, "delta": 1e-5, "unit": "patient"}
+            changed["target"]["privacy"] = {
+                "epsilon": accounted,
+                "delta": 1e-5,
+                "unit": "patient",
+                "secure_noise": True,
+            }
         assert outcomes(significant(changed))["epsilon"] == expected
         assert outcomes(changed)["epsilon"] == ("undetermined" if expected == "fail" else expected)
 
@@ -310,7 +315,7 @@ class TestPage:
         longest = but(
             high,
             target__bundle="a_long_name_" * 8,
-            target__privacy={"epsilon": 8.0, "delta": 1e-5, "unit": "patient"},
+            target__privacy={"epsilon": 8.0, "delta": 1e-5, "unit": "patient", "secure_noise": True},
             controls__blind_baseline=blind,
             attacks__0__name="a long name of an attack " * 4,
         )

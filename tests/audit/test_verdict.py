@@ -108,7 +108,9 @@ def test_whatever_a_report_may_say() -> None:
         controls["image_tail"] = rng.choice([None, 0.01, 0.5])
         claims = interval("tpr", leak * rng.random(), rng)
         content["claims"] = None if rng.random() < 0.2 else {"q": 0.1, "fewest": 5, "n_member": 100, **claims}
-        content["target"] = {"privacy": {"epsilon": float(rng.choice([1.0, 8.0]))}} if rng.random() < 0.3 else {}
+        content["target"] = (
+            {"privacy": {"epsilon": float(rng.choice([1.0, 8.0])), "secure_noise": True}} if rng.random() < 0.3 else {}
+        )
         verdict = judge(content)
         assert agree(verdict), (verdict.level, verdict.recommendation)
         seen.add((verdict.level, verdict.recommendation))
@@ -131,7 +133,9 @@ def rate(fpr: float, leak: float, rng: np.random.Generator) -> dict[str, Any]:
 def test_an_accounted_epsilon_is_known_to_the_report_alone() -> None:
     """The level does not change by it; the recommendation may."""
     result = audited(game(n=400, shadows=8, delta=0.0, seed=5).table)
-    known = result.judge({"target": {"privacy": {"epsilon": 1.0, "delta": 1e-5, "unit": "patient"}}})
+    known = result.judge(
+        {"target": {"privacy": {"epsilon": 1.0, "delta": 1e-5, "unit": "patient", "secure_noise": True}}}
+    )
     assert known.level == result.verdict.level
     assert "accounted: at most 1" in next(one.measured for one in known.statements if one.name == "epsilon")
 
@@ -164,3 +168,17 @@ def blind_one(content: dict[str, Any]) -> dict[str, Any]:
     changed["controls"]["blind_baseline"] = {**changed["attacks"][-1], "p_value": 0.001}
     changed["controls"]["attack_minus_blind"] = {"value": 0.3, "ci": [0.2, 0.4]}
     return changed
+
+
+def test_an_epsilon_with_noise_that_can_be_repeated_supports_nothing() -> None:
+    """Whoever knows the seed takes the noise away: the account passes into no statement, and a line says so."""
+    result = audited(game(n=400, shadows=8, delta=0.0, seed=5).table)
+    account = {"epsilon": 0.1, "delta": 1e-5, "unit": "patient", "secure_noise": False}
+    repeatable = result.judge({"target": {"privacy": account}})
+    plain = {one.name: one for one in result.verdict.statements}
+    for one in repeatable.statements:
+        assert one.outcome == plain[one.name].outcome
+    measured = next(one.measured for one in repeatable.statements if one.name == "epsilon")
+    assert measured.endswith("accounted: none, since the noise can be repeated from a seed")
+    assert "0.10" not in measured
+    assert "accounted epsilon: none: the noise can be repeated" in result.text(privacy=account)

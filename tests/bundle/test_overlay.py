@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import BUNDLES, PHANTOM, bundle_here
+from conftest import BUNDLES, KEY_FILE, PHANTOM, bundle_here
 from docstring_parser import parse
 
 from monai_mia.__main__ import main
@@ -92,7 +92,7 @@ def test_every_way_to_an_audit_gives_the_same_table(cohort: list[dict[str, objec
     rows = [["case_id", "patient_id", "image", "label"]]
     rows += [[str(case[key]) for key in rows[0]] for case in cohort]
     listed.write_text("\n".join(",".join(row) for row in rows) + "\n")
-    few = {"--shadows": "2", "--epochs": "1", "--n_jobs": "1"}
+    few = {"--shadows": "2", "--epochs": "1", "--n_jobs": "1", "--key_file": str(KEY_FILE)}
     words = [word for pair in few.items() for word in pair]
     main(["audit", "--bundle", str(PHANTOM), "--cohort", str(listed), "--output", str(tmp_path / "command"), *words])
     bundle_here(
@@ -102,6 +102,7 @@ def test_every_way_to_an_audit_gives_the_same_table(cohort: list[dict[str, objec
     bundle_here(
         "run", "--config_file", str(PHANTOM / "configs/audit.yaml"), "--cohort", str(listed),
         "--output_dir", str(tmp_path / "own"), "--shadows", "2", "--n_jobs", "1", "--study#epochs", "1",
+        "--key_file", str(KEY_FILE),
     )  # fmt: skip
     for name in ("target", "shadow_00", "shadow_01"):
         tables = [

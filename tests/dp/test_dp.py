@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, SMALL, small_study
+from conftest import BUNDLES, KEY, SMALL, small_study
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
@@ -456,7 +456,7 @@ class TestTraining:
             engine.run()
             return ((before - weights(network)) * len(data)).numpy()
 
-        audit = one_run_audit(train, count, claimed, 1e-5, gaussian=True)
+        audit = one_run_audit(train, count, claimed, 1e-5, gaussian=True, key=KEY)
         assert not audit.flagged
         assert max(bound.value for bound in audit.bounds.values()) > 0  # it does see the canaries
 
@@ -646,13 +646,18 @@ def test_a_private_study(tmp_path):
     result = study.run()
     target = files.read_json(tmp_path / "out/report/report.json")["target"]
     assert target["privacy"]["unit"] == "patient"
-    assert 2.9 < target["privacy"]["epsilon"] <= 3.0
     assert target["privacy"]["steps"] == 10
+    # Its noise can be repeated: what was accounted for stays in the private folder, and is stated nowhere.
     assert target["privacy"]["secure_noise"] is False
+    assert target["privacy"]["epsilon"] is None
+    assert 2.9 < study.folder.trained("target")["privacy"]["epsilon"] <= 3.0
     page = (tmp_path / "out/report/index.html").read_text(encoding="utf-8")
-    assert "Accounted ε of the training, at most" in page
+    assert "Accounted ε of the training" in page
     assert "no release" in page
-    assert "accounted epsilon: at most" in result.text(privacy=target["privacy"])
+    assert "accounted epsilon: none: the noise can be repeated" in result.text(privacy=target["privacy"])
+    for name in ("index.html", "summary.html", "model_card.md"):
+        text = (tmp_path / "out/report" / name).read_text(encoding="utf-8")
+        assert "the noise can be repeated from a seed" in text, name
     shadow = files.read_json(tmp_path / "out/private/models/shadow_00/model.json")
     assert shadow["privacy"]["epsilon"] <= 3.0
     progress = files.read_json(tmp_path / "out/private/models/shadow_00/progress.json")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLES, small_study
+from conftest import BUNDLES, KEY, KEY_FILE, small_study
 from monai.bundle import ConfigParser, verify_metadata
 from monai.engines import GanTrainer, SupervisedTrainer
 from monai.networks.nets import DiffusionModelUNet, Discriminator, Generator
@@ -95,6 +95,7 @@ def small_generator(
         "slicing": slicing if dims == 2 else [],
         "scans": 3,
         "held_out": 0.5,
+        "held_out_key_file": str(KEY_FILE),
         "checkpoint_interval": 1,
     }
     return GeneratorStudy(**{**defaults, **options})
@@ -284,12 +285,12 @@ class TestGenerators:
 class TestAuxiliaryPatients:
     def test_by_share_seed_and_canaries(self) -> None:
         cases = [{"patient_id": f"p{n}", **({"canary": "x"} if n < 2 else {})} for n in range(12)]
-        drawn = held_out_patients(cases, 0.3, 0)
+        drawn = held_out_patients(cases, 0.3, 0, key=KEY)
         assert len(drawn) == 3
         assert not drawn & {"p0", "p1"}
-        assert drawn == held_out_patients(cases[::-1], 0.3, 0)
-        assert drawn != held_out_patients(cases, 0.3, 1)
-        assert held_out_patients(cases, 0.0, 0) == set()
+        assert drawn == held_out_patients(cases[::-1], 0.3, 0, key=KEY)
+        assert drawn != held_out_patients(cases, 0.3, 1, key=KEY)
+        assert held_out_patients(cases, 0.0, 0, key=KEY) == set()
 
 
 class TestBundle:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import KEY
 from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import PROPERTY
@@ -47,7 +48,7 @@ def patients_of(design, model):
 @PROPERTY
 @given(sizes_, st.integers(0, 7), seeds)
 def test_a_patient_is_never_split_and_halves_are_balanced(sizes, shadows, seed):
-    design = Design.randomised(cohort(sizes), shadows, seed)
+    design = Design.randomised(cohort(sizes), shadows, seed, key=KEY)
     for model in design.model_ids:
         ins, outs = patients_of(design, model)
         assert not ins & outs
@@ -58,7 +59,7 @@ def test_a_patient_is_never_split_and_halves_are_balanced(sizes, shadows, seed):
 @PROPERTY
 @given(sizes_, st.integers(1, 5), seeds)
 def test_a_patient_is_in_exactly_half_of_the_shadows(sizes, pairs, seed):
-    design = Design.randomised(cohort(sizes), 2 * pairs, seed)
+    design = Design.randomised(cohort(sizes), 2 * pairs, seed, key=KEY)
     seen = Counter()
     for model in design.model_ids[1:]:
         seen.update(patients_of(design, model)[0])
@@ -68,7 +69,7 @@ def test_a_patient_is_in_exactly_half_of_the_shadows(sizes, pairs, seed):
 @PROPERTY
 @given(sizes_, st.integers(1, 4), seeds)
 def test_pairs_of_shadows_are_complementary(sizes, pairs, seed):
-    design = Design.randomised(cohort(sizes), 2 * pairs, seed)
+    design = Design.randomised(cohort(sizes), 2 * pairs, seed, key=KEY)
     for k in range(pairs):
         first, second = (design.member[f"shadow_{number:02d}"] for number in (2 * k, 2 * k + 1))
         np.testing.assert_array_equal(first, ~second)
@@ -79,7 +80,10 @@ def test_pairs_of_shadows_are_complementary(sizes, pairs, seed):
 def test_more_shadows_begin_with_the_same_models(sizes, shadows, more, seed):
     """So that shadows can be added to a study that is finished."""
     cases = cohort(sizes)
-    few, many = Design.randomised(cases, shadows, seed), Design.randomised(cases, shadows + more, seed)
+    few, many = (
+        Design.randomised(cases, shadows, seed, key=KEY),
+        Design.randomised(cases, shadows + more, seed, key=KEY),
+    )
     assert many.model_ids[: shadows + 1] == few.model_ids
     for model in few.model_ids:
         np.testing.assert_array_equal(many.member[model], few.member[model])
@@ -91,7 +95,7 @@ def test_the_order_of_cases_decides_nothing(sizes, seed, random):
     cases = cohort(sizes)
     shuffled = list(cases)
     random.shuffle(shuffled)
-    first, second = Design.randomised(cases, 3, seed), Design.randomised(shuffled, 3, seed)
+    first, second = Design.randomised(cases, 3, seed, key=KEY), Design.randomised(shuffled, 3, seed, key=KEY)
     for model in first.model_ids:
         assert patients_of(first, model) == patients_of(second, model)
 
@@ -101,7 +105,7 @@ def test_every_patient_is_as_likely_a_member_and_seeds_differ():
     counts = Counter()
     halves = set()
     for seed in range(500):
-        ins, _ = patients_of(Design.randomised(cohort([1] * 10), 0, seed), TARGET)
+        ins, _ = patients_of(Design.randomised(cohort([1] * 10), 0, seed, key=KEY), TARGET)
         counts.update(ins)
         halves.add(frozenset(ins))
     assert len(halves) > 150  # of 252 that there are
@@ -113,14 +117,14 @@ def test_the_target_and_the_shadows_are_drawn_apart():
     cases = cohort([1] * 40)
     overlaps = []
     for seed in range(50):
-        design = Design.randomised(cases, 4, seed)
+        design = Design.randomised(cases, 4, seed, key=KEY)
         overlaps += [(design.member[TARGET] == design.member[f"shadow_{k:02d}"]).mean() for k in (0, 2)]
     assert max(overlaps) < 1
     assert np.mean(overlaps) == pytest.approx(0.5, abs=0.04)
 
 
 def test_names_and_kind():
-    design = Design.randomised(cohort([1] * 6), 11, seed=3)
+    design = Design.randomised(cohort([1] * 6), 11, seed=3, key=KEY)
     assert design.model_ids == (TARGET, *(f"shadow_{k:02d}" for k in range(11)))
     assert (design.kind, design.seed) == ("randomised", 3)
 
@@ -129,7 +133,7 @@ def test_names_and_kind():
 
 
 def test_datalists_hold_every_case_once():
-    design = Design.randomised(cohort([2, 1, 3, 1, 2]), 2)
+    design = Design.randomised(cohort([2, 1, 3, 1, 2]), 2, key=KEY)
     for model in design.model_ids:
         members, queries = design.members(model), design.queries(model)
         assert [case["case_id"] for case in queries] == [case["case_id"] for case in design.cases]
@@ -140,7 +144,7 @@ def test_datalists_hold_every_case_once():
 
 def test_other_keys_of_a_case_ride_along():
     cases = [{**case, "site": n} for n, case in enumerate(cohort([1] * 4))]
-    design = Design.randomised(cases, 0)
+    design = Design.randomised(cases, 0, key=KEY)
     assert [case["site"] for case in design.queries(TARGET)] == [0, 1, 2, 3]
 
 
@@ -156,7 +160,7 @@ def test_an_observational_design_keeps_the_targets_members(sizes, shadows, seed,
     cut = data.draw(st.integers(2, len(names) - 2))
     left_out = data.draw(st.integers(0, len(names) - cut - 2))
     members, nonmembers = order[:cut], order[cut : len(order) - left_out]
-    design = Design.observational(cases, members, nonmembers, shadows, seed)
+    design = Design.observational(cases, members, nonmembers, shadows, seed, key=KEY)
     assert patients_of(design, TARGET) == (set(members), set(nonmembers))
     assert design.kind == "observational"
     for model in design.model_ids[1:]:
@@ -168,9 +172,9 @@ def test_an_observational_design_keeps_the_targets_members(sizes, shadows, seed,
 
 def test_sides_are_named_by_case_or_by_patient():
     cases = cohort([2, 1, 1, 2])
-    by_patient = Design.observational(cases, ["patient_0", "patient_1"], ["patient_2", "patient_3"], 2)
+    by_patient = Design.observational(cases, ["patient_0", "patient_1"], ["patient_2", "patient_3"], 2, key=KEY)
     by_case = Design.observational(
-        cases, ["patient_0/0", "patient_0/1", "patient_1"], ["patient_2/0", "patient_3/0", "patient_3/1"], 2
+        cases, ["patient_0/0", "patient_0/1", "patient_1"], ["patient_2/0", "patient_3/0", "patient_3/1"], 2, key=KEY
     )
     for model in by_patient.model_ids:
         np.testing.assert_array_equal(by_patient.member[model], by_case.member[model])
@@ -183,7 +187,7 @@ def test_sides_are_named_by_case_or_by_patient():
 @given(st.lists(IDS, min_size=4, max_size=7, unique=True), st.integers(0, 3), seeds)
 @example(['["', '["a"]', "[", '"'], 1, 0)
 def test_round_trip(names, shadows, seed):
-    design = Design.randomised(cohort([2] * len(names), names), shadows, seed)
+    design = Design.randomised(cohort([2] * len(names), names), shadows, seed, key=KEY)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "design.csv"
         design.write(path)
@@ -197,14 +201,14 @@ def test_round_trip(names, shadows, seed):
 
 def test_round_trip_of_an_observational_design(tmp_path):
     names = [f"patient_{n}" for n in range(5)]
-    design = Design.observational(cohort([1] * 5), names[:2], names[2:], 1, seed=9)
+    design = Design.observational(cohort([1] * 5), names[:2], names[2:], 1, seed=9, key=KEY)
     design.write(tmp_path / "design.csv")
     again = Design.read(tmp_path / "design.csv")
     assert (again.kind, again.seed) == ("observational", 9)
 
 
 def test_the_file_is_private(tmp_path):
-    Design.randomised(cohort([1] * 4), 0).write(tmp_path / "design.csv")
+    Design.randomised(cohort([1] * 4), 0, key=KEY).write(tmp_path / "design.csv")
     assert (tmp_path / "design.csv").stat().st_mode & 0o077 == 0
 
 
@@ -213,7 +217,7 @@ def test_the_file_is_private(tmp_path):
 
 def refusal(call, *arguments) -> str:
     with pytest.raises(InputError) as error:
-        call(*arguments)
+        call(*arguments, **({} if call == Design.read else {"key": KEY}))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -288,7 +292,10 @@ def test_another_csv_file_is_named(tmp_path):
 
 def test_further_targets_are_drawn_by_coins_of_their_own():
     cases = [{"case_id": f"c{n}", "patient_id": f"p{n // 2}", "image": "i", "label": "l"} for n in range(200)]
-    one, four = Design.randomised(cases, shadows=4, seed=3), Design.randomised(cases, shadows=4, seed=3, targets=4)
+    one, four = (
+        Design.randomised(cases, shadows=4, seed=3, key=KEY),
+        Design.randomised(cases, shadows=4, seed=3, targets=4, key=KEY),
+    )
     assert one.targets == ("target",)
     assert four.targets == ("target", "target_01", "target_02", "target_03")
     assert four.shadows == one.shadows == ("shadow_00", "shadow_01", "shadow_02", "shadow_03")
@@ -301,4 +308,4 @@ def test_further_targets_are_drawn_by_coins_of_their_own():
             agree = (four.member[four.targets[a]] == four.member[four.targets[b]]).mean()
             assert 0.5 - 4 * 0.05 < agree < 0.5 + 4 * 0.05
     with pytest.raises(InputError, match="targets must be at least 1, got 0"):
-        Design.randomised(cases, shadows=2, targets=0)
+        Design.randomised(cases, shadows=2, targets=0, key=KEY)

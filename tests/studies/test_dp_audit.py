@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from conftest import KEY
 from monai.data.utils import list_data_collate
 from monai.losses import DiceCELoss, DiceLoss
 from monai.networks.nets import UNet
@@ -228,15 +229,15 @@ def test_one_run_refutes_patch_level_clipping():
     """Table of section 5.6: naive 5.01 and 9.92 (f-DP) over a claim of 4.377, the loop 1.65 and 2.27 under it."""
     claimed = gdp_epsilon(1.0, 1e-5)
     assert claimed == pytest.approx(4.377, abs=1e-3)
-    naive = one_run_audit(one_hot_step(opacus), 1000, claimed, 1e-5)
+    naive = one_run_audit(one_hot_step(opacus), 1000, claimed, 1e-5, key=KEY)
     assert naive.flagged
     assert naive.bounds["one run"].value == pytest.approx(5.01, abs=0.3)
     assert naive.verdict.endswith("claimed is 4.38. The claim is refuted.")
-    right = one_run_audit(one_hot_step(loop), 1000, claimed, 1e-5)
+    right = one_run_audit(one_hot_step(loop), 1000, claimed, 1e-5, key=KEY)
     assert not right.flagged
     assert right.bounds["one run"].value == pytest.approx(1.65, abs=0.5)
     assert right.verdict.endswith("The claim stands.")
-    curve = one_run_audit(one_hot_step(opacus), 1000, claimed, 1e-5, 0.9, [(250, 250)], gaussian=True)
+    curve = one_run_audit(one_hot_step(opacus), 1000, claimed, 1e-5, 0.9, [(250, 250)], gaussian=True, key=KEY)
     assert curve.best == "one run, Gaussian"
     assert curve.bounds[curve.best].value == pytest.approx(9.92, abs=0.2)
     assert curve.bounds[curve.best].value < gdp_epsilon(4.0, 1e-5), "the truth: four times the clip norm"
@@ -251,14 +252,14 @@ def test_one_run_is_the_statistics_of_its_coins():
         seen["scores"] = np.random.default_rng(seed).normal(size=60) + 3 * member
         return seen["scores"]
 
-    audit = one_run_audit(train, 60, 2.0, 1e-5, gaussian=True, seed=5)
+    audit = one_run_audit(train, 60, 2.0, 1e-5, gaussian=True, seed=5, key=KEY)
     for name, gaussian in (("one run", False), ("one run, Gaussian", True)):
         expected = canary_epsilon(seen["scores"], seen["member"], 1e-5, 0.975, gaussian=gaussian, seed=5)
         assert audit.bounds[name] == expected
     assert 15 < seen["member"].sum() < 45
-    assert audit == one_run_audit(train, 60, 2.0, 1e-5, gaussian=True, seed=5)
+    assert audit == one_run_audit(train, 60, 2.0, 1e-5, gaussian=True, seed=5, key=KEY)
     coins = seen["member"]
-    one_run_audit(train, 60, 2.0, 1e-5, seed=6)
+    one_run_audit(train, 60, 2.0, 1e-5, seed=6, key=KEY)
     assert (seen["member"] != coins).any()
 
 
@@ -274,7 +275,7 @@ def test_true_claims_are_not_refuted(mu):
 
     claimed = gdp_epsilon(mu, 1e-5)
     for audit in (
-        lambda seed: one_run_audit(one, 100, claimed, 1e-5, gaussian=True, seed=seed),
+        lambda seed: one_run_audit(one, 100, claimed, 1e-5, gaussian=True, seed=seed, key=KEY),
         lambda seed: many_run_audit(many, 50, claimed, 1e-5, gaussian=True, seed=seed),
     ):
         assert sum(audit(seed).flagged for seed in range(60)) <= stats.binom.isf(1e-3, 60, 0.05)
@@ -361,9 +362,12 @@ def test_the_best_bound_decides():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: one_run_audit(lambda m, s: m, 1, 1.0, 0.0), "n_canaries must be at least 2, got 1"),
-        (lambda: one_run_audit(lambda m, s: m[:3], 9, 1.0, 0.0), r"train must return 9 scores, got shape \(3,\)"),
-        (lambda: one_run_audit(lambda m, s: m, 9, 1.0, 0.0, gaussian=True), r"delta must be in \(0, 1\)"),
+        (lambda: one_run_audit(lambda m, s: m, 1, 1.0, 0.0, key=KEY), "n_canaries must be at least 2, got 1"),
+        (
+            lambda: one_run_audit(lambda m, s: m[:3], 9, 1.0, 0.0, key=KEY),
+            r"train must return 9 scores, got shape \(3,\)",
+        ),
+        (lambda: one_run_audit(lambda m, s: m, 9, 1.0, 0.0, gaussian=True, key=KEY), r"delta must be in \(0, 1\)"),
         (lambda: many_run_audit(lambda m, s: m, 3, 1.0, 0.0), "n_runs must be at least 4, got 3"),
         (lambda: many_run_audit(lambda m, s: np.nan, 9, 1.0, 0.0), "scores must be finite, got 18"),
     ],

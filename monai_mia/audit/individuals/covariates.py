@@ -46,7 +46,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 #: Keys of a case that are no covariates: what a study needs or adds.
-_NOT = ("case_id", "patient_id", "image", "label", "member", "canary", "fold")
+_NOT = ("case_id", "patient_id", "image", "label", "member", "canary", "fold", "patient_assumed")
 
 #: A column of numbers with no more distinct values than this is taken for categories (sex as 0 and 1).
 _FEW = 5
@@ -409,6 +409,7 @@ class Individuals:
         leakage: where the evidence lies, or None where it was not asked for or could not be located.
         gaps: what is missing and why.
         min_cell: patients of whom anything apart from the others is reported, at least.
+        patients_assumed: how many of the patients are no more than assumed, one a scan.
     """
 
     vulnerability: VulnerabilityResult | None
@@ -417,3 +418,4 @@ class Individuals:
     leakage: Leakage | None
     gaps: tuple[str, ...]
     min_cell: int
+    patients_assumed: int = 0

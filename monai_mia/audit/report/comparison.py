@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from monai_mia.attacks import GlobalLoss
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
-from monai_mia.audit.report.pages import cell, error_bars, plain
+from monai_mia.audit.report.pages import cell, error_bars, markdown, plain
 from monai_mia.records import files
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _LOOKS = (("o", "#9aa5b1"), ("s", "#b8651b"), ("D", "#1f5f99"), ("^", "#0d7a6b")
 def write_comparison(result: ComparisonResult, comparison: Comparison, folder: str | os.PathLike[str]) -> None:
     """Write ``comparison.md``, ``comparison.json`` and ``comparison.png`` into ``folder``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     files.write_json(folder / "comparison.json", _as_json(result, comparison), private=False)
     files.write(folder / "comparison.md", _as_markdown(result, comparison), private=False)
     files.write(folder / "comparison.png", _picture(result, comparison), private=False)
@@ -44,6 +45,7 @@ def _as_json(result: ComparisonResult, comparison: Comparison) -> dict[str, Any]
         "schema": "2",
         "targets": result.targets,
         "patients": result.patients,
+        "patients_assumed": result.patients_assumed,
         "resolution": result.resolution,
         "confidence": comparison.resampling.confidence,
         "n_resamples": comparison.resampling.n_resamples,
@@ -65,6 +67,8 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
         "rows share count with the first), without training or querying a model.",
         "",
     ]
+    if result.patients_assumed:
+        lines += [assumed_in_words(result.patients_assumed, result.patients), ""]
     gain_heads: list[str] = []
     if result.reference is not None:
         name, count = result.reference
@@ -84,7 +88,7 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
         "own threshold",
         "s",
     ]
-    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines += [f"| {' | '.join(map(markdown, heads))} |", f"|{'---|' * len(heads)}"]
     for row in result.rows:
         rates = [cell(row.tpr_at_fpr[fpr]) for fpr in fprs]
         gains = []
@@ -93,7 +97,7 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
             gains = [cell(gain["auc"], "+.3f"), cell(gain["tpr_ratio"], ".2f")]
         own = "" if row.transferred is None else f"TPR {row.transferred[0]:.2f}, FPR {row.transferred[1]:.2f}"
         cells = [str(row.n_shadow), row.name, row.access, cell(row.auc), *rates, *gains, own, f"{row.seconds:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(map(markdown, cells))} |")
     return "\n".join([*lines, ""])
 
 

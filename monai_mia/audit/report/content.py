@@ -18,6 +18,7 @@ from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.report.vulnerability import individuals_content
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
+from monai_mia.statistics.epsilon import stated_epsilon
 
 if TYPE_CHECKING:
     from monai_mia.audit.individuals.covariates import Individuals
@@ -32,14 +33,21 @@ def as_json(result: AuditResult, about: Mapping[str, Any], individuals: Individu
     """The content of ``report.json``; ``about`` is what :class:`monai_mia.studies.Study` says of the run."""
     return {
         "schema": SCHEMA,
-        **{key: about[key] for key in ("versions", "design", "target") if key in about},
+        **({"versions": about["versions"]} if "versions" in about else {}),
         **({"design": _design(about["design"], result.disclosure)} if "design" in about else {}),
+        **({"target": _stated(about["target"])} if "target" in about else {}),
         **({"settings": _shareable(about["settings"])} if "settings" in about else {}),
         **result.as_json(),
         "verdict": result.judge(about).as_json(),
         "individuals": None if individuals is None else individuals_content(individuals),
         "cost": {**about.get("cost", {}), "audit_s": result.seconds},
     }
+
+
+def _stated(target: Mapping[str, Any]) -> dict[str, Any]:
+    """The target, whose account of privacy has no epsilon where its noise can be repeated."""
+    privacy = target.get("privacy")
+    return {**target, "privacy": {**privacy, "epsilon": stated_epsilon(privacy)}} if privacy else dict(target)
 
 
 def _design(design: Mapping[str, Any], disclosure: Disclosure) -> dict[str, Any]:

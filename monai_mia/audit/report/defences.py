@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
 from monai_mia.records import files
@@ -38,7 +39,7 @@ _WORDS = {
 def write_defences(result: DefenceStudyResult, folder: str | os.PathLike[str]) -> None:
     """Write ``defences.html`` (self-contained), ``.md``, ``.json`` and ``.png`` into ``folder``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     picture = _picture(result)
     heads, rows = _table(result)
     content = {"schema": "2", **plain(result)}
@@ -63,6 +64,7 @@ def _notes(result: DefenceStudyResult) -> list[str]:
         "is released; intervals do not allow for that.",
         "Utility is that on non-members. Accounted epsilon is an upper bound, audited epsilon a lower one, of the "
         "first target; behind \u201cof\u201d, what a perfect attack on as many patients could have shown.",
+        *filter(None, [assumed_in_words(result.patients_assumed, result.patients)]),
     ]
 
 
@@ -92,7 +94,8 @@ def _cells(row: DefenceRow, metrics: Sequence[str]) -> list[str]:
     accounted = ""
     if row.accounted_epsilon is not None:
         epsilon, delta = row.accounted_epsilon
-        accounted = "no bound" if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
+        none = "none: repeatable noise" if row.repeatable_noise else "no bound"
+        accounted = none if epsilon is None else f"{at_most(epsilon)} (\u03b4 = {delta:g})"
     bound = row.audited_epsilon
     aware, non_adaptive = row.adaptive, row.non_adaptive
     cells += [cell(aware.auc), cell(aware.tpr), cell(aware.auc_change, "+.3f"), aware.attack]
@@ -183,6 +186,8 @@ def _label(row: DefenceRow) -> str:
     """The defence's name; of private trainings what was accounted for, and below it what was shown."""
     if row.accounted_epsilon is None:
         return row.name
+    if row.repeatable_noise:
+        return f"{row.name}\nno \u03b5: repeatable noise\n\u03b5 \u2265 {at_least(row.audited_epsilon.value)}"
     epsilon = row.accounted_epsilon[0]
     upper = "no bound" if epsilon is None else at_most(epsilon)
     return f"{row.name}\n\u03b5 \u2264 {upper}\n\u03b5 \u2265 {at_least(row.audited_epsilon.value)}"

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
 from monai_mia.records import files
@@ -45,7 +46,7 @@ _WORDS = {
 def write_false_positives(result: FalsePositiveStudyResult, folder: str | os.PathLike[str]) -> None:
     """Write ``false_positives.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     files.write_json(folder / "false_positives.json", {"schema": "2", **plain(result)}, private=False)
     sources, calibration = _source_picture(result), _calibration_picture(result)
     files.write(folder / "false_positives_sources.png", sources, private=False)
@@ -75,6 +76,7 @@ def _notes(result: FalsePositiveStudyResult) -> list[str]:
         "not (FN), and the non-members who are claimed (FP) and not (TN): over all voxels, and over cases, of the "
         "predicted foreground. A mean over too few patients is not shown, nor the one beside it.",
         "The best attack under a mitigation was picked for being the best there; its interval does not allow for that.",
+        *filter(None, [assumed_in_words(result.patients_assumed, result.patients)]),
     ]
 
 

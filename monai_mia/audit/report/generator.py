@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown
 from monai_mia.records import files
@@ -37,7 +38,7 @@ def write_generator(result: GeneratorResult, scans: Sequence[_Scan], folder: str
         folder: where to write.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     new = [scan for scan, copy in zip(scans, result.novelty.copy, strict=True) if not copy]
     grid = scan_grid([new[:24]], result.n_labels)
     files.write(folder / "generator.png", grid, private=False)
@@ -94,6 +95,8 @@ def _notes(result: GeneratorResult) -> list[str]:
         "Distances are those of coarse, standardised images with their foreground. Not tested: whether scans are "
         "realistic, and whether small parts of them are copied.",
     ]
+    if result.patients_assumed:
+        notes.append(assumed_in_words(result.patients_assumed, result.patients))
     if novelty.variety.collapsed:
         notes.insert(0, "Collapsed: the drawn scans are near-identical. Do not use them; train longer, or otherwise.")
     return notes
@@ -120,7 +123,16 @@ def _plain(result: GeneratorResult) -> dict[str, Any]:
     copies = novelty.share_of_copies()
     about = {
         name: getattr(result, name)
-        for name in ("kind", "spatial_dims", "n_labels", "epochs", "training_scans", "patients", "scans")
+        for name in (
+            "kind",
+            "spatial_dims",
+            "n_labels",
+            "epochs",
+            "training_scans",
+            "patients",
+            "patients_assumed",
+            "scans",
+        )
     }
     return {
         "schema": "1",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
 from monai_mia.audit.report.figures import Picture
@@ -27,7 +28,7 @@ from monai_mia.audit.verdict import Verdict
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, epsilon_in_words
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import resolution
 
@@ -94,7 +95,7 @@ def write_report(
     pictures = [one for one in (roc, *panels, vulnerability, *told["pictures"]) if one is not None]
     for name in (*figures.NAMES, *figures.INDIVIDUALS):  # of an earlier report
         if name not in {picture.name for picture in pictures}:
-            (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+            files.remove(folder / "figures" / f"{name}.png")
     for picture in pictures:
         files.write(folder / "figures" / f"{picture.name}.png", picture.png, private=False)
     verdict = result.judge(about)
@@ -169,7 +170,15 @@ def _page(
     levels = [level for level in ACCESS_LEVELS if any(row["access"] == level for row in (*rows, *content["withheld"]))]
     return template("page.html", **_FILTERS).render(
         content=content,
-        design={"kind": None, "n_shadow": None, "seed": None, "left_out": None, **content.get("design", {})},
+        design={
+            "kind": None,
+            "n_shadow": None,
+            "seed": None,
+            "commitment": None,
+            "left_out": None,
+            **content.get("design", {}),
+        },
+        assumed=assumed_in_words(content.get("design", {}).get("n_assumed", 0), len(result.unit_ids)),
         target={"bundle": None, "bundle_version": None, "privacy": None, **content.get("target", {})},
         settings=content.get("settings", {}),
         versions=content.get("versions", {}),
@@ -247,7 +256,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "duration": _duration,
     "number": _number,
     "at_least": at_least,
-    "at_most": at_most,
+    "epsilon_in_words": epsilon_in_words,
     "percent": percent,
     "percent_ci": lambda pair: f"[{', '.join(percent(rate)[:-2] for rate in pair)}]",
     "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",

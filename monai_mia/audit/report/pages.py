@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -14,7 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from monai_mia.statistics import Estimate
 
-__all__ = ["Table", "as_html", "as_markdown", "as_written", "cell", "error_bars", "plain", "template"]
+__all__ = ["Table", "as_html", "as_markdown", "as_written", "cell", "error_bars", "markdown", "plain", "template"]
+
+#: What Markdown would take for more than text: anywhere, and where it would begin or end something.
+_MARKDOWN = re.compile(r"[\\`*<>|~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])")
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,22 @@ def as_markdown(title: str, notes: Sequence[str], tables: Sequence[Table], gaps:
     """The same without pictures."""
     lines = [f"# {title}", "", *notes, ""]
     if gaps:
-        lines += ["## What is missing", "", *(f"- {gap}" for gap in gaps), ""]
+        lines += ["## What is missing", "", *(f"- {markdown(gap)}" for gap in gaps), ""]
     for table in tables:
-        lines += [f"## {table.caption}", "", f"| {' | '.join(table.heads)} |", f"|{'---|' * len(table.heads)}"]
-        lines += [*(f"| {' | '.join(row)} |" for row in table.rows), ""]
+        heads = " | ".join(map(markdown, table.heads))
+        lines += [f"## {markdown(table.caption)}", "", f"| {heads} |", f"|{'---|' * len(table.heads)}"]
+        lines += [*(f"| {' | '.join(map(markdown, row))} |" for row in table.rows), ""]
     return "\n".join(lines)
+
+
+def markdown(text: str) -> str:
+    r"""A text as Markdown shows it, on one line: what would be a column, a tag, a link or emphasis is escaped.
+
+    Example:
+        >>> print(markdown("a|b <i> *c* [d](e) _f_ g_h 0.5 [0.4, 0.6]"))
+        a\|b \<i\> \*c\* [d\](e) \_f\_ g_h 0.5 [0.4, 0.6]
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(str(text).split("\n")))
 
 
 def as_written(signal: str, value: Estimate) -> Estimate:

@@ -70,7 +70,8 @@ def report_individuals(
         raise InputError("study must be without canaries to be examined anew, got some. Use Study(individuals=...).")
     with folder.lock():
         found = measure_individuals(folder, design, vulnerability or Vulnerability(), leakage_map, cases)
-        report.write_individuals(found, folder.report)
+        with folder.reporting():
+            report.write_individuals(found, folder.report)
     return found
 
 
@@ -125,7 +126,8 @@ def measure_individuals(
         covariates = [*found, *listed]
         compared, uncompared = associations(measured, covariates, options)
         gaps += [*missing, *unlisted, *uncompared]
-        files.write(folder.vulnerability_file, _csv(measured, covariates))
+        made_from = folder.sources(design.model_ids)
+        files.write_artefact(folder.vulnerability_file, _csv(measured, covariates), made_from=made_from)
     leakage: Leakage | None = None
     if leakage_map and not folder.has_maps():
         gaps.append("leakage map: maps must be recorded (maps: true in the study), got none.")
@@ -134,7 +136,8 @@ def measure_individuals(
             leakage = _locate(folder, table, design, maps, store, options, gaps)
         except InputError as error:
             gaps.append(f"leakage map: {_shareable(error, table, folder)}")
-    return Individuals(measured, tuple(covariates), compared, leakage, tuple(gaps), options.min_cell)
+    assumed = design.patients_assumed
+    return Individuals(measured, tuple(covariates), compared, leakage, tuple(gaps), options.min_cell, assumed)
 
 
 def _locate(
@@ -168,7 +171,9 @@ def _locate(
         [case, patient, str(int(inside)), names[case]]
         for case, patient, inside in zip(table.case_ids, table.patient_ids, member, strict=True)
     ]
-    files.write(private / "cases.csv", files.csv_text(rows))
+    written = [private / row[3] for row in rows[1:]]
+    made_from = folder.sources(design.model_ids)
+    files.write_artefact(private / "cases.csv", files.csv_text(rows), written, made_from=made_from)
     if leakage.registered is None:
         gaps.append(f"leakage map: each side must have at least {options.min_cell} patients to be shown, got fewer.")
     return leakage
@@ -243,8 +248,9 @@ def attack_recorded(
     )
     if canary is not None:  # the rest is about patients
         table = table.only(np.array([not kind for kind in canary]))
-    _write_scores(result, folder)
-    _write_cases(table, image_statistics, folder)
+    made_from = folder.sources(design.model_ids)
+    _write_scores(result, folder, made_from)
+    _write_cases(table, image_statistics, folder, made_from)
     return result, table
 
 
@@ -293,21 +299,26 @@ def rescore(
     audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
     with folder.lock(wait):
         result, table = attack_recorded(folder, audit, design, folder.image_statistics())
-        report.write_report(result, table, folder.report, {name: about[name] for name in _ABOUT if name in about})
+        kept = {name: about[name] for name in _ABOUT if name in about}
+        kept["design"] = {"commitment": None, **kept.get("design", design.facts())}
+        with folder.reporting():
+            report.write_report(result, table, folder.report, kept)
     return result
 
 
-def _write_scores(result: AuditResult, folder: StudyFolder) -> None:
+def _write_scores(result: AuditResult, folder: StudyFolder, made_from: dict[str, str]) -> None:
     """Write what was found, exactly, and the scores and the vulnerability of every patient, a row each."""
     files.write_json(folder.audit_file, result.exact())
     rows = [["unit_id", "member", "vulnerability", *(attack.name for attack in result.attacks)]]
     for n, unit in enumerate(result.unit_ids):
         scores = [repr(float(attack.scores[n])) for attack in result.attacks]
         rows.append([unit, str(int(result.member[n])), repr(float(result.vulnerability[n])), *scores])
-    files.write(folder.scores_file, files.csv_text(rows))
+    files.write_artefact(folder.scores_file, files.csv_text(rows), made_from=made_from)
 
 
-def _write_cases(table: SignalTable, image_statistics: ImageStatistics, folder: StudyFolder) -> None:
+def _write_cases(
+    table: SignalTable, image_statistics: ImageStatistics, folder: StudyFolder, made_from: dict[str, str]
+) -> None:
     """Write whose each case is, under which pseudonym, and its image statistics."""
     member, features = table.members(TARGET), image_statistics.of(table.case_ids)
     pseudonyms = folder.pseudonyms().of(set(table.patient_ids))
@@ -316,4 +327,4 @@ def _write_cases(table: SignalTable, image_statistics: ImageStatistics, folder: 
         patient = table.patient_ids[n]
         values = [repr(float(value)) for value in features[n]]
         rows.append([case, patient, pseudonyms[patient], str(int(member[n])), *values])
-    files.write(folder.cases_file, files.csv_text(rows))
+    files.write_artefact(folder.cases_file, files.csv_text(rows), made_from=made_from)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_mia.audit.criteria import percent
-from monai_mia.audit.report.pages import template
+from monai_mia.audit.printing import assumed_in_words
+from monai_mia.audit.report.pages import markdown, template
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, epsilon_in_words, stated_epsilon
 
 __all__ = ["PRIVACY_SCHEMA", "write_summary"]
 
@@ -72,6 +73,7 @@ def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[
             "release": content.get("settings", {}).get("release"),
             "n_member": design.get("n_member"),
             "n_nonmember": design.get("n_nonmember"),
+            "n_assumed": design.get("n_assumed"),
             "n_shadow": max(attack["n_shadow"] for attack in (*content["attacks"], *content["withheld"])),
             "unit": content["unit"],
         },
@@ -88,7 +90,12 @@ def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[
             "tpr_at_fpr": {fpr: rate for fpr, rate in best["tpr_at_fpr"].items() if rate is not None},
         },
         "audited_epsilon": None if best is None else best["epsilon_lower_bound"],
-        "accounted_epsilon": {key: accounted.get(key) for key in ("epsilon", "delta", "unit")} if accounted else None,
+        "accounted_epsilon": {
+            "epsilon": stated_epsilon(accounted),
+            **{key: accounted.get(key) for key in ("delta", "unit", "secure_noise")},
+        }
+        if accounted
+        else None,
         "confidence": content["confidence"],
     }
 
@@ -100,7 +107,7 @@ def _card(privacy: Mapping[str, Any]) -> str:
         "## Privacy",
         "",
         "Membership inference: can someone who queries the model tell whose scans it was trained on? Audited with "
-        f"{privacy['tool']}: {_AUDITED.get(audited['design'], 'a model')}"
+        f"{markdown(privacy['tool'])}: {_AUDITED.get(audited['design'], 'a model')}"
         + (
             f", {audited['n_member']} member and {audited['n_nonmember']} non-member patients"
             if audited["n_member"] is not None
@@ -108,13 +115,14 @@ def _card(privacy: Mapping[str, Any]) -> str:
         )
         + f", up to {audited['n_shadow']} shadow models per attack.",
         "",
+        *filter(None, [_assumed(audited) and f"{_assumed(audited)}\n"]),
         "| | |",
         "|---|---|",
         f"| verdict | **{privacy['verdict']}** |",
         f"| evidence for a release | {privacy['recommendation']} |",
     ]
     if best is not None:
-        lines.append(f"| best attack | {best['name']} (access: {best['access']}) |")
+        lines.append(f"| best attack | {markdown(best['name'])} (access: {markdown(best['access'])}) |")
         lines.append(f"| its AUC (0.5: chance) | {Estimate.of_json(best, 'auc')} |")
     for fpr, rate in (best or {"tpr_at_fpr": {}})["tpr_at_fpr"].items():
         found = Estimate.of_json(rate)
@@ -122,15 +130,14 @@ def _card(privacy: Mapping[str, Any]) -> str:
     if privacy["audited_epsilon"] is not None:
         lines.append(f"| audited epsilon | at least {at_least(privacy['audited_epsilon'])} |")
     accounted = privacy["accounted_epsilon"]
-    if accounted is not None and accounted["epsilon"] is not None:
-        bound = f"at most {at_most(accounted['epsilon'])} at delta {accounted['delta']:g} ({accounted['unit']})"
-        lines.append(f"| accounted epsilon | {bound} |")
+    if accounted is not None:
+        lines.append(f"| accounted epsilon | {epsilon_in_words(accounted)} |")
     lines += [
         "",
         "| statement | measured | threshold | result |",
         "|---|---|---|---|",
         *(
-            f"| {one['text']} | {one['measured']} | {one['threshold']} | {one['outcome']} |"
+            f"| {' | '.join(markdown(one[key]) for key in ('text', 'measured', 'threshold', 'outcome'))} |"
             for one in privacy["statements"]
         ),
         "",
@@ -144,6 +151,12 @@ def _card(privacy: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _assumed(design: Mapping[str, Any]) -> str:
+    return assumed_in_words(
+        design.get("n_assumed") or 0, (design.get("n_member") or 0) + (design.get("n_nonmember") or 0)
+    )
+
+
 def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
     reasons = verdict.reasons[:_N_REASONS]
     return template("summary.html").render(
@@ -151,6 +164,7 @@ def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
         design={"kind": None, **content.get("design", {})},
         versions={"monai_mia": None, **content.get("versions", {})},
         unit=content["unit"],
+        assumed=_assumed(content.get("design", {})),
         confidence=percent(content["confidence"]),
         verdict=verdict,
         reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],

@@ -94,7 +94,7 @@ class Conversion:
         options = [_FORMAT, list((self.labels or {}).items()), self.labels is None, self.threshold]
         key = files.digest([options, self.skip_bad, self.patient_id is None, [file.stamp for file in found]])
         record = self.folder / "cohort.csv"
-        if files.is_current(record, key):
+        if files.is_current(record, key) and files.is_whole(self.folder / "left_out.csv"):
             rows = list(csv.DictReader(io.StringIO(record.read_text(encoding="utf-8"))))
             if files.is_complete(record, key, [self.folder / row[name] for row in rows for name in ("image", "label")]):
                 return self._completed(rows)
@@ -209,7 +209,7 @@ class Conversion:
         found: Counter[tuple[int, str]] = Counter()
         for reference in references:
             found.update((segment.number, segment.name) for segment in reference.segments)
-        files.write(
+        files.write_artefact(
             self.folder / "segments.csv",
             files.csv_text(
                 [["number", "name", "references"], *([str(n), name, str(found[n, name])] for n, name in sorted(found))]
@@ -262,12 +262,13 @@ class Conversion:
     def _is_converted(self, row: Mapping[str, str]) -> bool:
         about = files.read_json(self.folder / "converted" / f"{row['case_id']}.json")
         return about.get("key") == row["key"] and all(
-            (self.folder / row[name]).is_file() for name in ("image", "label")
+            (path := self.folder / row[name]).is_file() and about.get(name) == files.content_sha256(path)
+            for name in ("image", "label")
         )
 
     def _convert_one(self, job: _Job, row: Mapping[str, str]) -> LeftOut | None:
         about = self.folder / "converted" / f"{job.case_id}.json"
-        about.unlink(missing_ok=True)
+        files.remove(about)
         try:
             series = Series.of(job.instances)
             label = label_volume(job.references, series.grid, self.labels, self.threshold)
@@ -276,7 +277,8 @@ class Conversion:
             write_volume(self.folder / row["image"], series.values(), affine)
         except BadFileError as bad:
             return LeftOut(job.source, bad.kind, str(bad), job.patient, job.case_id)
-        files.write_json(about, {"key": row["key"]})
+        made = {name: files.content_sha256(self.folder / row[name]) for name in ("image", "label")}
+        files.write_json(about, {"key": row["key"], **made})
         return None
 
     def _stop(self, left_out: Sequence[LeftOut]) -> None:
@@ -295,19 +297,18 @@ class Conversion:
         """Write what was converted and what was left out; the numbers alone are in left_out.json."""
         lines = [[bad.source, bad.kind, bad.text, bad.patient, bad.case_id] for bad in left_out]
         heads = ["source", "kind", "text", "patient_id", "case_id"]
-        files.write(self.folder / "left_out.csv", files.csv_text([heads, *lines]))
         kept = {row["patient_id"] for row in rows}
-        files.write_json(
-            self.folder / "left_out.json",
-            {
-                "converted": len(rows),
-                "left_out": dict(sorted(Counter(bad.kind for bad in left_out).items())),
-                "patients_left_out": len({bad.patient for bad in left_out if bad.patient} - kept),
-                "seen": dict(counts),
-            },
+        files.write_artefact(
+            self.folder / "left_out.csv",
+            files.csv_text([heads, *lines]),
+            converted=len(rows),
+            left_out=dict(sorted(Counter(bad.kind for bad in left_out).items())),
+            patients_left_out=len({bad.patient for bad in left_out if bad.patient} - kept),
+            seen=dict(counts),
         )
         content = files.csv_text([list(_COLUMNS), *([row[name] for name in _COLUMNS] for row in rows)])
-        files.write_artefact(self.folder / "cohort.csv", content, key=key)
+        written = [self.folder / row[name] for row in rows for name in ("image", "label")]
+        files.write_artefact(self.folder / "cohort.csv", content, written, key=key)
 
     def _identify(self, jobs: Sequence[_Job]) -> None:
         """Keep what the headers say of the patients, for a search of whatever is to be shared."""

@@ -79,17 +79,21 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the tree: path, name relative to the tree, size in bytes, and time of its last change, ns."""
+    """A file of the tree: path, name relative to the tree, size in bytes, and times of its last changes, ns.
+
+    The time of its content can be set; that of the file's entry cannot, and tells of an edit in place.
+    """
 
     path: Path
     name: str
     size: int
     time: int
+    entry_time: int
 
     @property
     def stamp(self) -> list[Any]:
         """What tells that it has not changed."""
-        return [self.name, self.size, self.time]
+        return [self.name, self.size, self.time, self.entry_time]
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def files_below(tree: Path, without: Path) -> list[File]:
             path = Path(folder) / name
             if not name.startswith(".") and path.is_file():
                 stat = path.stat()
-                found.append(File(path, path.relative_to(tree).as_posix(), stat.st_size, stat.st_mtime_ns))
+                name_in_tree = path.relative_to(tree).as_posix()
+                found.append(File(path, name_in_tree, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return sorted(found, key=lambda file: file.name)
 
 
