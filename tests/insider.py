@@ -30,14 +30,13 @@ def read_off(curve: Mapping[str, Sequence[float]], scores: Array, n_member: int)
     found = np.empty(len(scores))
     points = list(zip(curve["fpr"], curve["tpr"], strict=True))
     points = [*points, *([(1.0, 1.0)] if points[-1] != (1.0, 1.0) else [])]
-    start = hits = alarms = 0
+    start = hits = 0
     for fpr, tpr in points:
         more_hits, more_alarms = round(tpr * n_member), math.floor(fpr * n_other + 1e-9)
         end = more_hits + more_alarms
         if end > start:
             found[order[start:end]] = (more_hits - hits) / (end - start)
-            start, hits, alarms = end, more_hits, more_alarms
-    del alarms
+            start, hits = end, more_hits
     return found
 
 
@@ -56,11 +55,7 @@ def equations(
         The weight of each patient, the sum over the members, and its standard deviation from rounding.
     """
     exact = report["disclosure"]["min_cell"] == 1
-    rows = [
-        *report["attacks"],
-        *(row for row in (report["controls"]["blind_baseline"],) if row and row["name"] in scores),
-    ]
-    for row in rows:
+    for row in report["attacks"]:
         values = scores[row["name"]]
         n_other = len(values) - n_member
         ranks = rankdata(values)
@@ -103,10 +98,8 @@ def solve(
     told = list(equations(report, scores, utility, n_member))
     if not told:
         return prior
-    weights, sums, deviations = (
-        np.stack([one[0] for one in told]),
-        *(np.array([one[k] for one in told]) for k in (1, 2)),
-    )
+    weights = np.stack([one[0] for one in told])
+    sums, deviations = (np.array([one[k] for one in told]) for k in (1, 2))
     spread = prior * (1 - prior)
     gain = (weights * spread) @ weights.T + np.diag(deviations**2)
     return prior + spread * (weights.T @ np.linalg.solve(gain, sums - weights @ prior))

@@ -233,11 +233,15 @@ class AuditResult:
         first += sorted(self.attacks, key=lambda one: 1.0 if one.tail_p_value is None else one.tail_p_value)[:1]
         first += [one for one in self.attacks if one.name == _BASELINE]
         first += [one for one in self.attacks if not one.n_shadow][:1]
-        named = list(dict.fromkeys(one.name for one in first))[: gate.n_attacks(*self.n_patients)]
+        most = gate.n_attacks(*self.n_patients)
+        rare = [one.tail_p_value for one in self.attacks if one.tail_p_value is not None]
+        if self.best.p_value > self.criteria.significance and min(rare, default=1.0) > self.criteria.tail_significance:
+            most = min(most, 1)  # where chance explains all, what a further attack finds is of the cohort alone
+        named = list(dict.fromkeys(one.name for one in first))[:most]
         told = bool(named)
         return replace(
             self,
-            attacks=tuple(self._gated(one, curve=one is self.best) for one in self.attacks if one.name in named),
+            attacks=tuple(self._gated(one, most, one is self.best) for one in self.attacks if one.name in named),
             withheld=tuple(sorted((a for a in self.attacks if a.name not in named), key=lambda one: one.name)),
             blind=self._gated(self.blind) if told and self.blind else None,
             blind_network=self._gated(self.blind_network) if told and self.blind_network else None,
@@ -252,7 +256,7 @@ class AuditResult:
             gated=True,
         )
 
-    def _gated(self, attack: AttackResult, curve: bool = False) -> AttackResult:
+    def _gated(self, attack: AttackResult, most: int = 1, curve: bool = False) -> AttackResult:
         """An attack with rounded numbers, and a curve of few points or none."""
         gate = self.disclosure
         wanted = [fpr for fpr, rate in attack.tpr_at_fpr.items() if rate is not None]
@@ -272,6 +276,7 @@ class AuditResult:
         ]
         return replace(
             gate.coarse(attack),
+            auc_gain=None if most == 1 else gate.coarse(attack.auc_gain),
             lift=2.0 ** math.floor(math.log2(max(lifts))) if lifts and max(lifts) >= 1 else None,
             tpr_at_fpr={
                 fpr: gate.coarse(rate) if fpr in dict(points) else None for fpr, rate in attack.tpr_at_fpr.items()

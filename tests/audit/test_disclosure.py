@@ -48,7 +48,7 @@ def cohort(n: int, effect: float, seed: int = 0) -> SignalTable:
 
 def audited(table: SignalTable, randomised: bool = True) -> AuditResult:
     attacks = [GlobalLoss(), EverySignal(), DifficultyCalibration("log_likelihood")]
-    audit = Audit(attacks, resampling=Resampling(n_resamples=200), n_permutations=200, placebos=0)
+    audit = Audit(attacks, resampling=Resampling(n_resamples=100), n_permutations=200, placebos=0)
     return audit.run(table, randomised=randomised)
 
 
@@ -61,20 +61,18 @@ def recovered(result: AuditResult, table: SignalTable, report: dict[str, Any]) -
     return float(roc(found, result.member).auc)
 
 
-@pytest.mark.parametrize("randomised", [True, False])
-@pytest.mark.parametrize("n", [60, 170])
-@pytest.mark.parametrize("effect", [0.0, 0.5])
+@pytest.mark.parametrize(("n", "effect", "randomised"), [(60, 0.0, True), (60, 0.5, False), (170, 0.5, True)])
 def test_a_report_gives_an_insider_no_more_than_the_attack(n: int, effect: float, randomised: bool) -> None:
-    """Six cohorts; what is told of three attacks at once may add to the best of them as much as attacking with all."""
+    """Five cohorts each; what is told of three attacks may add to the best of them what attacking with all three does."""
     exact, told, attack = [], [], []
-    for seed in range(6):
+    for seed in range(5):
         table = cohort(n, effect, seed)
         result = audited(table, randomised)
         exact.append(recovered(result, table, {**result.exact(), "disclosure": {"min_cell": 1}}))
         told.append(recovered(result, table, json.loads(json.dumps(as_json(result, {})))))
         attack.append(result.best.auc.value)
     assert np.mean(exact) > 0.95, "the insider is a strong one: exact numbers give the members away"
-    assert np.mean(told) < np.mean(attack) + 0.05
+    assert np.mean(told) < np.mean(attack) + 0.05, (told, attack)
 
 
 def test_the_curve_of_every_patient_gives_all_away() -> None:
