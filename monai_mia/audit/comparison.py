@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from monai_mia.attacks import Attack, EverySignal
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_table, wrapped
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
@@ -95,6 +97,7 @@ class ComparisonResult:
         samples: by name and number of shadows, resampled AUCs and TPRs at :attr:`Comparison.headline_fpr`, (B,) each.
         gains: by name and number of shadows, AUC minus the reference's and the ratio of the TPRs at
             :attr:`Comparison.headline_fpr`, each with its paired interval.
+        withheld: of :meth:`shared`, names of the attacks whose rows are not told.
         patients_assumed: how many of them are no more than assumed, one a scan.
     """
 
@@ -107,7 +110,49 @@ class ComparisonResult:
     scores: dict[tuple[str, int], Array]
     samples: dict[tuple[str, int], tuple[Array, Array]]
     gains: dict[tuple[str, int], dict[str, Estimate]]
+    withheld: tuple[str, ...] = ()
     patients_assumed: int = 0
+
+    def shared(self, disclosure: Disclosure) -> ComparisonResult:
+        """What may be shared of it: few rows, the best of each number of shadows first, with rounded numbers.
+
+        Args:
+            disclosure: how much may be told.
+        """
+        if disclosure.everything:
+            return self
+        sides = int(self.member.sum(axis=1).min()), int((~self.member).sum(axis=1).min())
+        ranked: list[tuple[int, ComparisonRow]] = []
+        for count in sorted({row.n_shadow for row in self.rows}):
+            ranked += enumerate(row for row in self.rows if row.n_shadow == count)
+        first = [row for row in self.rows if (row.name, row.n_shadow) == self.reference]
+        wanted = [*first, *(row for _, row in sorted(ranked, key=lambda pair: pair[0]))]
+        kept = list(dict.fromkeys((row.name, row.n_shadow) for row in wanted))
+        kept = kept[: disclosure.n_attacks(*sides, self.targets)]
+
+        def rate_of(rate: Estimate | None, fpr: float) -> Estimate | None:
+            shown = rate is not None and disclosure.divides(rate.value, fpr, *sides)
+            return disclosure.coarse(rate) if shown else None
+
+        return replace(
+            self,
+            rows=tuple(
+                replace(
+                    disclosure.coarse(row),
+                    target_aucs=(),
+                    transferred=None,
+                    tpr_at_fpr={fpr: rate_of(rate, fpr) for fpr, rate in row.tpr_at_fpr.items()},
+                )
+                for row in self.rows
+                if (row.name, row.n_shadow) in kept
+            ),
+            gains={
+                key: {"auc": disclosure.coarse(gains["auc"]), "tpr_ratio": Estimate(nan, nan, nan)}
+                for key, gains in self.gains.items()
+                if key in kept
+            },
+            withheld=tuple(sorted({row.name for row in self.rows} - {name for name, _ in kept})),
+        )
 
     def __str__(self) -> str:
         """The rows, for a terminal of 100 columns."""
@@ -445,7 +490,11 @@ class DefenceRow:
 
 @dataclass(frozen=True)
 class DefenceStudyResult:
-    """All rows, the undefended one first, and how they were measured."""
+    """All rows, the undefended one first, and how they were measured.
+
+    Each row is of models of its own, of which one at most is released, so that all rows are told: see
+    docs/disclosure.md.
+    """
 
     rows: tuple[DefenceRow, ...]
     targets: int
@@ -454,3 +503,30 @@ class DefenceStudyResult:
     headline_fpr: float
     confidence: float
     patients_assumed: int = 0
+
+    def shared(self, disclosure: Disclosure) -> DefenceStudyResult:
+        """What may be shared of it: rounded numbers, and no rate of too few patients.
+
+        Args:
+            disclosure: how much may be told.
+        """
+        if disclosure.everything:
+            return self
+        side = self.patients // 2
+
+        def of(adversary: Adversary) -> Adversary:
+            tpr = adversary.tpr
+            shown = tpr is not None and disclosure.divides(tpr.value, self.headline_fpr, side, side)
+            return replace(disclosure.coarse(adversary), tpr=disclosure.coarse(tpr) if shown else None)
+
+        rows = [
+            replace(
+                disclosure.coarse(row),
+                adaptive=of(row.adaptive),
+                non_adaptive=of(row.non_adaptive),
+                audited_epsilon=disclosure.bound(row.audited_epsilon),
+            )
+            for row in self.rows
+            if disclosure.shows(side)
+        ]
+        return replace(self, rows=tuple(rows))

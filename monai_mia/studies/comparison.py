@@ -68,7 +68,7 @@ class ComparisonStudy:
         with folder.lock(self.study.resources.wait):
             result = self.comparison.score(folder.recorded())
             with folder.reporting():
-                report.write_comparison(result, self.comparison, folder.report)
+                report.write_comparison(result, self.comparison, folder.report, self.study.audit.disclosure)
         return result
 
     def _check(self) -> None:

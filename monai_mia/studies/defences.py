@@ -226,7 +226,7 @@ class DefenceStudy:
                 patients_assumed=plain.design.patients_assumed,
             )
             with self.study.folder.reporting():
-                report.write_defences(result, self.study.folder.report)
+                report.write_defences(result, self.study.folder.report, self.study.audit.disclosure)
         return result
 
     @cached_property

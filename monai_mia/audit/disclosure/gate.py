@@ -135,6 +135,11 @@ class Disclosure:
             for side in (member, ~member)
         )
 
+    def divides(self, tpr: float, fpr: float, n_member: int, n_nonmember: int) -> bool:
+        """Whether a point of a ROC leaves at least k patients of each side on both sides of it."""
+        found, accused = round(tpr * n_member), math.floor(fpr * n_nonmember + 1e-9)
+        return self.shows(found, n_member - found, accused, n_nonmember - accused)
+
     def shows(self, *counts: int) -> bool:
         """Whether each of these numbers of patients is large enough to be told of."""
         return min(counts) >= self.min_cell

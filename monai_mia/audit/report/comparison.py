@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from monai_mia.attacks import GlobalLoss
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import cell, error_bars, markdown, plain
@@ -27,9 +28,21 @@ _SHOWN = 24
 _LOOKS = (("o", "#9aa5b1"), ("s", "#b8651b"), ("D", "#1f5f99"), ("^", "#0d7a6b"), ("v", "#9a3f86"))
 
 
-def write_comparison(result: ComparisonResult, comparison: Comparison, folder: str | os.PathLike[str]) -> None:
-    """Write ``comparison.md``, ``comparison.json`` and ``comparison.png`` into ``folder``."""
-    folder = Path(folder)
+def write_comparison(
+    result: ComparisonResult,
+    comparison: Comparison,
+    folder: str | os.PathLike[str],
+    disclosure: Disclosure | None = None,
+) -> None:
+    """Write ``comparison.md``, ``comparison.json`` and ``comparison.png`` into ``folder``.
+
+    Args:
+        result: what was found.
+        comparison: how.
+        folder: where to write.
+        disclosure: how much may be told; by default as an audit's report does.
+    """
+    folder, result = Path(folder), result.shared(disclosure or Disclosure())
     files.make_folder(folder)
     files.write_json(folder / "comparison.json", _as_json(result, comparison), private=False)
     files.write(folder / "comparison.md", _as_markdown(result, comparison), private=False)
@@ -52,6 +65,7 @@ def _as_json(result: ComparisonResult, comparison: Comparison) -> dict[str, Any]
         "headline_fpr": comparison.headline_fpr,
         "reference": result.reference,
         "rows": rows,
+        "withheld": list(result.withheld),
     }
 
 
@@ -69,6 +83,8 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
     ]
     if result.patients_assumed:
         lines += [assumed_in_words(result.patients_assumed, result.patients), ""]
+    if result.withheld:
+        lines += [f"No number is told of {len(result.withheld)} attacks: {', '.join(result.withheld)}.", ""]
     gain_heads: list[str] = []
     if result.reference is not None:
         name, count = result.reference

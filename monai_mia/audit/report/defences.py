@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
@@ -36,9 +37,17 @@ _WORDS = {
 }
 
 
-def write_defences(result: DefenceStudyResult, folder: str | os.PathLike[str]) -> None:
-    """Write ``defences.html`` (self-contained), ``.md``, ``.json`` and ``.png`` into ``folder``."""
-    folder = Path(folder)
+def write_defences(
+    result: DefenceStudyResult, folder: str | os.PathLike[str], disclosure: Disclosure | None = None
+) -> None:
+    """Write ``defences.html`` (self-contained), ``.md``, ``.json`` and ``.png`` into ``folder``.
+
+    Args:
+        result: what was found.
+        folder: where to write.
+        disclosure: how much may be told; by default as an audit's report does.
+    """
+    folder, result = Path(folder), result.shared(disclosure or Disclosure())
     files.make_folder(folder)
     picture = _picture(result)
     heads, rows = _table(result)
@@ -113,7 +122,7 @@ def _picture(result: DefenceStudyResult) -> bytes:
     figure = Figure(figsize=(13, 6), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    metric = next(iter(result.rows[0].utility), None)
+    metric = next(iter(result.rows[0].utility), None) if result.rows else None
     for axes, kind, chance in ((left, "auc", 0.5), (right, "tpr", result.headline_fpr)):
         axes.axhline(chance, color=_GREY, lw=0.8, ls=":")
         named: list[tuple[float, float, str]] = []
