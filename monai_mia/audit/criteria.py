@@ -68,8 +68,7 @@ class AttackFinding:
         n_shadow: how many shadows it used.
         p_value: of its AUC, over all attacks.
         tail_p_value: of its tail, over all attacks; None of a blind one, and in reports of schema 1.4 and before.
-        auc: with the interval for this attack alone.
-        simultaneous: with the interval for all attacks at once.
+        auc: with an interval that holds although the attack was chosen as the best, as all of them do.
         rates: the TPR at each resolved FPR.
     """
 
@@ -78,7 +77,6 @@ class AttackFinding:
     p_value: float
     tail_p_value: float | None
     auc: Estimate
-    simultaneous: Estimate
     rates: Mapping[float, Estimate]
 
     @classmethod
@@ -92,7 +90,6 @@ class AttackFinding:
             float(row["p_value"]),
             None if tail is None else float(tail),
             Estimate.of_json(row, "auc"),
-            Estimate.of_json(row, "auc", "auc_ci_simultaneous"),
             rates,
         )
 
@@ -104,7 +101,7 @@ class Findings:
     Attributes:
         attacks: the attacks, best first.
         blinds: the blind baseline and the blind network, as far as there are, the stronger first.
-        gain: AUC of the best attack minus that of the stronger blind one, or None without one.
+        gain: AUC of the best attack minus that of the stronger blind one, or 0.5 if that is more; None without one.
         n_member: member patients; units, where the design is not known.
         n_nonmember: non-member patients, likewise.
         resolution: the smallest FPR that is resolved.
@@ -114,8 +111,10 @@ class Findings:
         shifts: image statistics of members against non-members, likewise.
         halves: each side against itself, likewise.
         image_tail: how seldom chance gives an image statistic such a tail, or None.
+        matched: the best attack within strata of patients who are alike as images, likewise.
+        networked: whether a blind network was trained.
         claims: what claims are worth, likewise, or None.
-        epsilon: audited epsilon of the best attack, or None.
+        epsilon: the largest audited epsilon of all attacks, whose bounds hold at once, or None.
         ceiling: what a perfect attack would have shown.
         accounted: accounted epsilon of the target's training, or None.
         confidence: coverage of the intervals.
@@ -133,6 +132,8 @@ class Findings:
     shifts: Sequence[Mapping[str, Any]]
     halves: Sequence[Mapping[str, Any]]
     image_tail: float | None
+    matched: Mapping[str, Any] | None
+    networked: bool
     claims: Mapping[str, Any] | None
     epsilon: float | None
     ceiling: float
@@ -143,7 +144,7 @@ class Findings:
     def of(cls, content: Mapping[str, Any]) -> Findings:
         """Read the content of ``report.json``."""
         design, vulnerability, controls = content.get("design", {}), content["exposure"], content["controls"]
-        best = content["attacks"][0]
+        bounded = [row for row in content["attacks"] if row["epsilon"] is not None]
         blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
         gain = controls["attack_minus_blind"]
         return cls(
@@ -159,9 +160,11 @@ class Findings:
             shifts=controls.get("shifts", ()),
             halves=controls.get("halves", ()),
             image_tail=controls.get("image_tail"),
+            matched=controls.get("matched"),
+            networked=controls["blind_network"] is not None,
             claims=content["claims"],
-            epsilon=best["epsilon_lower_bound"],
-            ceiling=0.0 if best["epsilon"] is None else float(best["epsilon"]["ceiling"]),
+            epsilon=max((float(row["epsilon_lower_bound"]) for row in bounded), default=None),
+            ceiling=max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0),
             accounted=(content.get("target", {}).get("privacy") or {}).get("epsilon"),
             confidence=float(content["confidence"]),
         )
@@ -170,11 +173,6 @@ class Findings:
     def best(self) -> AttackFinding:
         """The attack with the highest AUC."""
         return self.attacks[0]
-
-    def corrected(self, rate: Estimate) -> Estimate:
-        """A TPR with an interval that holds for all attacks at once (Bonferroni), never narrower than its own."""
-        confidence = 1 - (1 - self.confidence) / len(self.attacks)
-        return rate.wider(statistics.clopper_pearson(round(rate.value * self.n_member), self.n_member, confidence))
 
 
 @dataclass(frozen=True)
@@ -201,15 +199,18 @@ class Criteria:
             the same level.
         tail_significance: a TPR at a resolved FPR counts if chance gives it less often than this, over all attacks and
             FPRs.
-        min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
-            than this.
+        min_gain_over_blind: where membership can be told without the model, an attack must be better than that, or than
+            chance within strata of patients who are alike as images, by more than this.
         max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations; else finding nothing
             is ``inconclusive``.
         min_shadows: so many shadows at least for some attack, or a release is not supported.
-        high_auc: the verdict is ``high`` if the best attack's own interval of the AUC lies above this: membership is
-            told with ease.
-        max_auc: a release is supported only if the interval of the best attack's AUC, for all attacks at once, lies at
-            or below this. It is lower than ``high_auc``: what is not told with ease is not yet safe to release.
+        min_explained: where no coin dealt the sides, no shadow and no blind network was trained, image statistics must
+            explain this share of the variance of the non-members' scores, or patients alike in them are not alike to the
+            attack.
+        high_auc: the verdict is ``high`` if the interval of the best attack's AUC lies above this: membership is told
+            with ease.
+        max_auc: a release is supported only if the interval of the best attack's AUC lies at or below this. It is lower
+            than ``high_auc``: what is not told with ease is not yet safe to release.
         max_lift: no TPR is more than this many times its FPR, by the whole interval.
         min_false_alarms: the smallest FPR at which so many non-members would be accused is the one that can pass.
         max_claimed: share of the members who can be claimed while few claims are false.
@@ -223,6 +224,7 @@ class Criteria:
     significance: float = 0.05
     tail_significance: float = 0.01
     min_gain_over_blind: float = 0.1
+    min_explained: float = 0.25
     max_detectable: float = 0.75
     min_shadows: int = 4
     high_auc: float = 0.7
@@ -234,7 +236,7 @@ class Criteria:
 
     def __post_init__(self) -> None:
         """Refuse thresholds that nothing, or anything, could pass."""
-        for name in ("significance", "tail_significance", "max_claimed"):
+        for name in ("significance", "tail_significance", "max_claimed", "min_explained"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
         for name in ("high_auc", "max_auc", "max_detectable"):
@@ -307,6 +309,9 @@ class Criteria:
                 remarks.append(f"Although {words}, the attack on the target is clearly better ({gain} more).")
         if not found.randomised:
             doubts += self._drifts(found)
+        if shown and not found.randomised and not found.networked and not _n_shadow(found):
+            sound, words = self._within_strata(found, by_auc)
+            (remarks if sound else doubts).append(words)
         if unclear is not None:
             (remarks if by_auc else doubts).append(unclear)
         return Statement(
@@ -314,6 +319,34 @@ class Criteria:
             f"{len(doubts)} in doubt" if doubts else "none in doubt", None, None, f"p at least {self.significance:g}",
             _outcome(not doubts), tuple(doubts or remarks),
         )  # fmt: skip
+
+    def _within_strata(self, found: Findings, by_auc: bool) -> tuple[bool, str]:
+        """Whether what was found holds among patients who are alike as images, where nothing else tells the two apart.
+
+        A signal of the target alone measures how hard a case is as much as whether it is remembered.
+        """
+        matched = found.matched
+        remedy = "Shadows (--shadows) or a blind network would tell whether that is all."
+        if matched is None:
+            return False, (
+                "But no shadow model was trained, no blind network, and the images were not described: if members are "
+                f"easier or harder cases than the others, it looks the same. {remedy}"
+            )
+        auc, explained = Estimate.of_json(matched, "auc"), float(matched["explained"])
+        among = f"Within {matched['n_strata']} strata of patients whom the image statistics make alike for the attack"
+        says = f"(they explain {explained:.0%} of how it scores non-members)"
+        if explained < self.min_explained:
+            return False, (
+                f"But no shadow model was trained, and the image statistics explain only {explained:.0%} of how the "
+                f"attack scores non-members (at least {self.min_explained:.0%} are needed): if members are easier or "
+                f"harder cases than the others, it looks the same. {remedy}"
+            )
+        if auc.low <= 0.5 + self.min_gain_over_blind or not by_auc:
+            return False, (
+                f"But no shadow model was trained. {among} {says}, it has an AUC of {auc}; that of patients alike must be "
+                f"above {0.5 + self.min_gain_over_blind:g} to be more than a difference between images. {remedy}"
+            )
+        return True, f"{among} {says}, it still has an AUC of {auc}: that members are other images does not explain it."
 
     def _drifts(self, found: Findings) -> list[str]:
         """Why members and non-members may come from different sources, where no coin dealt the sides."""
@@ -391,7 +424,7 @@ class Criteria:
         )  # fmt: skip
 
     def _shadows(self, found: Findings) -> Statement:
-        count = max(attack.n_shadow for attack in found.attacks)
+        count = _n_shadow(found)
         return Statement(
             "shadows", "power", "The attacks were strong: they had shadow models to compare with.", f"{count} shadows",
             count, None, f"at least {self.min_shadows}", _outcome(count >= self.min_shadows),
@@ -413,13 +446,11 @@ class Criteria:
 
     def _auc(self, found: Findings, by_auc: bool) -> Statement:
         best, limit = found.best, f"at most {self.max_auc:g}"
-        auc = best.simultaneous
+        auc = best.auc
         outcome = _beside(auc, self.max_auc)
         high = by_auc and best.auc.low > self.high_auc
         reasons: tuple[str, ...] = ()
         if high:
-            if outcome != "fail":
-                limit += f"; of its own interval, {best.auc.low:.3f} and more, {self.high_auc:g}"
             outcome = "fail"
             reasons = (f"The whole interval of the AUC lies above {self.high_auc:g}: membership is told with ease.",)
         return Statement(
@@ -464,7 +495,7 @@ class Criteria:
     def _sharpest(self, found: Findings) -> _Rate | None:
         """Of the attacks whose tail chance hardly gives, the rate that lies the furthest above its FPR."""
         rates = [
-            _Rate(attack.name, fpr, found.corrected(tpr), attack.tail_p_value)
+            _Rate(attack.name, fpr, tpr, attack.tail_p_value)
             for attack in found.attacks
             if attack.tail_p_value is not None and attack.tail_p_value < self.tail_significance
             for fpr, tpr in attack.rates.items()
@@ -533,6 +564,10 @@ class Criteria:
         if shown > self.max_epsilon or (accounted is not None and shown > accounted):
             outcome = "fail"
         return Statement("epsilon", "model", text, measured, shown, None, limit, outcome)
+
+
+def _n_shadow(found: Findings) -> int:
+    return max(attack.n_shadow for attack in found.attacks)
 
 
 _TAIL_ALONE = "So of the average patient nothing was shown."

@@ -45,8 +45,6 @@ class AttackResult:
         n_shadow: how many shadows it used.
         scores: one per unit, shape (U,), higher = more likely a member.
         auc: area under the ROC, in [0, 1].
-        auc_simultaneous: the same with an interval that holds for all attacks of the audit at once, and so for the best
-            of them.
         p_value: probability under permuted membership that the best of all attacks of the audit reaches this AUC.
         tail_p_value: probability under permuted membership that any attack of the audit has, at any resolved FPR, a TPR
             that chance gives as seldom as the least likely one of this attack; 1 without a resolved FPR; None of a
@@ -68,7 +66,6 @@ class AttackResult:
     n_shadow: int
     scores: Array
     auc: Estimate
-    auc_simultaneous: Estimate
     p_value: float
     tail_p_value: float | None
     tpr_at_fpr: Mapping[float, Estimate | None]
@@ -89,7 +86,6 @@ class AttackResult:
             "signals": list(self.signals),
             "n_shadow": self.n_shadow,
             **self.auc.named("auc"),
-            "auc_ci_simultaneous": list(self.auc_simultaneous.ci),
             "p_value": self.p_value,
             "tail_p_value": self.tail_p_value,
             "auc_gain_over_global_loss": _json(self.auc_gain),

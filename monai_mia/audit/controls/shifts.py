@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from monai_mia import statistics
+from monai_mia.audit.controls.matching import MatchedStrata
 from monai_mia.audit.controls.placebo import Placebo
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
@@ -90,6 +91,8 @@ class Controls:
             too small is missing.
         image_tail: probability under permuted membership that any image statistic, in either direction, singles out
             members as surely as the least likely of these does, at any resolved FPR; None without statistics.
+        matched: the best attack within strata of patients who are alike as images; None where a coin dealt the sides, and
+            without statistics.
     """
 
     placebo: Placebo | None = None
@@ -97,6 +100,7 @@ class Controls:
     halves: tuple[SplitHalf, ...] = ()
     split_half_band: tuple[tuple[str, tuple[float, float]], ...] = ()
     image_tail: float | None = None
+    matched: MatchedStrata | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As ``controls`` of ``report.json`` has it; names of image statistics may be shared."""
@@ -106,6 +110,7 @@ class Controls:
             "halves": [_as_json(half) for half in self.halves],
             "split_half_band": {side: list(band) for side, band in self.split_half_band},
             "image_tail": self.image_tail,
+            "matched": None if self.matched is None else self.matched.as_json(),
         }
 
 
