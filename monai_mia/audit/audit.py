@@ -392,9 +392,7 @@ class Audit:
             for one, tail, bound in zip(measured, tails, bounds, strict=True)
         ]
 
-    def _reported(
-        self, one: _Measured, reach: Mapping[str | float, float], member: NDArray[np.bool_]
-    ) -> AttackResult:
+    def _reported(self, one: _Measured, reach: Mapping[str | float, float], member: NDArray[np.bool_]) -> AttackResult:
         """A result with intervals that reach so many times as far down, by quantity; by default once."""
         n_member = int(member.sum())
 

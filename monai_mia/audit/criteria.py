@@ -17,7 +17,7 @@ from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
 from monai_mia.statistics.epsilon import at_least, at_most
 
-__all__ = ["Criteria", "Findings", "Statement", "percent"]
+__all__ = ["Criteria", "Findings", "Statement", "largest_epsilon", "percent"]
 
 Outcome = Literal["pass", "fail", "undetermined"]
 
@@ -144,7 +144,7 @@ class Findings:
     def of(cls, content: Mapping[str, Any]) -> Findings:
         """Read the content of ``report.json``."""
         design, vulnerability, controls = content.get("design", {}), content["exposure"], content["controls"]
-        bounded = [row for row in content["attacks"] if row["epsilon"] is not None]
+        shown, ceiling = largest_epsilon(content["attacks"])
         blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
         gain = controls["attack_minus_blind"]
         return cls(
@@ -163,8 +163,8 @@ class Findings:
             matched=controls.get("matched"),
             networked=controls["blind_network"] is not None,
             claims=content["claims"],
-            epsilon=max((float(row["epsilon_lower_bound"]) for row in bounded), default=None),
-            ceiling=max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0),
+            epsilon=shown,
+            ceiling=ceiling,
             accounted=(content.get("target", {}).get("privacy") or {}).get("epsilon"),
             confidence=float(content["confidence"]),
         )
@@ -205,8 +205,8 @@ class Criteria:
             is ``inconclusive``.
         min_shadows: so many shadows at least for some attack, or a release is not supported.
         min_explained: where no coin dealt the sides, no shadow and no blind network was trained, image statistics must
-            explain this share of the variance of the non-members' scores, or patients alike in them are not alike to the
-            attack.
+            explain this share of the variance of the non-members' scores, or patients alike in them are not alike to
+            the attack.
         high_auc: the verdict is ``high`` if the interval of the best attack's AUC lies above this: membership is told
             with ease.
         max_auc: a release is supported only if the interval of the best attack's AUC lies at or below this. It is lower
@@ -343,7 +343,7 @@ class Criteria:
             )
         if auc.low <= 0.5 + self.min_gain_over_blind or not by_auc:
             return False, (
-                f"But no shadow model was trained. {among} {says}, it has an AUC of {auc}; that of patients alike must be "
+                f"But no shadow model was trained. {among} {says}, it has an AUC of {auc}; its interval must lie "
                 f"above {0.5 + self.min_gain_over_blind:g} to be more than a difference between images. {remedy}"
             )
         return True, f"{among} {says}, it still has an AUC of {auc}: that members are other images does not explain it."
@@ -598,6 +598,13 @@ def _beside(estimate: Estimate, limit: float) -> Outcome:
 
 def _small(p_value: float) -> str:
     return "less than 0.1%" if p_value < 0.001 else f"{p_value:.1%}"
+
+
+def largest_epsilon(attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
+    """The largest audited epsilon of the attacks of a report, whose bounds hold at once, and the largest ceiling."""
+    bounded = [row for row in attacks if row["epsilon"] is not None]
+    shown = max((float(row["epsilon_lower_bound"]) for row in bounded), default=None)
+    return shown, max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0)
 
 
 def percent(rate: float) -> str:

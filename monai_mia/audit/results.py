@@ -38,6 +38,9 @@ _VULNERABILITY_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 class AttackResult:
     """What one attack achieved against the target, in the audit's unit. ``print`` shows it.
 
+    Of an attack of an audit, the intervals of AUC, TPR, advantage, accuracy and gain hold although it may have been
+    chosen as the best of all (:func:`~monai_mia.statistics.reach_of_best`), and the bounds on epsilon hold for all at once.
+
     Attributes:
         name: the attack's name.
         access: what the adversary needs.
@@ -52,7 +55,7 @@ class AttackResult:
         tpr_at_fpr: for each FPR, the TPR, or None below the resolution of the cohort.
         advantage: largest TPR - FPR, in [0, 1]; optimistic.
         balanced_accuracy: of a threshold chosen on other patients.
-        epsilon_lower_bound: audited epsilon, or None where the unit is not the patient.
+        epsilon_lower_bound: audited epsilon, or None where the unit is not the patient, and of a blind one.
         auc_gain: AUC minus that of the global loss, with its paired interval.
         transferred: of an attack with a threshold of its own, fitted on shadows: TPR, FPR and balanced accuracy of its
             decision; else None.
@@ -157,7 +160,8 @@ class AuditResult:
         attacks: sorted by AUC, best first.
         blind: the blind baseline as if it were an attack, or None without image statistics.
         blind_network: the blind network as if it were an attack, or None if none was trained.
-        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, with its paired interval.
+        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, or minus 0.5 if that is more,
+            with its paired interval.
         controls: further controls.
         null: what chance gives: quantiles of the best AUC under permuted membership.
         vulnerability: for each unit, the smallest FPR at which the best attack still calls it a member; private.
@@ -287,6 +291,8 @@ class AuditResult:
         shown += [attack for attack in self.attacks[n_rows:] if attack.name == "global loss"]
         blinds = [blind for blind in (self.blind, self.blind_network) if blind is not None]
         lines = text_table(heads, [_row(attack, fprs) for attack in (*shown, *blinds)])
+        if len(self.attacks) > 1:
+            lines.append(f"Intervals and epsilon allow for the choice of the best of {len(self.attacks)} attacks.")
         if len(self.attacks) > len(shown):
             lines.append(f"... and {len(self.attacks) - len(shown)} more attacks in the report.")
         for metric, sides in self.utility.items():

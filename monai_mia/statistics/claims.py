@@ -88,9 +88,9 @@ class ClaimsEvaluation:
     """What an attack's claims would have been worth, by patients whose membership is known.
 
     Numbers are means over many splits of the non-members into those who calibrate and those who are scored among the
-    members: one split alone says 0 or a half, as chance has it. Intervals are of these means, over other patients of the
-    same kind (a bootstrap by patient, with five new splits in each resample). They do not hold what a single adversary, who has one
-    split, achieves.
+    members: one split alone says 0 or a half, as chance has it. Intervals are of these means, over other patients of
+    the same kind (a bootstrap by patient, with five new splits in each resample). They need not hold what a single
+    adversary, who has one split, achieves.
 
     Attributes:
         q: bound on the expected share of false claims.
@@ -256,8 +256,7 @@ def evaluate_claims(
     n_known = min(floor(calibration * n_others + 0.5), n_others - 1)
     if n_known < 1 or not n_member:
         raise InputError(
-            "patients must be at least 1 member and 2 non-members to evaluate claims, got "
-            f"{n_member} and {n_others}."
+            f"patients must be at least 1 member and 2 non-members to evaluate claims, got {n_member} and {n_others}."
         )
     others = np.flatnonzero(~inside)
     first = stream(Stream.CLAIM_SPLITS, seed).permutation(others)[:n_known]

@@ -213,10 +213,10 @@ def epsilon_lower_bounds(
 ) -> list[EpsilonBound]:
     """Lower bounds on epsilon from K attacks on one training, which hold all at once: the largest is a bound, too.
 
-    One random half of the patients chooses the threshold of each attack, and the attack that would prove the most there.
-    That one is given half of the error, the others share the rest: Bonferroni with weights that the patients who are
-    counted had no say in (Genovese, Roeder and Wasserman, Biometrika 2006). So trying many attacks costs the promising
-    one little, and a bound of any other is still one.
+    One random half of the patients chooses the threshold of each attack, and the attack that would prove the most
+    there. That one is given half of the error, the others share the rest: Bonferroni with weights that the patients who
+    are counted had no say in (Genovese, Roeder and Wasserman, Biometrika 2006). So trying many attacks costs the
+    promising one little, and a bound of any other is still one.
 
     Args:
         scores: shape (K, N), higher = more likely a member; units must be independent (patients, not cases).
@@ -227,8 +227,8 @@ def epsilon_lower_bounds(
         gaussian: refute a Gaussian trade-off curve only; needs delta > 0.
 
     Returns:
-        K bounds, each beside the ceiling that its share of the error leaves. A single attack has all of the error, as in
-        :func:`epsilon_lower_bound`.
+        K bounds, each beside the ceiling that its share of the error leaves. A single attack has all of the error, as
+        in :func:`epsilon_lower_bound`.
     """
     member = np.asarray(member, dtype=bool)
     rows = [_checked(row, member)[0] for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
@@ -241,9 +241,7 @@ def epsilon_lower_bounds(
     chosen, promise = [], []
     for row in rows:
         tried = np.unique(row[choose])
-        found = [
-            epsilon_from_counts(*_counts(row, member, choose, t), delta, confidence, 1, gaussian) for t in tried
-        ]
+        found = [epsilon_from_counts(*_counts(row, member, choose, t), delta, confidence, 1, gaussian) for t in tried]
         chosen.append(tried[int(np.argmax(found))])
         promise.append((max(found), float(roc(row[choose], member[choose]).auc)))
     best = max(range(len(rows)), key=lambda k: promise[k])

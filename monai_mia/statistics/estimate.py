@@ -156,8 +156,8 @@ class Resampling:
     def proportion(self, value: float, samples: Array, n: int, reach: float = 1.0) -> Estimate:
         """A share of n independent patients; never narrower than the interval of Clopper and Pearson.
 
-        Near 0 and 1 a bootstrap is too narrow: at 0 of n it has no width at all. A ``reach`` applies to arcsines of roots,
-        of which the spread does not depend on the share.
+        Near 0 and 1 a bootstrap is too narrow: at 0 of n it has no width at all. A ``reach`` applies to arcsines of
+        roots, of which the spread does not depend on the share.
         """
         exact = clopper_pearson(round(value * n), n, self.confidence)
         found = self.estimate(value, samples).wider(exact)
@@ -168,9 +168,7 @@ class Resampling:
 
     def auc(self, value: float, samples: Array, n_member: int, n_nonmember: int, reach: float = 1.0) -> Estimate:
         """An AUC of independent patients; never narrower than the score interval of Newcombe, with the same reach."""
-        found = self.estimate(value, samples, reach).wider(
-            auc_interval(value, n_member, n_nonmember, self.confidence)
-        )
+        found = self.estimate(value, samples, reach).wider(auc_interval(value, n_member, n_nonmember, self.confidence))
         if reach == 1:
             return found
         further = 1 - 2 * float(stats.norm.sf(reach * stats.norm.ppf((1 + self.confidence) / 2)))

@@ -61,8 +61,8 @@ def gaps_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int, se
         seed: seed of the draw.
 
     Returns:
-        Weights of the N units, and last of the gap beyond the extreme non-member, shape (B, N + 1): standard exponential
-        for each group.
+        Weights of the N units, and last of the gap beyond the extreme non-member, shape (B, N + 1): standard
+        exponential for each group.
     """
     member = np.asarray(member, dtype=bool)
     names, inverse = np.unique(np.asarray(groups), return_inverse=True)
@@ -105,11 +105,11 @@ def reach_of_best(samples: Array, confidence: float = 0.95, one_sided: bool = Fa
     Whatever was picked for being the largest is likely to be too large. In each resample the attack that lies the
     furthest above its own mean is looked up, in multiples of what one attack exceeds in ``(1 - confidence) / 2`` of the
     resamples; the quantile of that largest multiple is the reach. Attacks that go together need less than as many
-    independent ones, copies of one attack need 1, and so does a single attack. The upper end needs no reach: the best is
-    hardly ever too low.
+    independent ones, copies of one attack need 1, and so does a single attack. The upper end needs no reach: the best
+    is hardly ever too low.
 
-    Source: single-step max-T, by bootstrap (Westfall and Young, Resampling-Based Multiple Testing, 1993; Romano and Wolf,
-    Econometrica 2005), from below only (Fuentes, Casella and Wells, Electronic Journal of Statistics 2018).
+    Source: single-step max-T, by bootstrap (Westfall and Young, Resampling-Based Multiple Testing, 1993; Romano and
+    Wolf, Econometrica 2005), from below only (Fuentes, Casella and Wells, Electronic Journal of Statistics 2018).
 
     Args:
         samples: the quantities in B resamples, shape (K, B).

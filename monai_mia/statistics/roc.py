@@ -121,8 +121,8 @@ def resampled_tprs(scores: ArrayLike, member: ArrayLike, gaps: Array, fprs: Sequ
 
     With k of n non-members at or above a threshold its true FPR is a Beta variable: the sum of k of the n + 1 gaps that
     n draws leave, up to where in its gap the threshold lies. A bootstrap that draws non-members with replacement never
-    moves the extreme threshold up; random gaps do. A threshold is put in the middle of its gap. Where even the strictest
-    threshold is above an FPR, its TPR counts in proportion, as on a concave curve.
+    moves the extreme threshold up; random gaps do. A threshold is put in the middle of its gap. Where even the
+    strictest threshold is above an FPR, its TPR counts in proportion, as on a concave curve.
 
     Args:
         scores: shape (N,), higher = more likely a member.

@@ -117,7 +117,7 @@ def matched_strata(
     outside = ~inside
     explained = 0.0
     if np.ptp(expected[outside]) > 0 and np.ptp(pooled[outside]) > 0:
-        explained = max(0.0, float(np.corrcoef(stats.rankdata(expected[outside]), stats.rankdata(pooled[outside]))[0, 1]))
+        explained = max(0.0, float(stats.spearmanr(expected[outside], pooled[outside]).statistic))
     n_strata = int(np.clip(len(pooled) // _STRATUM, 1, _MOST_STRATA))
     stratum = (stats.rankdata(expected, method="ordinal") - 1) * n_strata // len(pooled)
     pairs = (stratum[inside][:, None] == stratum[outside][None, :]).astype(np.float64)

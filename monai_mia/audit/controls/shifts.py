@@ -91,8 +91,8 @@ class Controls:
             too small is missing.
         image_tail: probability under permuted membership that any image statistic, in either direction, singles out
             members as surely as the least likely of these does, at any resolved FPR; None without statistics.
-        matched: the best attack within strata of patients who are alike as images; None where a coin dealt the sides, and
-            without statistics.
+        matched: the best attack within strata of patients who are alike as images; None where a coin dealt the sides,
+            and without statistics.
     """
 
     placebo: Placebo | None = None

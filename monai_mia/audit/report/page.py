@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
-from monai_mia.audit.criteria import percent
+from monai_mia.audit.criteria import largest_epsilon, percent
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
 from monai_mia.audit.report.figures import Picture
@@ -194,6 +194,7 @@ def _page(
         top=top,
         rest=[row for row in rows if row not in top],
         best=rows[0],
+        epsilon=dict(zip(("value", "ceiling"), largest_epsilon(rows), strict=True)),
         loss_tried=facts.loss is not None,
         resolved=[fpr for fpr, value in rates.items() if value is not None],
         unresolved=[fpr for fpr, value in rates.items() if value is None],

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_mia.audit.criteria import percent
+from monai_mia.audit.criteria import largest_epsilon, percent
 from monai_mia.audit.report.pages import template
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
@@ -81,10 +81,10 @@ def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[
             "name": best["name"],
             "access": best["access"],
             "auc": best["auc"],
-            "auc_ci": best["auc_ci_simultaneous"],
+            "auc_ci": best["auc_ci"],
             "tpr_at_fpr": {fpr: rate for fpr, rate in best["tpr_at_fpr"].items() if rate is not None},
         },
-        "audited_epsilon": best["epsilon_lower_bound"],
+        "audited_epsilon": largest_epsilon(content["attacks"])[0],
         "accounted_epsilon": {key: accounted.get(key) for key in ("epsilon", "delta", "unit")} if accounted else None,
         "confidence": content["confidence"],
     }
@@ -130,8 +130,8 @@ def _card(privacy: Mapping[str, Any]) -> str:
             for one in privacy["statements"]
         ),
         "",
-        f"Intervals: {percent(privacy['confidence'])}, by patient; that of the AUC holds for all attacks at once. A "
-        "verdict of low is no proof of privacy: other attacks, more shadow models or more patients could find more.",
+        f"Intervals: {percent(privacy['confidence'])}, by patient; they hold although the best of all attacks was "
+        "chosen, and so does the bound on epsilon. A verdict of low is no proof of privacy: other attacks, more shadow models or more patients could find more.",
         "",
         f"SHA-256 of the audited weights: `{audited['checkpoint_sha256']}`,",
         f"of the report: `{privacy['report_sha256']}`.",
@@ -151,6 +151,7 @@ def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
         verdict=verdict,
         reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],
         best=content["attacks"][0],
+        n_attacks=len(content["attacks"]),
         sections=_SECTIONS,
         sha256=sha256,
     )
