@@ -408,8 +408,8 @@ class Audit:
             one.result,
             auc=self._auc(one.values["auc"], one.samples["auc"], member, reach.get("auc", 1.0)),
             tpr_at_fpr=rates,
-            advantage=estimate("advantage"),
-            balanced_accuracy=estimate("accuracy"),
+            advantage=_holding(estimate("advantage")),
+            balanced_accuracy=_holding(estimate("accuracy")),
             auc_gain=estimate("gain") if "gain" in one.values else None,
         )
 

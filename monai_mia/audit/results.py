@@ -39,7 +39,8 @@ class AttackResult:
     """What one attack achieved against the target, in the audit's unit. ``print`` shows it.
 
     Of an attack of an audit, the intervals of AUC, TPR, advantage, accuracy and gain hold although it may have been
-    chosen as the best of all (:func:`~monai_mia.statistics.reach_of_best`), and the bounds on epsilon hold for all at once.
+    chosen as the best of all (:func:`~monai_mia.statistics.reach_of_best`), and the bounds on epsilon hold for all at
+    once.
 
     Attributes:
         name: the attack's name.

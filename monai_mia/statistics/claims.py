@@ -258,20 +258,14 @@ def evaluate_claims(
         raise InputError(
             f"patients must be at least 1 member and 2 non-members to evaluate claims, got {n_member} and {n_others}."
         )
-    others = np.flatnonzero(~inside)
-    first = stream(Stream.CLAIM_SPLITS, seed).permutation(others)[:n_known]
-    claimed_members(np.delete(pooled, first), pooled[first], q, adaptive)  # refuses what could claim nobody
     resampling = Resampling(confidence, n_resamples, seed)
-
-    def split(purpose: Stream, count: int) -> NDArray[np.bool_]:
-        known = np.zeros((count, len(pooled)), dtype=bool)
-        dealt = stream(purpose, seed).permuted(np.tile(others, (count, 1)), axis=1)[:, :n_known]
-        np.put_along_axis(known, dealt, True, axis=1)
-        return known
-
-    made, false, shares = _claims_by_split(pooled, inside, split(Stream.CLAIM_SPLITS, n_splits), None, q, adaptive)
+    known = _splits(~inside, n_known, n_splits, stream(Stream.CLAIM_SPLITS, seed))
+    claimed_members(pooled[~known[0]], pooled[known[0]], q, adaptive)  # refuses what could claim nobody
+    made, false, shares = _claims_by_split(pooled, inside, known, None, q, adaptive)
     weights = np.repeat(resampling.weights(inside, names.tolist()), _SPLITS_A_RESAMPLE, axis=0)
-    known = split(Stream.CLAIM_RESAMPLES, len(weights))
+    known = _splits(~inside, n_known, len(weights), stream(Stream.CLAIM_RESAMPLES, seed))
+    for part in (known, ~inside & ~known):  # in each resample as many know and hide as in truth
+        weights = np.where(part, weights * part.sum(axis=1, keepdims=True) / _totals(weights * part), weights)
     drawn = [
         values.reshape(n_resamples, _SPLITS_A_RESAMPLE)
         for values in _claims_by_split(pooled, inside, known, weights, q, adaptive)[:2]
@@ -290,10 +284,24 @@ def evaluate_claims(
         n_calibration=n_known,
         n_splits=n_splits,
         fewest=int(np.median([fewest_claims(share * n_scored, n_known, q) for share in shares])),
-        n_claims=_holding(resampling.estimate(n_claims, _about(n_claims, drawn[0].mean(axis=1)), reach)),
+        n_claims=_holding(resampling.estimate(n_claims, _about(n_claims, drawn[0].mean(axis=1)), reach), n_scored),
         false_share=_holding(resampling.estimate(share_false, _about(share_false, false_shares)).wider(exact)),
         tpr=_holding(resampling.proportion(tpr, _about(tpr, tprs), n_member, reach)),
     )
+
+
+def _splits(others: NDArray[np.bool_], n_known: int, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which of the non-members are known, in so many random splits, shape (count, U)."""
+    dealt = rng.permuted(np.tile(np.flatnonzero(others), (count, 1)), axis=1)[:, :n_known]
+    known = np.zeros((count, len(others)), dtype=bool)
+    np.put_along_axis(known, dealt, True, axis=1)
+    return known
+
+
+def _totals(weights: Array) -> Array:
+    """Sums of the rows, and 1 instead of 0, shape (R, 1)."""
+    sums = weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(sums > 0, sums, 1.0))
 
 
 def _about(value: float, samples: Array) -> Array:
@@ -301,9 +309,9 @@ def _about(value: float, samples: Array) -> Array:
     return np.asarray(samples - samples.mean() + value)
 
 
-def _holding(found: Estimate) -> Estimate:
-    """With an interval that holds the number itself, and nothing below 0."""
-    return Estimate(found.value, max(0.0, min(found.low, found.value)), max(found.high, found.value))
+def _holding(found: Estimate, most: float = 1.0) -> Estimate:
+    """With an interval that holds the number itself, and nothing that is impossible."""
+    return Estimate(found.value, max(0.0, min(found.low, found.value)), min(most, max(found.high, found.value)))
 
 
 def _claims_by_split(
@@ -331,8 +339,8 @@ def _claims_by_split(
     p_values = (1 + calibrating) / (1 + n_known)
     share = np.ones((len(n_known), 1))
     if adaptive:
-        half = ((n_known + 1) // 2) / (n_known + 1)
-        below = np.where(p_values <= half, scored, 0).max(axis=1, keepdims=True)
+        half = ((np.rint(n_known) + 1) // 2) / (n_known + 1)
+        below = np.where(p_values <= half + _ROUNDING, scored, 0).max(axis=1, keepdims=True)
         share = (1 + n - below) / (n * (1 - half))
     enough = (scored > 0) & (share * p_values * n <= q * (1 + _ROUNDING) * scored)
     made, right = (np.where(enough, counts, 0).max(axis=1) for counts in (scored, np.broadcast_to(true, scored.shape)))

@@ -119,11 +119,11 @@ def matched_strata(
     if np.ptp(expected[outside]) > 0 and np.ptp(pooled[outside]) > 0:
         explained = max(0.0, float(stats.spearmanr(expected[outside], pooled[outside]).statistic))
     n_strata = int(np.clip(len(pooled) // _STRATUM, 1, _MOST_STRATA))
-    stratum = (stats.rankdata(expected, method="ordinal") - 1) * n_strata // len(pooled)
+    stratum = (stats.rankdata(expected) - 1) * n_strata // len(pooled)  # those who tie stay together
     pairs = (stratum[inside][:, None] == stratum[outside][None, :]).astype(np.float64)
     wins = pairs * (np.sign(pooled[inside][:, None] - pooled[outside][None, :]) / 2 + 0.5)
     weights = resampling.weights(inside, names.tolist())
-    auc = wins.sum() / max(1.0, pairs.sum())
+    auc = wins.sum() / pairs.sum() if pairs.any() else 0.5
     won, of = (((weights[:, inside] @ matrix) * weights[:, outside]).sum(axis=1) for matrix in (wins, pairs))
     found = resampling.estimate(float(auc), np.where(of > 0, won / np.where(of > 0, of, 1), 0.5), reach)
     return MatchedStrata(attack, n_strata, explained**2, Estimate(found.value, max(0.0, found.low), found.high))

@@ -131,7 +131,8 @@ def _card(privacy: Mapping[str, Any]) -> str:
         ),
         "",
         f"Intervals: {percent(privacy['confidence'])}, by patient; they hold although the best of all attacks was "
-        "chosen, and so does the bound on epsilon. A verdict of low is no proof of privacy: other attacks, more shadow models or more patients could find more.",
+        "chosen, and so does the bound on epsilon. A verdict of low is no proof of privacy: other attacks, more shadow "
+        "models or more patients could find more.",
         "",
         f"SHA-256 of the audited weights: `{audited['checkpoint_sha256']}`,",
         f"of the report: `{privacy['report_sha256']}`.",
