@@ -122,7 +122,7 @@ def resampled_tprs(scores: ArrayLike, member: ArrayLike, gaps: Array, fprs: Sequ
     With k of n non-members at or above a threshold its true FPR is a Beta variable: the sum of k of the n + 1 gaps that
     n draws leave, up to where in its gap the threshold lies. A bootstrap that draws non-members with replacement never
     moves the extreme threshold up; random gaps do. A threshold is put in the middle of its gap. Where even the
-    strictest threshold is above an FPR, its TPR counts in proportion, as on a concave curve.
+    thresholds above every non-member have too high an FPR, their TPR counts in proportion, as on a concave curve.
 
     Args:
         scores: shape (N,), higher = more likely a member.
@@ -145,9 +145,10 @@ def resampled_tprs(scores: ArrayLike, member: ArrayLike, gaps: Array, fprs: Sequ
         tpr = np.cumsum(weights * member[order], axis=1)[:, last]
         fpr = np.cumsum(weights * ~member[order], axis=1)[:, last]
         tpr, fpr = tpr / tpr[:, -1:], (fpr + drawn[:, -1:] / 2) / (fpr[:, -1:] + drawn[:, -1:])
+        alone = (fpr <= fpr[:, :1]).sum(axis=1)  # thresholds above every non-member
         for f, wanted in enumerate(fprs):
             strict = (fpr <= wanted).sum(axis=1)  # thresholds that accuse few enough
-            at = np.take_along_axis(tpr, np.maximum(strict - 1, 0)[:, None], axis=1)[:, 0]
+            at = np.take_along_axis(tpr, np.where(strict > 0, strict, alone)[:, None] - 1, axis=1)[:, 0]
             found[f, start : start + block] = np.where(strict > 0, at, at * wanted / fpr[:, 0])
     return found
 

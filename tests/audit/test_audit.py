@@ -480,10 +480,10 @@ def test_a_tail_that_the_images_have_is_none_of_the_model():
     assert observational.level == "inconclusive"
     assert audit.run(table, features=features).verdict.level == "high"
     assert audit.run(table, randomised=False).verdict.level == "inconclusive"
-    plain_images, rng = np.random.default_rng(1).normal(size=(200, 6)), np.random.default_rng(2)
+    plain_images, rng = np.random.default_rng(1).normal(size=(200, 6)), np.random.default_rng(3)
     network = BlindScores(rng.normal(size=200), np.arange(200) % 5, np.zeros((0, 200), bool), np.zeros((0, 200)))
     found = audit.run(table, features=plain_images, randomised=False, blind_scores=network)
-    assert found.verdict.level in ("moderate", "high")
+    assert found.verdict.level == "high"
     alone = audit.run(table, features=plain_images, randomised=False).verdict
     assert alone.level == "inconclusive", "neither shadows nor a blind network, and strata do not tell a few apart"
 
@@ -564,7 +564,7 @@ def test_without_image_statistics_there_is_no_blind_baseline(result):
 def test_rules_are_the_users():
     leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
     assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(high_auc=0.55)).verdict.level == "high"
-    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(max_lift=1.2)).verdict.level == "high"
+    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(max_lift=1.1)).verdict.level == "high"
     assert (
         audit_of(leak.table, fprs=(0.1,), criteria=Criteria(significance=0.001, tail_significance=0.001)).verdict.level
         == "low"
