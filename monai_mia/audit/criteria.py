@@ -15,9 +15,9 @@ from typing import Any, Literal
 from monai_mia import statistics
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, at_most, largest_epsilon
 
-__all__ = ["Criteria", "Findings", "Statement", "largest_epsilon", "percent"]
+__all__ = ["Criteria", "Findings", "Statement", "percent"]
 
 Outcome = Literal["pass", "fail", "undetermined"]
 
@@ -170,6 +170,11 @@ class Findings:
         )
 
     @property
+    def n_shadow(self) -> int:
+        """The most shadows that an attack used."""
+        return max(attack.n_shadow for attack in self.attacks)
+
+    @property
     def best(self) -> AttackFinding:
         """The attack with the highest AUC."""
         return self.attacks[0]
@@ -204,9 +209,8 @@ class Criteria:
         max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations; else finding nothing
             is ``inconclusive``.
         min_shadows: so many shadows at least for some attack, or a release is not supported.
-        min_explained: where no coin dealt the sides, no shadow and no blind network was trained, image statistics must
-            explain this share of the variance of the non-members' scores, or patients alike in them are not alike to
-            the attack.
+        min_explained: of the variance of the non-members' scores, the share that image statistics must explain for
+            strata of them to count: without a coin, shadows and a blind network.
         high_auc: the verdict is ``high`` if the interval of the best attack's AUC lies above this: membership is told
             with ease.
         max_auc: a release is supported only if the interval of the best attack's AUC lies at or below this. It is lower
@@ -309,7 +313,7 @@ class Criteria:
                 remarks.append(f"Although {words}, the attack on the target is clearly better ({gain} more).")
         if not found.randomised:
             doubts += self._drifts(found)
-        if shown and not found.randomised and not found.networked and not _n_shadow(found):
+        if shown and not found.randomised and not found.networked and not found.n_shadow:
             sound, words = self._within_strata(found, by_auc)
             (remarks if sound else doubts).append(words)
         if unclear is not None:
@@ -325,28 +329,23 @@ class Criteria:
 
         A signal of the target alone measures how hard a case is as much as whether it is remembered.
         """
-        matched = found.matched
-        remedy = "Shadows (--shadows) or a blind network would tell whether that is all."
+        matched, limit = found.matched, 0.5 + self.min_gain_over_blind
+        same = "members that are easier or harder cases would look the same. Shadows or a blind network would tell."
         if matched is None:
-            return False, (
-                "But no shadow model was trained, no blind network, and the images were not described: if members are "
-                f"easier or harder cases than the others, it looks the same. {remedy}"
-            )
+            return False, f"But no shadow model or blind network was trained, and the images were not described: {same}"
         auc, explained = Estimate.of_json(matched, "auc"), float(matched["explained"])
-        among = f"Within {matched['n_strata']} strata of patients whom the image statistics make alike for the attack"
-        says = f"(they explain {explained:.0%} of how it scores non-members)"
         if explained < self.min_explained:
             return False, (
                 f"But no shadow model was trained, and the image statistics explain only {explained:.0%} of how the "
-                f"attack scores non-members (at least {self.min_explained:.0%} are needed): if members are easier or "
-                f"harder cases than the others, it looks the same. {remedy}"
+                f"attack scores non-members (at least {self.min_explained:.0%} are needed): {same}"
             )
-        if auc.low <= 0.5 + self.min_gain_over_blind or not by_auc:
-            return False, (
-                f"But no shadow model was trained. {among} {says}, it has an AUC of {auc}; its interval must lie "
-                f"above {0.5 + self.min_gain_over_blind:g} to be more than a difference between images. {remedy}"
-            )
-        return True, f"{among} {says}, it still has an AUC of {auc}: that members are other images does not explain it."
+        among = (
+            f"ithin {matched['n_strata']} strata of patients whom the image statistics make alike for the attack (they "
+        )
+        among += f"explain {explained:.0%} of how it scores non-members) it has an AUC of {auc}"
+        if auc.low <= limit or not by_auc:
+            return False, f"But w{among}; the interval must lie above {limit:g}: {same}"
+        return True, f"W{among}: that members are other images does not explain it."
 
     def _drifts(self, found: Findings) -> list[str]:
         """Why members and non-members may come from different sources, where no coin dealt the sides."""
@@ -424,7 +423,7 @@ class Criteria:
         )  # fmt: skip
 
     def _shadows(self, found: Findings) -> Statement:
-        count = _n_shadow(found)
+        count = found.n_shadow
         return Statement(
             "shadows", "power", "The attacks were strong: they had shadow models to compare with.", f"{count} shadows",
             count, None, f"at least {self.min_shadows}", _outcome(count >= self.min_shadows),
@@ -566,10 +565,6 @@ class Criteria:
         return Statement("epsilon", "model", text, measured, shown, None, limit, outcome)
 
 
-def _n_shadow(found: Findings) -> int:
-    return max(attack.n_shadow for attack in found.attacks)
-
-
 _TAIL_ALONE = "So of the average patient nothing was shown."
 
 
@@ -598,13 +593,6 @@ def _beside(estimate: Estimate, limit: float) -> Outcome:
 
 def _small(p_value: float) -> str:
     return "less than 0.1%" if p_value < 0.001 else f"{p_value:.1%}"
-
-
-def largest_epsilon(attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
-    """The largest audited epsilon of the attacks of a report, whose bounds hold at once, and the largest ceiling."""
-    bounded = [row for row in attacks if row["epsilon"] is not None]
-    shown = max((float(row["epsilon_lower_bound"]) for row in bounded), default=None)
-    return shown, max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0)
 
 
 def percent(rate: float) -> str:

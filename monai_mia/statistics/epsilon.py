@@ -24,11 +24,11 @@ Access: scores only. Cost: no shadow model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, exp, floor, inf, log
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,6 +55,7 @@ __all__ = [
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
+    "largest_epsilon",
     "mu_from_counts",
     "one_run_epsilon",
     "one_run_p_value",
@@ -550,6 +551,13 @@ def _checked(scores: ArrayLike, member: ArrayLike) -> tuple[NDArray[np.float64],
     if not np.isfinite(scores).all():
         raise InputError(f"scores must be finite, got {int((~np.isfinite(scores)).sum())} that are not.")
     return scores, member
+
+
+def largest_epsilon(attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
+    """The largest audited epsilon of the attacks of a report, whose bounds hold at once, and the largest ceiling."""
+    bounded = [row for row in attacks if row["epsilon"] is not None]
+    shown = max((float(row["epsilon_lower_bound"]) for row in bounded), default=None)
+    return shown, max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0)
 
 
 def at_least(bound: float) -> str:

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
-from monai_mia.audit.criteria import largest_epsilon, percent
+from monai_mia.audit.criteria import percent
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
 from monai_mia.audit.report.figures import Picture
@@ -27,7 +27,7 @@ from monai_mia.audit.verdict import Verdict
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, at_most, largest_epsilon
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import resolution
 

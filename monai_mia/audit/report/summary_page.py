@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_mia.audit.criteria import largest_epsilon, percent
+from monai_mia.audit.criteria import percent
 from monai_mia.audit.report.pages import template
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, at_most
+from monai_mia.statistics.epsilon import at_least, at_most, largest_epsilon
 
 __all__ = ["PRIVACY_SCHEMA", "write_summary"]
 
