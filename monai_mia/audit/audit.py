@@ -7,20 +7,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from monai_mia import statistics
 from monai_mia.attacks import Attack, EverySignal, GlobalLoss
 from monai_mia.attacks.adversary import AdversaryView, Maps, highest_access
 from monai_mia.attacks.attack import missing_maps
-from monai_mia.audit.controls import BlindScores, blind_baseline, measure_controls, placebo, placebo_scores
+from monai_mia.audit.controls import (
+    BlindScores,
+    blind_baseline,
+    matched_strata,
+    measure_controls,
+    placebo,
+    placebo_scores,
+)
 from monai_mia.audit.criteria import Criteria
 from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.results import AttackResult, AuditResult
@@ -39,21 +45,41 @@ Array = NDArray[np.float64]
 #: FPRs at which the bands of the ROC are drawn.
 _BAND_POINTS = 60
 
+#: Resamples of claims, at most: each carries out the claims on a few splits.
+_CLAIM_RESAMPLES = 400
+
 
 @dataclass(frozen=True)
 class _Units:
-    """What is scored and resampled: U units, the patient of each, and how often each occurs in B resamples."""
+    """What is scored and resampled: U units, the patient of each, and how often each occurs in B resamples.
+
+    ``gaps`` are the weights of a Bayesian bootstrap, shape (B, U + 1), for rates at an FPR.
+    """
 
     ids: tuple[str, ...]
     member: NDArray[np.bool_]
     groups: tuple[str, ...]
     weights: Array
+    gaps: Array
 
     @property
     def sides(self) -> tuple[int, int]:
         """Number of member and of non-member patients."""
         members = {group for group, inside in zip(self.groups, self.member, strict=True) if inside}
         return len(members), len(set(self.groups)) - len(members)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one attack achieved, before it is known how many attacks it was chosen from.
+
+    ``values`` and ``samples``, by quantity (``auc``, ``advantage``, ``accuracy``, ``gain``, and an FPR for the TPR at
+    it): a number, and the same in B resamples, shape (B,). ``result`` has the intervals for this attack alone.
+    """
+
+    result: AttackResult
+    values: Mapping[str | float, float]
+    samples: Mapping[str | float, Array]
 
 
 @dataclass(frozen=True)
@@ -209,8 +235,8 @@ class Audit:
         if GlobalLoss().name in names:
             loss = stacked[names.index(GlobalLoss().name)]
             baseline = float(statistics.roc(loss, member).auc), self._resampled_aucs(loss, units)
-        found = [
-            self._result(
+        measured = [
+            self._measure(
                 attack.name, access[k], attack.signals, len(view.shadow) if attack.min_shadows else 0,
                 stacked[k], units, best_by_chance, baseline, seconds[k], getattr(attack, "decides", False),
             )
@@ -220,32 +246,42 @@ class Audit:
         tails = statistics.permuted_tails(stacked, member, groups, fprs, self.n_permutations, self.seed)
         if self.n_permutations * self.criteria.tail_significance < len(fprs):
             logger.warning("n_permutations should be 1000 or more: with %d no tail can count.", self.n_permutations)
-        results = self._at_once(found, statistics.tail_p_values(*tails), units)
+        results = self._chosen_from(measured, stacked, statistics.tail_p_values(*tails), units)
         order = sorted(range(len(results)), key=lambda k: -results[k].auc.value)
         results = [results[k] for k in order]
-        best = results[0]
-        best_scores, headline = raw[order[0]], (best.auc.value, found[order[0]][1])
+        best, best_scores = results[0], raw[order[0]]
+        drawn = np.stack([one.samples["auc"] for one in measured])
+        reach = statistics.reach_of_best(drawn, self.resampling.confidence, one_sided=True)
 
-        blinds: dict[str, tuple[AttackResult, Array]] = {}
+        def lead(value: float, samples: Array) -> Estimate:
+            """The AUC of the best attack over another quantity; chosen as the best over the same."""
+            further = statistics.reach_of_best(drawn - samples, self.resampling.confidence)
+            return self.resampling.estimate(best.auc.value - value, drawn[order[0]] - samples, further)
+
+        blinds: dict[str, _Measured] = {}
         if features is not None:
             values, chance = self._blind(features, table, target)
-            blinds["baseline"] = self._result("blind baseline", "none", (), 0, values, units, chance, None, 0.0)
+            blinds["baseline"] = self._measure("blind baseline", "none", (), 0, values, units, chance, None, 0.0)
         if blind_scores is not None:
             values = self._pool(blind_scores.scores, table)
-            result, samples = self._result(
+            network = self._measure(
                 "blind network", "none", (), 0, values, units, np.zeros(0), None, blind_scores.seconds
             )
             p_value = blind_scores.p_value(table.members(target), table.patient_ids, self.n_permutations, self.seed)
-            blinds["network"] = replace(result, p_value=p_value), samples
-        by_auc = sorted(blinds.values(), key=lambda one: -one[0].auc.value)
+            blinds["network"] = replace(network, result=replace(network.result, p_value=p_value))
         difference = None
-        if by_auc:
-            blind, drawn = by_auc[0]
-            difference = self.resampling.estimate(best.auc.value - blind.auc.value, headline[1] - drawn)
+        if blinds:  # images that rank members below others are no better than chance: a fold does that to few patients
+            blind = max(blinds.values(), key=lambda one: one.values["auc"])
+            difference = lead(max(blind.values["auc"], 0.5), np.maximum(blind.samples["auc"], 0.5))
         controls = measure_controls(
             best_scores[real], table.members(target), table.patient_ids, features, feature_names,
             self.n_permutations, self.seed, self.resampling.confidence, self.fprs,
         )  # fmt: skip
+        if features is not None and not randomised:
+            matched = matched_strata(
+                best.name, best_scores[real], table.members(target), table.patient_ids, features, self.resampling, reach
+            )
+            controls = replace(controls, matched=matched)
         others = [model for model in table.model_ids if model != target] if shadows is None else list(shadows)
         placebos = placebo_scores(
             attacks, everything, target, others, view.features, real, lambda values: self._pool(values, table),
@@ -255,7 +291,7 @@ class Audit:
             dealt = statistics.permuted_members(member, groups, self.n_permutations, self.seed)
             control = placebo(
                 placebos, names, stacked, permuted, member, dealt, units.weights,
-                headline, self.resampling.estimate, partial(self._auc, member=member),
+                lead, partial(self._auc, member=member),
             )  # fmt: skip
             controls = replace(controls, placebo=control)
         canaries = epsilon.audit_kinds(  # by the attack that is best on the patients: no canary helped to choose it
@@ -269,8 +305,8 @@ class Audit:
             patient_ids=units.groups,
             member=member,
             attacks=tuple(results),
-            blind=blinds["baseline"][0] if "baseline" in blinds else None,
-            blind_network=blinds["network"][0] if "network" in blinds else None,
+            blind=blinds["baseline"].result if "baseline" in blinds else None,
+            blind_network=blinds["network"].result if "network" in blinds else None,
             attack_minus_blind=difference,
             controls=controls,
             null={
@@ -279,7 +315,7 @@ class Audit:
                 "n_permutations": float(self.n_permutations),
             },
             vulnerability=_vulnerability(best.scores, member),
-            claims=self._claims(best, units),
+            claims=self._claims(best, units, reach),
             canaries=canaries,
             utility=self._utilities(table, target, units),
             n_patients=units.sides,
@@ -326,7 +362,8 @@ class Audit:
             names, share = statistics.group_means(members, patients)
             members, ids = share > 0.5, [str(name) for name in names]
             patients = ids
-        return _Units(tuple(ids), members, tuple(patients), self.resampling.weights(members, patients))
+        weights, gaps = self.resampling.weights(members, patients), self.resampling.gaps(members, patients)
+        return _Units(tuple(ids), members, tuple(patients), weights, gaps)
 
     def _pool(self, values: Array, table: SignalTable) -> Array:
         return values if self.unit == "case" else statistics.group_means(values, table.patient_ids)[1]
@@ -334,25 +371,54 @@ class Audit:
     def _resampled_aucs(self, scores: Array, units: _Units) -> Array:
         return np.concatenate([curve.auc for curve in statistics.resampled_rocs(scores, units.member, units.weights)])
 
-    def _at_once(self, found: Sequence[tuple[AttackResult, Array]], tails: Array, units: _Units) -> list[AttackResult]:
-        """The results, with intervals that hold for all of them; never narrower than those that hold for one.
+    def _chosen_from(
+        self, measured: Sequence[_Measured], scores: Array, tails: Array, units: _Units
+    ) -> list[AttackResult]:
+        """The results, with intervals that hold for an attack that was chosen as the best of them.
 
-        ``found`` has each result with its resampled AUCs, shape (B,); ``tails`` the p-values of their tails.
+        Args:
+            measured: what each of K attacks achieved.
+            scores: theirs, shape (K, U).
+            tails: the p-values of their tails, shape (K,).
+            units: the units.
         """
-        samples = np.stack([drawn for _, drawn in found])
-        confidence = self.resampling.confidence
-        reach = max(statistics.simultaneous_reach(samples, confidence), norm.ppf((1 + confidence) / 2))
-        n_member, n_nonmember, results = int(units.member.sum()), int((~units.member).sum()), []
-        for (result, _), tail, deviation in zip(found, tails, samples.std(axis=1), strict=True):
-            value = result.auc.value
-            bounds = [*result.auc.ci, value - reach * deviation, value + reach * deviation]
-            if self.unit == "patient":
-                bounds += statistics.auc_interval(value, n_member, n_nonmember, 2 * float(norm.cdf(reach)) - 1)
-            at_once = Estimate(value, max(0.0, min(bounds)), min(1.0, max(bounds)))
-            results.append(replace(result, auc_simultaneous=at_once, tail_p_value=float(tail)))
-        return results
+        member, confidence = units.member, self.resampling.confidence
+        reach = {
+            quantity: statistics.reach_of_best(
+                np.stack([one.samples[quantity] for one in measured]), confidence, one_sided=quantity == "auc"
+            )
+            for quantity in measured[0].samples
+        }
+        bounds: list[epsilon.EpsilonBound | None] = [None] * len(measured)
+        if self.unit == "patient" and min(member.sum(), (~member).sum()) >= 4:
+            bounds = list(epsilon.epsilon_lower_bounds(scores, member, 0.0, confidence, self.seed))
+        return [
+            replace(self._reported(one, reach, member), tail_p_value=float(tail), epsilon_lower_bound=bound)
+            for one, tail, bound in zip(measured, tails, bounds, strict=True)
+        ]
 
-    def _result(
+    def _reported(self, one: _Measured, reach: Mapping[str | float, float], member: NDArray[np.bool_]) -> AttackResult:
+        """A result with intervals that reach so many times as far down, by quantity; by default once."""
+        n_member = int(member.sum())
+
+        def estimate(quantity: str) -> Estimate:
+            return self.resampling.estimate(one.values[quantity], one.samples[quantity], reach.get(quantity, 1.0))
+
+        rates: dict[float, Estimate | None] = {}
+        for fpr in self.fprs:
+            known = fpr in one.values
+            drawn, further = one.samples.get(fpr, np.zeros(0)), reach.get(fpr, 1.0)
+            rates[fpr] = self._proportion(one.values[fpr], drawn, n_member, further) if known else None
+        return replace(
+            one.result,
+            auc=self._auc(one.values["auc"], one.samples["auc"], member, reach.get("auc", 1.0)),
+            tpr_at_fpr=rates,
+            advantage=_holding(estimate("advantage")),
+            balanced_accuracy=_holding(estimate("accuracy")),
+            auc_gain=estimate("gain") if "gain" in one.values else None,
+        )
+
+    def _measure(
         self,
         name: str,
         access: str,
@@ -364,34 +430,23 @@ class Audit:
         baseline: tuple[float, Array] | None,
         seconds: float,
         decides: bool = False,
-    ) -> tuple[AttackResult, Array]:
-        """What an attack achieved, its interval of the AUC for itself alone; and the resampled AUCs, shape (B,)."""
+    ) -> _Measured:
+        """What an attack achieved, with intervals for itself alone."""
         member, groups, weights = units.member, units.groups, units.weights
         n_member = int(member.sum())
         curve = statistics.roc(scores, member)
         grid = np.geomspace(statistics.resolution(member), 1.0, _BAND_POINTS)
-        aucs, advantages, tprs, band = [], [], [], []
+        aucs, advantages, band = [], [], []
         for block in statistics.resampled_rocs(scores, member, weights):
             aucs.append(block.auc)
             advantages.append(block.advantage)
-            tprs.append(np.stack([block.tpr_at(fpr) for fpr in self.fprs], axis=1))
             band.append(np.stack([block.tpr_at(fpr) for fpr in grid], axis=1))
-        resampled, tpr_samples = np.concatenate(aucs), np.concatenate(tprs)
         confidence, estimate = self.resampling.confidence, self.resampling.estimate
         low, high = np.quantile(np.concatenate(band), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         resolved = statistics.resolved(self.fprs, member)
-        rates = {
-            fpr: self._proportion(float(curve.tpr_at(fpr)), tpr_samples[:, column], n_member)
-            if fpr in resolved
-            else None
-            for column, fpr in enumerate(self.fprs)
-        }
         accuracy, decision = statistics.balanced_accuracy(scores, member, groups, self.seed)
         correct = decision == member
         accuracies = [(weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1) for side in (member, ~member)]
-        bound = None
-        if self.unit == "patient" and min(member.sum(), (~member).sum()) >= 4:
-            bound = epsilon.epsilon_lower_bound(scores, member, "split", 0.0, confidence, self.seed)
         transferred = None
         if decides:
             claimed = scores >= 0  # by the attack's own threshold, not by one chosen here
@@ -403,22 +458,35 @@ class Audit:
                 "balanced_accuracy": estimate((tpr + 1 - fpr) / 2, (shares[0] + 1 - shares[1]) / 2),
             }
         value = float(curve.auc)
-        auc = self._auc(value, resampled, member)
+        values: dict[str | float, float] = {
+            "auc": value,
+            "advantage": float(curve.advantage),
+            "accuracy": accuracy,
+            **{fpr: float(curve.tpr_at(fpr)) for fpr in resolved},
+        }
+        samples: dict[str | float, Array] = {
+            "auc": np.concatenate(aucs),
+            "advantage": np.concatenate(advantages),
+            "accuracy": (accuracies[0] + accuracies[1]) / 2,
+            **dict(zip(resolved, statistics.resampled_tprs(scores, member, units.gaps, resolved), strict=True)),
+        }
+        if baseline is not None:
+            values["gain"], samples["gain"] = value - baseline[0], samples["auc"] - baseline[1]
+        unknown = Estimate(float("nan"), float("nan"), float("nan"))
         result = AttackResult(
             name=name,
             access=access,
             signals=signals,
             n_shadow=n_shadow,
             scores=scores,
-            auc=auc,
-            auc_simultaneous=auc,
+            auc=unknown,
             p_value=float((1 + (chance >= value - 1e-12).sum()) / (1 + len(chance))),
             tail_p_value=None,
-            tpr_at_fpr=rates,
-            advantage=estimate(float(curve.advantage), np.concatenate(advantages)),
-            balanced_accuracy=estimate(accuracy, (accuracies[0] + accuracies[1]) / 2),
-            epsilon_lower_bound=bound,
-            auc_gain=None if baseline is None else estimate(value - baseline[0], resampled - baseline[1]),
+            tpr_at_fpr={},
+            advantage=unknown,
+            balanced_accuracy=unknown,
+            epsilon_lower_bound=None,
+            auc_gain=None,
             transferred=transferred,
             roc={
                 "fpr": curve.fpr.tolist(),
@@ -429,22 +497,23 @@ class Audit:
             },
             seconds=seconds,
         )
-        return result, resampled
+        measured = _Measured(result, values, samples)
+        return replace(measured, result=self._reported(measured, {}, member))
 
-    def _proportion(self, value: float, samples: Array, n: int) -> Estimate:
+    def _proportion(self, value: float, samples: Array, n: int, reach: float = 1.0) -> Estimate:
         """A share of n units; of patients, who are independent, never narrower than the exact interval."""
         if self.unit == "case":
-            return self.resampling.estimate(value, samples)
-        return self.resampling.proportion(value, samples, n)
+            return _holding(self.resampling.estimate(value, samples, reach))
+        return _holding(self.resampling.proportion(value, samples, n, reach))
 
-    def _auc(self, value: float, samples: Array, member: NDArray[np.bool_]) -> Estimate:
+    def _auc(self, value: float, samples: Array, member: NDArray[np.bool_], reach: float = 1.0) -> Estimate:
         """An AUC; of patients, who are independent, never narrower than the score interval."""
         if self.unit == "case":
-            return self.resampling.estimate(value, samples)
+            return _holding(self.resampling.estimate(value, samples, reach))
         n_member = int(member.sum())
-        return self.resampling.auc(value, samples, n_member, len(member) - n_member)
+        return self.resampling.auc(value, samples, n_member, len(member) - n_member, reach)
 
-    def _claims(self, best: AttackResult, units: _Units) -> ClaimsEvaluation | None:
+    def _claims(self, best: AttackResult, units: _Units, reach: float) -> ClaimsEvaluation | None:
         n_member, n_nonmember = units.sides
         if min(n_member, n_nonmember) < 2 or fewest_claims(n_member, n_nonmember // 2, self.claims_q) > n_member:
             return None  # nobody could be claimed; the report says so
@@ -456,6 +525,8 @@ class Audit:
             self.seed,
             True,
             confidence=self.resampling.confidence,
+            n_resamples=min(self.resampling.n_resamples, _CLAIM_RESAMPLES),
+            reach=reach,
         )
 
     def _utilities(self, table: SignalTable, target: str, units: _Units) -> dict[str, dict[str, Estimate]]:
@@ -471,6 +542,11 @@ class Audit:
                 "gap": estimate(means[0] - means[1], drawn[0] - drawn[1]),
             }
         return result
+
+
+def _holding(found: Estimate) -> Estimate:
+    """A rate with an interval that holds it and stays within [0, 1]."""
+    return Estimate(found.value, max(0.0, min(found.low, found.value)), min(1.0, max(found.high, found.value)))
 
 
 def _vulnerability(scores: Array, member: NDArray[np.bool_]) -> Array:

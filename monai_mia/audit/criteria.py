@@ -8,16 +8,17 @@ The verdict's level and the recommendation about a release are both read from th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from monai_mia import statistics
+from monai_mia.audit.findings import AttackFinding, Findings
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, at_most, stated_epsilon
+from monai_mia.statistics.epsilon import at_least, at_most
 
-__all__ = ["Criteria", "Findings", "Statement", "percent"]
+__all__ = ["Criteria", "Statement", "percent"]
 
 Outcome = Literal["pass", "fail", "undetermined"]
 
@@ -57,139 +58,6 @@ class Statement:
     def as_json(self) -> dict[str, Any]:
         """For ``privacy.json``."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("reasons", "high")}
-
-
-@dataclass(frozen=True)
-class AttackFinding:
-    """What a report says of one attack.
-
-    Attributes:
-        name: the attack's name.
-        n_shadow: how many shadows it used.
-        p_value: of its AUC, over all attacks.
-        tail_p_value: of its tail, over all attacks; None of a blind one, and in reports of schema 1.4 and before.
-        auc: with the interval for this attack alone.
-        simultaneous: with the interval for all attacks at once.
-        rates: the TPR at each resolved FPR that may be told.
-        lift: how many times its FPR its TPR is at least, where none of them is told; else None.
-    """
-
-    name: str
-    n_shadow: int
-    p_value: float
-    tail_p_value: float | None
-    auc: Estimate
-    simultaneous: Estimate
-    rates: Mapping[float, Estimate]
-    lift: float | None
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> AttackFinding:
-        """Read a row of ``attacks`` of ``report.json``."""
-        rates = {float(fpr): Estimate.of_json(rate) for fpr, rate in row["tpr_at_fpr"].items() if rate is not None}
-        tail = row.get("tail_p_value")
-        return cls(
-            str(row["name"]),
-            int(row["n_shadow"]),
-            float(row["p_value"]),
-            None if tail is None else float(tail),
-            Estimate.of_json(row, "auc"),
-            Estimate.of_json(row, "auc", "auc_ci_simultaneous"),
-            rates,
-            None if row["lift"] is None else float(row["lift"]),
-        )
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a report says, as far as a criterion reads it.
-
-    Attributes:
-        attacks: the attacks that are told of, best first.
-        n_attacks: how many were tried.
-        most_shadows: how many shadows any of them used.
-        blinds: the blind baseline and the blind network, as far as there are, the stronger first.
-        gain: AUC of the best attack minus that of the stronger blind one, or None without one.
-        n_member: member patients; units, where the design is not known.
-        n_nonmember: non-member patients, likewise.
-        resolution: the smallest FPR that is resolved.
-        randomised: whether a coin decided who is a member.
-        detectable: the AUC that chance gives the best attack in 1 of 20 permutations.
-        placebo: the attack on models in the target's stead, as ``controls`` has it, or None.
-        shifts: image statistics of members against non-members, those that are told of, likewise.
-        n_shifts: how many were compared.
-        halves: each side against itself, likewise.
-        image_tail: how seldom chance gives an image statistic such a tail, or None.
-        claims: what claims are worth, likewise, or None.
-        epsilon: audited epsilon of the best attack, or None.
-        ceiling: what a perfect attack would have shown.
-        accounted: accounted epsilon of the target's training, or None; none is without noise that nobody can repeat.
-        repeatable: whether the training has an account that bounds nothing, since its noise can be repeated.
-        confidence: coverage of the intervals.
-    """
-
-    attacks: Sequence[AttackFinding]
-    n_attacks: int
-    most_shadows: int
-    blinds: Sequence[AttackFinding]
-    gain: Estimate | None
-    n_member: int
-    n_nonmember: int
-    resolution: float
-    randomised: bool
-    detectable: float
-    placebo: Mapping[str, Any] | None
-    shifts: Sequence[Mapping[str, Any]]
-    n_shifts: int
-    halves: Sequence[Mapping[str, Any]]
-    image_tail: float | None
-    claims: Mapping[str, Any] | None
-    epsilon: float | None
-    ceiling: float
-    accounted: float | None
-    repeatable: bool
-    confidence: float
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Findings:
-        """Read the content of ``report.json``."""
-        design, vulnerability, controls = content.get("design", {}), content["exposure"], content["controls"]
-        best = content["attacks"][0]
-        blinds = [controls[name] for name in ("blind_baseline", "blind_network") if controls[name] is not None]
-        gain = controls["attack_minus_blind"]
-        return cls(
-            attacks=[AttackFinding.of(row) for row in content["attacks"]],
-            n_attacks=len(content["attacks"]) + len(content["withheld"]),
-            most_shadows=max(int(row["n_shadow"]) for row in (*content["attacks"], *content["withheld"])),
-            blinds=sorted(map(AttackFinding.of, blinds), key=lambda blind: -blind.auc.value),
-            gain=None if gain is None else Estimate.of_json(gain),
-            n_member=int(design.get("n_member", vulnerability.get(f"n_{content['unit']}s"))),
-            n_nonmember=int(design.get("n_nonmember", round(1 / float(vulnerability["resolution"])))),
-            resolution=float(vulnerability["resolution"]),
-            randomised=design.get("kind") == "randomised",
-            detectable=float(controls["null"]["auc_95"]),
-            placebo=controls.get("permuted_membership"),
-            shifts=controls.get("shifts", ()),
-            n_shifts=int(controls.get("n_shifts", 0)),
-            halves=controls.get("halves", ()),
-            image_tail=controls.get("image_tail"),
-            claims=content["claims"],
-            epsilon=best["epsilon_lower_bound"],
-            ceiling=0.0 if best["epsilon"] is None else float(best["epsilon"]["ceiling"]),
-            accounted=stated_epsilon(content.get("target", {}).get("privacy")),
-            repeatable=(content.get("target", {}).get("privacy") or {}).get("secure_noise") is False,
-            confidence=float(content["confidence"]),
-        )
-
-    @property
-    def best(self) -> AttackFinding:
-        """The attack with the highest AUC."""
-        return self.attacks[0]
-
-    def corrected(self, rate: Estimate) -> Estimate:
-        """A TPR with an interval that holds for all attacks at once (Bonferroni), never narrower than its own."""
-        confidence = 1 - (1 - self.confidence) / self.n_attacks
-        return rate.wider(statistics.clopper_pearson(round(rate.value * self.n_member), self.n_member, confidence))
 
 
 @dataclass(frozen=True)
@@ -240,15 +108,17 @@ class Criteria:
             by the same level.
         tail_significance: a TPR at a resolved FPR counts if chance gives it no more often than this, over all attacks
             and FPRs.
-        min_gain_over_blind: where membership can be told without the model, an attack must be better than that by more
-            than this.
+        min_gain_over_blind: where membership can be told without the model, an attack must be better than that, or than
+            chance within strata of patients who are alike as images, by more than this.
         max_detectable: chance may give the best attack at most this AUC, in 1 of 20 permutations; else finding nothing
             is ``inconclusive``.
         min_shadows: so many shadows at least for some attack, or a release is not supported.
-        high_auc: the verdict is ``high`` if the best attack's own interval of the AUC lies above this: membership is
-            told with ease.
-        max_auc: a release is supported only if the interval of the best attack's AUC, for all attacks at once, lies at
-            or below this. It is lower than ``high_auc``: what is not told with ease is not yet safe to release.
+        min_explained: of the variance of the non-members' scores, the share that image statistics must explain for
+            strata of them to count: without a coin, shadows and a blind network.
+        high_auc: the verdict is ``high`` if the interval of the best attack's AUC lies above this: membership is told
+            with ease.
+        max_auc: a release is supported only if the interval of the best attack's AUC lies at or below this. It is lower
+            than ``high_auc``: what is not told with ease is not yet safe to release.
         max_lift: no TPR is more than this many times its FPR, by the whole interval.
         min_false_alarms: the smallest FPR at which so many non-members would be accused is the one that can pass.
         max_claimed: share of the members who can be claimed while few claims are false.
@@ -262,6 +132,7 @@ class Criteria:
     significance: float = 0.05
     tail_significance: float = 0.01
     min_gain_over_blind: float = 0.1
+    min_explained: float = 0.25
     max_detectable: float = 0.75
     min_shadows: int = 4
     high_auc: float = 0.7
@@ -273,7 +144,7 @@ class Criteria:
 
     def __post_init__(self) -> None:
         """Refuse thresholds that nothing, or anything, could pass."""
-        for name in ("significance", "tail_significance", "max_claimed"):
+        for name in ("significance", "tail_significance", "max_claimed", "min_explained"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} must be in (0, 1), got {getattr(self, name)}.")
         for name in ("high_auc", "max_auc", "max_detectable"):
@@ -346,6 +217,9 @@ class Criteria:
                 remarks.append(f"Although {words}, the attack on the target is clearly better ({gain} more).")
         if not found.randomised:
             doubts += self._drifts(found)
+        if shown and not found.randomised and not found.networked and not found.most_shadows:
+            sound, words = self._within_strata(found, by_auc)
+            (remarks if sound else doubts).append(words)
         if unclear is not None:
             (remarks if by_auc else doubts).append(unclear)
         return Statement(
@@ -353,6 +227,29 @@ class Criteria:
             f"{len(doubts)} in doubt" if doubts else "none in doubt", None, None, f"p above {self.significance:g}",
             _outcome(not doubts), tuple(doubts or remarks),
         )  # fmt: skip
+
+    def _within_strata(self, found: Findings, by_auc: bool) -> tuple[bool, str]:
+        """Whether what was found holds among patients who are alike as images, where nothing else tells the two apart.
+
+        A signal of the target alone measures how hard a case is as much as whether it is remembered.
+        """
+        matched, limit = found.matched, 0.5 + self.min_gain_over_blind
+        same = "members that are easier or harder cases would look the same. Shadows or a blind network would tell."
+        if matched is None:
+            return False, f"But no shadow model or blind network was trained, and the images were not described: {same}"
+        auc, explained = Estimate.of_json(matched, "auc"), float(matched["explained"])
+        if explained < self.min_explained:
+            return False, (
+                f"But no shadow model was trained, and the image statistics explain only {explained:.0%} of how the "
+                f"attack scores non-members (at least {self.min_explained:.0%} are needed): {same}"
+            )
+        among = (
+            f"ithin {matched['n_strata']} strata of patients whom the image statistics make alike for the attack (they "
+        )
+        among += f"explain {explained:.0%} of how it scores non-members) it has an AUC of {auc}"
+        if auc.low <= limit or not by_auc:
+            return False, f"But w{among}; the interval must lie above {limit:g}: {same}"
+        return True, f"W{among}: that members are other images does not explain it."
 
     def _drifts(self, found: Findings) -> list[str]:
         """Why members and non-members may come from different sources, where no coin dealt the sides."""
@@ -452,13 +349,11 @@ class Criteria:
 
     def _auc(self, found: Findings, by_auc: bool) -> Statement:
         best, limit = found.best, f"at most {self.max_auc:g}"
-        auc = best.simultaneous
+        auc = best.auc
         outcome = _beside(auc, self.max_auc)
         high = by_auc and best.auc.low > self.high_auc
         reasons: tuple[str, ...] = ()
         if high:
-            if outcome != "fail":
-                limit += f"; of its own interval, {best.auc.low:.3f} and more, {self.high_auc:g}"
             outcome = "fail"
             reasons = (f"The whole interval of the AUC lies above {self.high_auc:g}: membership is told with ease.",)
         return Statement(
@@ -517,7 +412,7 @@ class Criteria:
         tails = []
         for attack in found.attacks:
             if attack.tail_p_value is not None and attack.tail_p_value <= self.tail_significance:
-                rates = [_Rate(attack.name, fpr, found.corrected(tpr)) for fpr, tpr in attack.rates.items()]
+                rates = [_Rate(attack.name, fpr, tpr) for fpr, tpr in attack.rates.items()]
                 told = max(rates, key=_lift, default=None)
                 sharper = told is None or _lift(told)[0] < (attack.lift or 0.0)
                 tails.append(_Tail(attack, attack.tail_p_value, None if sharper else told))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from monai_mia.attacks.attack import Attack
 from monai_mia.attacks.transfer import fitted_threshold
 from monai_mia.attacks.voxelwise import opponents
 from monai_mia.audit.disclosure.cells import MIN_CELL
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
@@ -124,6 +126,10 @@ def transferred_threshold(attack: Attack, view: AdversaryView, seed: int = 0) ->
     if not scores:
         raise InputError(f"shadows must be at least 1 to transfer the threshold of attack {attack.name!r}, got 0.")
     return fitted_threshold(np.concatenate(scores), np.concatenate(sides), "youden")
+
+
+#: A rate that is about too few patients to be told.
+_UNTOLD = Estimate(nan, nan, nan)
 
 
 @dataclass(frozen=True)
@@ -550,3 +556,54 @@ class FalsePositiveStudyResult:
     headline_fpr: float
     confidence: float
     patients_assumed: int = 0
+
+    def shared(self, disclosure: Disclosure) -> FalsePositiveStudyResult:
+        """What may be shared of it: few attacks, with rounded numbers, and no rate of too few of the cohort's patients.
+
+        All mitigations are of one model, so that the attacks that may be told are divided among them, one at least for
+        each. Foreign sources are no secret: only their rates beside those of the cohort are told.
+
+        Args:
+            disclosure: how much may be told.
+        """
+        if disclosure.everything:
+            return self
+        side = self.patients // 2
+        most = disclosure.n_attacks(side, side, self.targets)
+        most = most and max(1, most // len(self.mitigations))
+
+        def of(item: AttackFalsePositives) -> AttackFalsePositives:
+            own = item.sources[0]
+            shown = disclosure.divides(item.tpr.value, own.fpr.value, side, side)
+            at_fpr = disclosure.divides(item.tpr_at_fpr.value, self.headline_fpr, side, side)
+            rounded = disclosure.coarse(item)
+            sources = rounded.sources
+            if not shown:
+                sources = tuple(
+                    replace(source, precision=dict.fromkeys(source.precision, _UNTOLD), mmps={}) for source in sources
+                )
+                sources = (
+                    replace(sources[0], fpr=_UNTOLD, gated_fpr=_UNTOLD, rejected=_UNTOLD, fpr_at_95_tpr=_UNTOLD),
+                    *sources[1:],
+                )
+            return replace(
+                rounded,
+                tpr_at_fpr=rounded.tpr_at_fpr if at_fpr else _UNTOLD,
+                tpr=rounded.tpr if shown else _UNTOLD,
+                gated_tpr=rounded.gated_tpr if shown else _UNTOLD,
+                rejected=rounded.rejected if shown else _UNTOLD,
+                mmps=rounded.mmps if shown else {},
+                sources=sources,
+            )
+
+        return replace(
+            self,
+            mitigations=tuple(
+                replace(
+                    row,
+                    utility=disclosure.coarse(row.utility) if disclosure.shows(side) else {},
+                    result=replace(row.result, attacks=tuple(map(of, row.result.attacks[:most]))),
+                )
+                for row in self.mitigations
+            ),
+        )

@@ -45,6 +45,10 @@ _BASELINE = "global loss"
 class AttackResult:
     """What one attack achieved against the target, in the audit's unit. ``print`` shows it.
 
+    Of an attack of an audit, the intervals of AUC, TPR, advantage, accuracy and gain hold although it may have been
+    chosen as the best of all (:func:`~monai_mia.statistics.reach_of_best`), and the bounds on epsilon hold for all at
+    once.
+
     Attributes:
         name: the attack's name.
         access: what the adversary needs.
@@ -52,8 +56,6 @@ class AttackResult:
         n_shadow: how many shadows it used.
         scores: one per unit, shape (U,), higher = more likely a member.
         auc: area under the ROC, in [0, 1].
-        auc_simultaneous: the same with an interval that holds for all attacks of the audit at once, and so for the best
-            of them.
         p_value: probability under permuted membership that the best of all attacks of the audit reaches this AUC.
         tail_p_value: probability under permuted membership that any attack of the audit has, at any resolved FPR, a TPR
             that chance gives as seldom as the least likely one of this attack; 1 without a resolved FPR; None of a
@@ -61,7 +63,7 @@ class AttackResult:
         tpr_at_fpr: for each FPR, the TPR, or None below the resolution of the cohort.
         advantage: largest TPR - FPR, in [0, 1]; optimistic.
         balanced_accuracy: of a threshold chosen on other patients.
-        epsilon_lower_bound: audited epsilon, or None where the unit is not the patient.
+        epsilon_lower_bound: audited epsilon, or None where the unit is not the patient, and of a blind one.
         auc_gain: AUC minus that of the global loss, with its paired interval.
         transferred: of an attack with a threshold of its own, fitted on shadows: TPR, FPR and balanced accuracy of its
             decision; else None.
@@ -77,7 +79,6 @@ class AttackResult:
     n_shadow: int
     scores: Array
     auc: Estimate
-    auc_simultaneous: Estimate
     p_value: float
     tail_p_value: float | None
     tpr_at_fpr: Mapping[float, Estimate | None]
@@ -99,7 +100,6 @@ class AttackResult:
             "signals": list(self.signals),
             "n_shadow": self.n_shadow,
             **self.auc.named("auc"),
-            "auc_ci_simultaneous": list(self.auc_simultaneous.ci),
             "p_value": self.p_value,
             "tail_p_value": self.tail_p_value,
             "auc_gain_over_global_loss": _json(self.auc_gain),
@@ -173,7 +173,8 @@ class AuditResult:
         attacks: sorted by AUC, best first.
         blind: the blind baseline as if it were an attack, or None without image statistics.
         blind_network: the blind network as if it were an attack, or None if none was trained.
-        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, with its paired interval.
+        attack_minus_blind: AUC of the best attack minus that of the stronger blind one, or minus 0.5 if that is more,
+            with its paired interval.
         controls: further controls.
         null: what chance gives: quantiles of the best AUC under permuted membership.
         vulnerability: for each unit, the smallest FPR at which the best attack still calls it a member; private.
@@ -408,6 +409,8 @@ class AuditResult:
         shown += [attack for attack in self.attacks[n_rows:] if attack.name == "global loss"]
         blinds = [blind for blind in (self.blind, self.blind_network) if blind is not None]
         lines = text_table(heads, [_row(attack, fprs) for attack in (*shown, *blinds)])
+        if len(self.attacks) > 1:
+            lines.append(f"Intervals and epsilon allow for the choice of the best of {len(self.attacks)} attacks.")
         if len(self.attacks) > len(shown):
             lines.append(f"... and {len(self.attacks) - len(shown)} more attacks.")
         if assumed:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from monai_mia.audit.criteria import Criteria, Findings, Statement
+from monai_mia.audit.criteria import Criteria, Statement
+from monai_mia.audit.findings import Findings
 
 __all__ = ["Level", "Recommendation", "Verdict", "judge"]
 

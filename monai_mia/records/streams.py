@@ -37,6 +37,7 @@ class Stream(Enum):
     PHANTOM_SCAN = "scan of a phantom"
     # statistics
     PATIENT_RESAMPLES = "resamples of patients, members and non-members apart"
+    PATIENT_GAPS = "shares of patients in a Bayesian bootstrap"
     PATIENT_FOLDS = "folds of patients"
     MEMBER_PERMUTATIONS = "permutations of membership"
     ACCURACY_FOLDS = "folds of balanced accuracy"
@@ -44,6 +45,7 @@ class Stream(Enum):
     ONE_RUN_TIES = "ties of a one-run audit"
     CONFORMAL_TIES = "ties of conformal p-values"
     CLAIM_SPLITS = "splits of non-members of claims"
+    CLAIM_RESAMPLES = "splits of non-members of claims in each resample"
     # audits
     COMPARISON_RESAMPLES = "resamples of a comparison"
     TARGET_RESAMPLES = "resamples of targets for false positives"

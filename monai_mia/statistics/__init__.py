@@ -5,13 +5,14 @@
 from monai_mia.statistics.estimate import Estimate, Resampling
 from monai_mia.statistics.permutation import holm, permuted_aucs, permuted_members, permuted_tails, tail_p_values
 from monai_mia.statistics.resampling import (
+    gaps_by_group,
     group_means,
     mean_over_targets,
     means_by_group,
     patient_folds,
     percentiles,
+    reach_of_best,
     resampled_means,
-    simultaneous_reach,
     weights_by_group,
 )
 from monai_mia.statistics.roc import (
@@ -22,6 +23,7 @@ from monai_mia.statistics.roc import (
     balanced_accuracy,
     clopper_pearson,
     resampled_rocs,
+    resampled_tprs,
     resolution,
     resolved,
     roc,
@@ -36,6 +38,7 @@ __all__ = [
     "aucs",
     "balanced_accuracy",
     "clopper_pearson",
+    "gaps_by_group",
     "group_means",
     "holm",
     "mean_over_targets",
@@ -45,12 +48,13 @@ __all__ = [
     "permuted_aucs",
     "permuted_members",
     "permuted_tails",
+    "reach_of_best",
     "resampled_means",
     "resampled_rocs",
+    "resampled_tprs",
     "resolution",
     "resolved",
     "roc",
-    "simultaneous_reach",
     "tail_p_values",
     "weights_by_group",
 ]

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
-from monai_mia.statistics.estimate import Estimate
+from monai_mia.statistics.estimate import Estimate, Resampling
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import clopper_pearson
 
@@ -49,6 +49,9 @@ Array = NDArray[np.float64]
 
 #: Rounding of the products and quotients that a p-value at exactly its bound goes through.
 _ROUNDING = 1e-9
+
+#: Splits of the non-members in each resample of the patients.
+_SPLITS_A_RESAMPLE = 5
 
 
 @dataclass(frozen=True)
@@ -84,36 +87,32 @@ class Claims:
 class ClaimsEvaluation:
     """What an attack's claims would have been worth, by patients whose membership is known.
 
-    Counts and their intervals are of one split of the non-members into those who calibrate and those who are scored
-    among the members. The means are over many splits, and depend less on chance.
+    Numbers are means over many splits of the non-members into those who calibrate and those who are scored among the
+    members: one split alone says 0 or a half, as chance has it. Intervals are of these means, over other patients of
+    the same kind (a bootstrap by patient, with five new splits in each resample). They need not hold what a single
+    adversary, who has one split, achieves.
 
     Attributes:
         q: bound on the expected share of false claims.
         n_member: members that were scored.
         n_nonmember: non-members that were scored.
         n_calibration: non-members that were known.
-        fewest: fewer patients than this cannot be claimed.
-        n_claims: claims.
-        n_false: false claims.
-        false_share: false claims among the claims, with Clopper and Pearson's interval; 0 in [0, 1] without claims.
-        tpr: members that were claimed, as a share, with Clopper and Pearson's interval.
-        mean_claims: mean number of claims.
-        mean_false_share: mean share of false claims, what ``q`` bounds.
-        mean_tpr: mean share of members that were claimed.
+        n_splits: splits that the means are taken over.
+        fewest: fewer patients than this cannot be claimed, in half of the splits.
+        n_claims: mean number of claims.
+        false_share: mean share of false claims among the claims, 0 where nobody is claimed; what ``q`` bounds.
+        tpr: mean share of the members who were claimed.
     """
 
     q: float
     n_member: int
     n_nonmember: int
     n_calibration: int
+    n_splits: int
     fewest: int
-    n_claims: int
-    n_false: int
+    n_claims: Estimate
     false_share: Estimate
     tpr: Estimate
-    mean_claims: float
-    mean_false_share: float
-    mean_tpr: float
 
     def as_json(self) -> dict[str, Any]:
         """As ``claims`` of ``report.json`` has it: a number with an interval has its own key, and one with ``_ci``."""
@@ -220,6 +219,8 @@ def evaluate_claims(
     calibration: float = 0.5,
     n_splits: int = 200,
     confidence: float = 0.95,
+    n_resamples: int = 400,
+    reach: float = 1.0,
 ) -> ClaimsEvaluation:
     """What the claims of an attack would be worth: some non-members are known, the others hide among the members.
 
@@ -228,55 +229,122 @@ def evaluate_claims(
         member: whether the target trained on a case, shape (N,), bool.
         groups: the patient of each case, length N. A patient's scores are averaged; nobody is split.
         q: bound on the expected share of false claims, in (0, 1).
-        seed: seed of the splits; the first is the one that is counted.
+        seed: seed of splits and resamples.
         adaptive: as in :func:`claimed_members`.
         calibration: share of the non-members that are known, in (0, 1).
         n_splits: splits that the means are taken over.
         confidence: coverage of the intervals.
+        n_resamples: resamples of patients behind the intervals, each with splits of its own.
+        reach: of an attack that was chosen for its AUC, how many times as far down its interval reaches; see
+            :func:`~monai_mia.statistics.reach_of_best`. What goes with the AUC is chosen no more sharply than that.
 
     Raises:
         InputError: where the known non-members are too few for any claim at ``q``, or none is left to be scored.
     """
     scores = _finite(scores, "scores")
-    pooled, sides = group_means(scores, groups)[1], group_means(np.asarray(member, dtype=bool), groups)[1]
+    names, pooled = group_means(scores, groups)
+    sides = group_means(np.asarray(member, dtype=bool), groups)[1]
     if ((sides > 0) & (sides < 1)).any():
         raise InputError("member must be the same for all cases of a patient, got patients with both.")
     if not 0 < calibration < 1:
         raise InputError(f"calibration must be in (0, 1), got {calibration}.")
-    if n_splits < 1:
-        raise InputError(f"n_splits must be at least 1, got {n_splits}.")
-    members, others = pooled[sides == 1], pooled[sides == 0]
-    n_known = min(floor(calibration * len(others) + 0.5), len(others) - 1)
-    if n_known < 1 or not len(members):
+    for name, count in (("n_splits", n_splits), ("n_resamples", n_resamples)):
+        if count < 1:
+            raise InputError(f"{name} must be at least 1, got {count}.")
+    inside = sides == 1
+    n_member, n_others = int(inside.sum()), int((~inside).sum())
+    n_known = min(floor(calibration * n_others + 0.5), n_others - 1)
+    if n_known < 1 or not n_member:
         raise InputError(
-            "patients must be at least 1 member and 2 non-members to evaluate claims, got "
-            f"{len(members)} and {len(others)}."
+            f"patients must be at least 1 member and 2 non-members to evaluate claims, got {n_member} and {n_others}."
         )
-    rng = stream(Stream.CLAIM_SPLITS, seed)
-    counts = []
-    for _ in range(n_splits):
-        dealt = rng.permutation(others)
-        claims = claimed_members(np.concatenate([members, dealt[n_known:]]), dealt[:n_known], q, adaptive)
-        counts.append((claims.n_claims, int(claims.claimed[len(members) :].sum()), claims.fewest))
-    made, false, _ = np.asarray(counts).T
-    n_claims, n_false, fewest = counts[0]
-    true = n_claims - n_false
+    resampling = Resampling(confidence, n_resamples, seed)
+    known = _splits(~inside, n_known, n_splits, stream(Stream.CLAIM_SPLITS, seed))
+    claimed_members(pooled[~known[0]], pooled[known[0]], q, adaptive)  # refuses what could claim nobody
+    made, false, shares = _claims_by_split(pooled, inside, known, None, q, adaptive)
+    weights = np.repeat(resampling.weights(inside, names.tolist()), _SPLITS_A_RESAMPLE, axis=0)
+    known = _splits(~inside, n_known, len(weights), stream(Stream.CLAIM_RESAMPLES, seed))
+    for part in (known, ~inside & ~known):  # in each resample as many know and hide as in truth
+        weights = np.where(part, weights * part.sum(axis=1, keepdims=True) / _totals(weights * part), weights)
+    drawn = [
+        values.reshape(n_resamples, _SPLITS_A_RESAMPLE)
+        for values in _claims_by_split(pooled, inside, known, weights, q, adaptive)[:2]
+    ]
+    n_scored = n_member + n_others - n_known
+    n_claims, n_false, tpr = float(made.mean()), float(false.mean()), float((made - false).mean() / n_member)
+    wrong = round(n_false), max(round(n_claims), round(n_false))
+    exact = clopper_pearson(*wrong, confidence) if wrong[1] else (0.0, 1.0)
+    share_false = float((false / np.maximum(1, made)).mean())
+    tprs = (drawn[0] - drawn[1]).mean(axis=1) / n_member
+    false_shares = (drawn[1] / np.maximum(1, drawn[0])).mean(axis=1)
     return ClaimsEvaluation(
         q=q,
-        n_member=len(members),
-        n_nonmember=len(others) - n_known,
+        n_member=n_member,
+        n_nonmember=n_others - n_known,
         n_calibration=n_known,
-        fewest=fewest,
-        n_claims=n_claims,
-        n_false=n_false,
-        false_share=Estimate(
-            n_false / max(1, n_claims), *(clopper_pearson(n_false, n_claims, confidence) if n_claims else (0.0, 1.0))
-        ),
-        tpr=Estimate(true / len(members), *clopper_pearson(true, len(members), confidence)),
-        mean_claims=float(made.mean()),
-        mean_false_share=float((false / np.maximum(1, made)).mean()),
-        mean_tpr=float((made - false).mean() / len(members)),
+        n_splits=n_splits,
+        fewest=int(np.median([fewest_claims(share * n_scored, n_known, q) for share in shares])),
+        n_claims=_holding(resampling.estimate(n_claims, _about(n_claims, drawn[0].mean(axis=1)), reach), n_scored),
+        false_share=_holding(resampling.estimate(share_false, _about(share_false, false_shares)).wider(exact)),
+        tpr=_holding(resampling.proportion(tpr, _about(tpr, tprs), n_member, reach)),
     )
+
+
+def _splits(others: NDArray[np.bool_], n_known: int, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which of the non-members are known, in so many random splits, shape (count, U)."""
+    dealt = rng.permuted(np.tile(np.flatnonzero(others), (count, 1)), axis=1)[:, :n_known]
+    known = np.zeros((count, len(others)), dtype=bool)
+    np.put_along_axis(known, dealt, True, axis=1)
+    return known
+
+
+def _totals(weights: Array) -> Array:
+    """Sums of the rows, and 1 instead of 0, shape (R, 1)."""
+    sums = weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(sums > 0, sums, 1.0))
+
+
+def _about(value: float, samples: Array) -> Array:
+    """Resamples moved to have the number as their mean: copies of a patient, who tie, let the procedure claim more."""
+    return np.asarray(samples - samples.mean() + value)
+
+
+def _holding(found: Estimate, most: float = 1.0) -> Estimate:
+    """With an interval that holds the number itself, and nothing that is impossible."""
+    return Estimate(found.value, max(0.0, min(found.low, found.value)), min(most, max(found.high, found.value)))
+
+
+def _claims_by_split(
+    pooled: Array, inside: NDArray[np.bool_], known: NDArray[np.bool_], weights: Array | None, q: float, adaptive: bool
+) -> tuple[Array, Array, Array]:
+    """:func:`claimed_members` of R splits at once, each patient as often as its weight says.
+
+    Args:
+        pooled: scores of the U patients, shape (U,).
+        inside: who is a member, shape (U,).
+        known: who calibrates, shape (R, U).
+        weights: how often each patient occurs, shape (R, U); by default once.
+        q: bound on the expected share of false claims.
+        adaptive: estimate the share of non-members among the scored.
+
+    Returns:
+        Claims, false claims, and the share of non-members that the claims rely on, each of shape (R,).
+    """
+    order = np.argsort(-pooled, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(pooled[order])), len(pooled) - 1)  # last patient of each tie
+    inside, known = inside[order], known[:, order]
+    ones = np.ones((1, len(pooled))) if weights is None else weights[:, order]
+    calibrating, scored, true = (np.cumsum(ones * which, axis=1)[:, last] for which in (known, ~known, inside))
+    n_known, n = calibrating[:, -1:], scored[:, -1:]
+    p_values = (1 + calibrating) / (1 + n_known)
+    share = np.ones((len(n_known), 1))
+    if adaptive:
+        half = ((np.rint(n_known) + 1) // 2) / (n_known + 1)
+        below = np.where(p_values <= half + _ROUNDING, scored, 0).max(axis=1, keepdims=True)
+        share = (1 + n - below) / (n * (1 - half))
+    enough = (scored > 0) & (share * p_values * n <= q * (1 + _ROUNDING) * scored)
+    made, right = (np.where(enough, counts, 0).max(axis=1) for counts in (scored, np.broadcast_to(true, scored.shape)))
+    return made, made - right, share[:, 0]
 
 
 def _adjusted(p_values: Array) -> Array:

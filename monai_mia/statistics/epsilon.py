@@ -38,6 +38,7 @@ from scipy.optimize import brentq
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.resampling import group_means
+from monai_mia.statistics.roc import roc
 
 __all__ = [
     "EpsilonBound",
@@ -51,9 +52,11 @@ __all__ = [
     "epsilon_from_rates",
     "epsilon_in_words",
     "epsilon_lower_bound",
+    "epsilon_lower_bounds",
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
+    "largest_epsilon",
     "mu_from_counts",
     "one_run_epsilon",
     "one_run_p_value",
@@ -74,7 +77,7 @@ class EpsilonBound:
     Attributes:
         value: the bound; 0 proves nothing.
         delta: the delta of the guarantee that it refutes.
-        confidence: probability that the bound holds.
+        confidence: probability that the bound holds, of several attacks' bounds that all of them hold.
         method: how the threshold or the number of guesses was chosen: ``split``, ``bonferroni``, ``one run``.
         ceiling: the bound that a perfect attack would have reached with as many patients.
         gaussian: whether it refutes a Gaussian trade-off curve only, not every (epsilon, delta) guarantee.
@@ -189,36 +192,87 @@ def epsilon_lower_bound(
         gaussian: refute a Gaussian trade-off curve only; needs delta > 0.
     """
     scores, member = _checked(scores, member)
+    _enough(member)
+    if method == "bonferroni":
+        everyone = np.ones(len(scores), dtype=bool)
+        thresholds = np.unique(scores)
+        n = len(thresholds)
+        counted = [_counts(scores, member, everyone, t) for t in thresholds]
+        value = max(epsilon_from_counts(*counts, delta, confidence, n, gaussian) for counts in counted)
+        ceiling = epsilon_ceiling(int(member.sum()), int((~member).sum()), delta, confidence, n, gaussian)
+        return EpsilonBound(value, delta, confidence, method, ceiling, gaussian)
+    if method != "split":
+        raise InputError(f"method must be 'split' or 'bonferroni', got {method!r}.")
+    return epsilon_lower_bounds(scores[None], member, delta, confidence, seed, gaussian)[0]
+
+
+def epsilon_lower_bounds(
+    scores: ArrayLike,
+    member: ArrayLike,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    gaussian: bool = False,
+) -> list[EpsilonBound]:
+    """Lower bounds on epsilon from K attacks on one training, which hold all at once: the largest is a bound, too.
+
+    One random half of the patients chooses the threshold of each attack, and the attack that would prove the most
+    there. That one is given half of the error, the others share the rest: Bonferroni with weights that the patients who
+    are counted had no say in (Genovese, Roeder and Wasserman, Biometrika 2006). So trying many attacks costs the
+    promising one little, and a bound of any other is still one.
+
+    Args:
+        scores: shape (K, N), higher = more likely a member; units must be independent (patients, not cases).
+        member: shape (N,), bool.
+        delta: the delta of the guarantee to refute.
+        confidence: probability that all K bounds hold.
+        seed: seed of the split.
+        gaussian: refute a Gaussian trade-off curve only; needs delta > 0.
+
+    Returns:
+        K bounds, each beside the ceiling that its share of the error leaves. A single attack has all of the error, as
+        in :func:`epsilon_lower_bound`.
+    """
+    member = np.asarray(member, dtype=bool)
+    rows = [_checked(row, member)[0] for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
+    _enough(member)
+    rng = stream(Stream.EPSILON_SPLIT, seed)
+    choose = np.zeros(len(member), dtype=bool)
+    for side in (member, ~member):
+        units = np.flatnonzero(side)
+        choose[rng.permutation(units)[: len(units) // 2]] = True
+    chosen, promise = [], []
+    for row in rows:
+        tried = np.unique(row[choose])
+        found = [epsilon_from_counts(*_counts(row, member, choose, t), delta, confidence, 1, gaussian) for t in tried]
+        chosen.append(tried[int(np.argmax(found))])
+        promise.append((max(found), float(roc(row[choose], member[choose]).auc)))
+    best = max(range(len(rows)), key=lambda k: promise[k])
+    sides = int((member & ~choose).sum()), int((~member & ~choose).sum())
+    bounds = []
+    for k, (row, threshold) in enumerate(zip(rows, chosen, strict=True)):
+        share = 1.0 if len(rows) == 1 else 0.5 if k == best else 0.5 / (len(rows) - 1)
+        own = 1 - (1 - confidence) * share
+        value = epsilon_from_counts(*_counts(row, member, ~choose, threshold), delta, own, 1, gaussian)
+        ceiling = epsilon_ceiling(*sides, delta, own, 1, gaussian)
+        bounds.append(EpsilonBound(value, delta, confidence, "split", ceiling, gaussian))
+    return bounds
+
+
+def _counts(
+    scores: NDArray[np.float64], member: NDArray[np.bool_], counted: NDArray[np.bool_], threshold: float
+) -> tuple[int, int, int, int]:
+    """Members called members, members, others called members, others: among those that are counted."""
+    said, inside = scores[counted] >= threshold, member[counted]
+    return int((said & inside).sum()), int(inside.sum()), int((said & ~inside).sum()), int((~inside).sum())
+
+
+def _enough(member: NDArray[np.bool_]) -> None:
     if min(member.sum(), (~member).sum()) < 4:
         raise InputError(
             f"patients must be at least 4 on each side to bound epsilon, got {member.sum()} members "
             f"and {(~member).sum()} non-members."
         )
-
-    def bound(threshold: float, counted: NDArray[np.bool_], n_thresholds: int) -> float:
-        said, inside = scores[counted] >= threshold, member[counted]
-        counts = int((said & inside).sum()), int(inside.sum()), int((said & ~inside).sum()), int((~inside).sum())
-        return epsilon_from_counts(*counts, delta, confidence, n_thresholds, gaussian)
-
-    if method == "bonferroni":
-        count, thresholds = np.ones(len(scores), dtype=bool), np.unique(scores)
-    elif method == "split":
-        rng = stream(Stream.EPSILON_SPLIT, seed)
-        choose = np.zeros(len(scores), dtype=bool)
-        for side in (member, ~member):
-            units = np.flatnonzero(side)
-            choose[rng.permutation(units)[: len(units) // 2]] = True
-        count = ~choose
-        tried = np.unique(scores[choose])
-        thresholds = tried[[int(np.argmax([bound(t, choose, 1) for t in tried]))]]
-    else:
-        raise InputError(f"method must be 'split' or 'bonferroni', got {method!r}.")
-    n = len(thresholds)
-    sides = int(member[count].sum()), int((~member[count]).sum())
-    value = max(bound(t, count, n) for t in thresholds)
-    return EpsilonBound(
-        value, delta, confidence, method, epsilon_ceiling(*sides, delta, confidence, n, gaussian), gaussian
-    )
 
 
 # Gaussian differential privacy
@@ -499,6 +553,13 @@ def _checked(scores: ArrayLike, member: ArrayLike) -> tuple[NDArray[np.float64],
     if not np.isfinite(scores).all():
         raise InputError(f"scores must be finite, got {int((~np.isfinite(scores)).sum())} that are not.")
     return scores, member
+
+
+def largest_epsilon(attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
+    """The largest audited epsilon of the attacks of a report, whose bounds hold at once, and the largest ceiling."""
+    bounded = [row for row in attacks if row["epsilon"] is not None]
+    shown = max((float(row["epsilon_lower_bound"]) for row in bounded), default=None)
+    return shown, max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0)
 
 
 def at_least(bound: float) -> str:

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import asin, sin, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from monai_mia.errors import InputError
-from monai_mia.statistics.resampling import percentiles, weights_by_group
+from monai_mia.statistics.resampling import gaps_by_group, percentiles, weights_by_group
 from monai_mia.statistics.roc import auc_interval, clopper_pearson
 
 __all__ = ["Estimate", "Resampling"]
@@ -123,6 +125,10 @@ class Resampling:
         """
         return weights_by_group(member, groups, self.n_resamples, self.seed)
 
+    def gaps(self, member: ArrayLike, groups: Sequence[str]) -> Array:
+        """Weights for rates at an FPR, shape (B, N + 1); see :func:`~monai_mia.statistics.gaps_by_group`."""
+        return gaps_by_group(member, groups, self.n_resamples, self.seed)
+
     def counts(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         """How often each of n patients (or targets) occurs in each resample, shape (B, n)."""
         return rng.multinomial(n, np.full(n, 1 / n), size=self.n_resamples)
@@ -135,18 +141,36 @@ class Resampling:
         """The percentile interval of a quantity from its resamples, shape (B,)."""
         return percentiles(samples, self.confidence)
 
-    def estimate(self, value: float, samples: Array) -> Estimate:
-        """A number with the percentile interval of its resamples, shape (B,)."""
-        return Estimate(float(value), *self.interval(samples))
+    def estimate(self, value: float, samples: Array, reach: float = 1.0) -> Estimate:
+        """A number with the percentile interval of its resamples, shape (B,).
 
-    def proportion(self, value: float, samples: Array, n: int) -> Estimate:
+        Args:
+            value: the number.
+            samples: the same in each resample, shape (B,).
+            reach: how many times as far down the interval reaches, of what was chosen for being large; see
+                :func:`~monai_mia.statistics.reach_of_best`.
+        """
+        low, high = self.interval(samples)
+        return Estimate(float(value), value - reach * (value - low) if low < value else low, high)
+
+    def proportion(self, value: float, samples: Array, n: int, reach: float = 1.0) -> Estimate:
         """A share of n independent patients; never narrower than the interval of Clopper and Pearson.
 
-        Near 0 and 1 a bootstrap is too narrow: at 0 of n it has no width at all.
+        Near 0 and 1 a bootstrap is too narrow: at 0 of n it has no width at all. A ``reach`` applies to arcsines of
+        roots, of which the spread does not depend on the share.
         """
         exact = clopper_pearson(round(value * n), n, self.confidence)
-        return self.estimate(value, samples).wider(exact)
+        found = self.estimate(value, samples).wider(exact)
+        if reach == 1 or found.low >= value:
+            return found
+        at, low = (asin(sqrt(min(1.0, max(0.0, share)))) for share in (value, found.low))
+        return replace(found, low=sin(max(0.0, at - reach * (at - low))) ** 2)
 
-    def auc(self, value: float, samples: Array, n_member: int, n_nonmember: int) -> Estimate:
-        """An AUC of independent patients; never narrower than the score interval of Newcombe."""
-        return self.estimate(value, samples).wider(auc_interval(value, n_member, n_nonmember, self.confidence))
+    def auc(self, value: float, samples: Array, n_member: int, n_nonmember: int, reach: float = 1.0) -> Estimate:
+        """An AUC of independent patients; never narrower than the score interval of Newcombe, with the same reach."""
+        found = self.estimate(value, samples, reach).wider(auc_interval(value, n_member, n_nonmember, self.confidence))
+        if reach == 1:
+            return found
+        further = 1 - 2 * float(stats.norm.sf(reach * stats.norm.ppf((1 + self.confidence) / 2)))
+        low, _ = auc_interval(value, n_member, n_nonmember, further)
+        return replace(found, low=max(0.0, min(found.low, low)))

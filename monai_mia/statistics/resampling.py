@@ -13,13 +13,14 @@ from monai_mia.records.streams import Stream, stream
 from monai_mia.statistics.roc import Roc, resampled_rocs, roc
 
 __all__ = [
+    "gaps_by_group",
     "group_means",
     "mean_over_targets",
     "means_by_group",
     "patient_folds",
     "percentiles",
+    "reach_of_best",
     "resampled_means",
-    "simultaneous_reach",
     "weights_by_group",
 ]
 
@@ -50,6 +51,26 @@ def weights_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int,
     return counts[:, inverse]
 
 
+def gaps_by_group(member: ArrayLike, groups: Sequence[str], n_resamples: int, seed: int) -> NDArray[np.float64]:
+    """Weights of the Bayesian bootstrap (Rubin, Annals of Statistics 1981): each group (patient) has a random share.
+
+    Args:
+        member: shape (N,), bool, constant within a group.
+        groups: the group of each unit, length N.
+        n_resamples: B.
+        seed: seed of the draw.
+
+    Returns:
+        Weights of the N units, and last of the gap beyond the extreme non-member, shape (B, N + 1): standard
+        exponential for each group.
+    """
+    member = np.asarray(member, dtype=bool)
+    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = stream(Stream.PATIENT_GAPS, seed).standard_exponential((n_resamples, len(names) + 1))
+    n_units = (~member).sum() / len(set(np.asarray(groups)[~member]))  # of a non-member patient
+    return np.concatenate([drawn[:, inverse], n_units * drawn[:, -1:]], axis=1)
+
+
 def percentiles(samples: Array, confidence: float = 0.95) -> tuple[float, float]:
     """Percentile interval of a quantity from its resamples, shape (B,).
 
@@ -78,24 +99,41 @@ def resampled_means(values: ArrayLike, among: ArrayLike, weights: Array) -> Arra
         return np.asarray((counted * np.asarray(values)).sum(axis=(1, 2)) / counted.sum(axis=(1, 2)))
 
 
-def simultaneous_reach(samples: Array, confidence: float = 0.95) -> float:
-    """How many standard deviations the intervals of K quantities must reach to hold for all of them at once.
+def reach_of_best(samples: Array, confidence: float = 0.95, one_sided: bool = False) -> float:
+    """How many times as far down as for one attack alone the interval of the best of K attacks must reach.
 
-    That is what the one needs that was picked for being the largest. It is a quantile, over resamples, of the largest
-    of all K deviations; quantities that go together need less than as many independent ones.
+    Whatever was picked for being the largest is likely to be too large. In each resample the attack that lies the
+    furthest above its own mean is looked up, in multiples of what one attack exceeds in ``(1 - confidence) / 2`` of the
+    resamples; the quantile of that largest multiple is the reach. Attacks that go together need less than as many
+    independent ones, copies of one attack need 1, and so does a single attack. The upper end needs no reach: the best
+    is hardly ever too low.
+
+    Source: single-step max-T, by bootstrap (Westfall and Young, Resampling-Based Multiple Testing, 1993; Romano and
+    Wolf, Econometrica 2005), from below only (Fuentes, Casella and Wells, Electronic Journal of Statistics 2018).
 
     Args:
         samples: the quantities in B resamples, shape (K, B).
-        confidence: probability that all K intervals cover.
+        confidence: coverage of the interval, in (0, 1).
+        one_sided: spend the whole error on the lower end. Right for the quantity that decides which attack is the best,
+            whose upper end hardly errs; for others each end may err by half of it.
+
+    Returns:
+        A factor of at least 1 for the distance from the estimate to the lower end.
 
     Example:
         >>> samples = np.random.default_rng(0).normal(size=(10, 20000))
-        >>> round(simultaneous_reach(samples), 1)  # the two-sided normal quantile of 0.95 ** (1 / 10)
-        2.8
+        >>> round(reach_of_best(samples), 1)  # normal quantiles: 0.975 ** (1 / 10) over 0.975
+        1.4
+        >>> reach_of_best(samples[:1])
+        1.0
     """
-    deviation = samples.std(axis=1, keepdims=True)
-    scaled = abs(samples - samples.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1.0)
-    return float(np.quantile(scaled.max(axis=0), confidence))
+    above = samples - samples.mean(axis=1, keepdims=True)
+    own = np.quantile(above, (1 + confidence) / 2, axis=1)
+    varied = own > 1e-12
+    if not varied.any():
+        return 1.0
+    furthest = (above[varied] / own[varied, None]).max(axis=0)
+    return max(1.0, float(np.quantile(furthest, confidence if one_sided else (1 + confidence) / 2)))
 
 
 def patient_folds(groups: Sequence[str], seed: int, n_folds: int = 5) -> Iterator[NDArray[np.bool_]]:

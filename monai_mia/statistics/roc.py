@@ -28,6 +28,7 @@ __all__ = [
     "balanced_accuracy",
     "clopper_pearson",
     "resampled_rocs",
+    "resampled_tprs",
     "resolution",
     "resolved",
     "roc",
@@ -113,6 +114,43 @@ def _rates(counts: Array, last: NDArray[np.intp]) -> Array:
     sums = np.cumsum(counts, axis=1)[:, last]
     with np.errstate(invalid="ignore"):  # a resample without one side has no rates: NaN, which no interval counts
         return np.concatenate([np.zeros((len(sums), 1)), sums / sums[:, -1:]], axis=1)
+
+
+def resampled_tprs(scores: ArrayLike, member: ArrayLike, gaps: Array, fprs: Sequence[float]) -> Array:
+    """TPRs at given FPRs in B resamples that know how uncertain the FPR of a threshold is.
+
+    With k of n non-members at or above a threshold its true FPR is a Beta variable: the sum of k of the n + 1 gaps that
+    n draws leave, up to where in its gap the threshold lies. A bootstrap that draws non-members with replacement never
+    moves the extreme threshold up; random gaps do. A threshold is put in the middle of its gap. Where even the
+    thresholds above every non-member have too high an FPR, their TPR counts in proportion, as on a concave curve.
+
+    Args:
+        scores: shape (N,), higher = more likely a member.
+        member: shape (N,), bool.
+        gaps: weights of the units and of one gap more, shape (B, N + 1); see
+            :func:`~monai_mia.statistics.gaps_by_group`.
+        fprs: F rates, in (0, 1).
+
+    Returns:
+        Shape (F, B), in [0, 1].
+    """
+    scores, member = checked_scores(scores, member)
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # last unit of each tie
+    found = np.empty((len(fprs), len(gaps)))
+    block = max(1, _BLOCK // len(scores))
+    for start in range(0, len(gaps), block):
+        drawn = gaps[start : start + block]
+        weights = drawn[:, :-1][:, order]
+        tpr = np.cumsum(weights * member[order], axis=1)[:, last]
+        fpr = np.cumsum(weights * ~member[order], axis=1)[:, last]
+        tpr, fpr = tpr / tpr[:, -1:], (fpr + drawn[:, -1:] / 2) / (fpr[:, -1:] + drawn[:, -1:])
+        alone = (fpr <= fpr[:, :1]).sum(axis=1)  # thresholds above every non-member
+        for f, wanted in enumerate(fprs):
+            strict = (fpr <= wanted).sum(axis=1)  # thresholds that accuse few enough
+            at = np.take_along_axis(tpr, np.where(strict > 0, strict, alone)[:, None] - 1, axis=1)[:, 0]
+            found[f, start : start + block] = np.where(strict > 0, at, at * wanted / fpr[:, 0])
+    return found
 
 
 def auc_interval(auc: float, n_member: int, n_nonmember: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -179,7 +179,8 @@ class FalsePositiveStudy:
             patients_assumed=design.patients_assumed,
         )
         with self._folder.lock(self.defences.study.resources.wait), self._folder.reporting():
-            report.write_false_positives(self._shareable(result), self._folder.report)
+            disclosure = self.defences.study.audit.disclosure
+            report.write_false_positives(self._shareable(result), self._folder.report, disclosure)
         return result
 
     def _shareable(self, result: FalsePositiveStudyResult) -> FalsePositiveStudyResult:

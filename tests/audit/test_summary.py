@@ -151,7 +151,7 @@ class TestCriteria:
         [([0.5, 0.65], "pass"), ([0.5, 0.651], "undetermined"), ([0.65, 0.8], "undetermined"), ([0.651, 0.8], "fail")],
     )
     def test_the_whole_interval_decides(self, low: Content, ci: list[float], expected: str) -> None:
-        changed = but(low, attacks__0__auc_ci_simultaneous=ci)
+        changed = but(low, attacks__0__auc_ci=ci)
         assert outcomes(significant(changed))["auc"] == expected
         assert outcomes(changed)["auc"] == ("undetermined" if expected == "fail" else expected), "chance gives as much"
         assert judge(changed).recommendation == ("support" if expected == "pass" else "undetermined")
@@ -194,6 +194,9 @@ class TestCriteria:
     ) -> None:
         bound = None if shown is None else {**low["attacks"][0]["epsilon"], "ceiling": ceiling}
         changed = but(low, attacks__0__epsilon_lower_bound=shown, attacks__0__epsilon=bound)
+        changed["attacks"][1:] = [
+            {**row, "epsilon_lower_bound": shown, "epsilon": bound} for row in changed["attacks"][1:]
+        ]
         if accounted is not None:
             changed["target"]["privacy"] = {
                 "epsilon": accounted,
@@ -377,7 +380,7 @@ class TestCard:
         assert privacy["verdict"] == "high"
         assert privacy["recommendation"] == "reject"
         assert privacy["best_attack"]["auc"] == high["attacks"][0]["auc"]
-        assert privacy["audited_epsilon"] == high["attacks"][0]["epsilon_lower_bound"]
+        assert privacy["audited_epsilon"] == max(row["epsilon_lower_bound"] for row in high["attacks"])
         assert privacy["accounted_epsilon"] is None
         assert privacy["report_sha256"] == hashlib.sha256((output / "report/report.json").read_bytes()).hexdigest()
         text = (output / "report/model_card.md").read_text()

@@ -93,7 +93,6 @@ def test_whatever_a_report_may_say() -> None:
         for row in content["attacks"]:
             row["p_value"], row["tail_p_value"] = (float(p) for p in rng.choice([0.001, 0.03, 0.4, 1.0], 2))
             row |= interval("auc", 0.5 + leak * rng.random() / 2, rng)
-            row["auc_ci_simultaneous"] = [row["auc_ci"][0] - 0.03, row["auc_ci"][1] + 0.03]
             row["tpr_at_fpr"] = {
                 fpr: None if rng.random() < 0.2 else rate(float(fpr), leak, rng) for fpr in ("0.1", "0.05", "0.01")
             }
@@ -105,6 +104,9 @@ def test_whatever_a_report_may_say() -> None:
             controls["blind_baseline"] = {**content["attacks"][-1], "p_value": float(rng.choice([0.01, 0.5]))}
             gain = interval("value", rng.normal(0.1, 0.2), rng)
             controls["attack_minus_blind"] = {"value": gain["value"], "ci": gain["value_ci"]}
+        controls["matched"] = rng.choice(
+            [None, {"n_strata": 9, "explained": float(rng.random()), **interval("auc", 0.7, rng)}]
+        )
         controls["image_tail"] = rng.choice([None, 0.01, 0.5])
         claims = interval("tpr", leak * rng.random(), rng)
         content["claims"] = None if rng.random() < 0.2 else {"q": 0.1, "fewest": 5, "n_member": 100, **claims}
@@ -148,7 +150,8 @@ def test_every_threshold_is_read() -> None:
     ]
     moved = {
         "min_patients": 10_000, "significance": 1e-6, "tail_significance": 0.9999, "min_gain_over_blind": 9.0,
-        "max_detectable": 0.501, "min_shadows": 99, "high_auc": 0.5001, "max_auc": 0.5001, "max_lift": 1.0,
+        "max_detectable": 0.501, "min_explained": 0.999, "min_shadows": 99, "high_auc": 0.5001,
+        "max_auc": 0.5001, "max_lift": 1.0,
         "min_false_alarms": 99, "max_claimed": 1e-6, "max_epsilon": 0.0,
     }  # fmt: skip
     assert set(moved) == {one.name for one in fields(Criteria)}
@@ -156,9 +159,19 @@ def test_every_threshold_is_read() -> None:
         changed = Criteria(**{name: value})
         told = [
             (judge(content, changed).statements, judge(content).statements)
-            for content in (*reports, *(blind_one(content) for content in reports))
+            for content in (*reports, *(change(content) for change in (blind_one, matched_one) for content in reports))
         ]
         assert any(one != two for one, two in told), name
+
+
+def matched_one(content: dict[str, Any]) -> dict[str, Any]:
+    """The same without a coin or shadows, and the attack tells members within strata."""
+    changed = copy.deepcopy(content)
+    changed["design"] = {"kind": "observational", "n_member": 100, "n_nonmember": 100}
+    for row in changed["attacks"]:
+        row["n_shadow"] = 0
+    changed["controls"]["matched"] = {"n_strata": 9, "explained": 0.5, "auc": 0.8, "auc_ci": [0.7, 0.9]}
+    return changed
 
 
 def blind_one(content: dict[str, Any]) -> dict[str, Any]:

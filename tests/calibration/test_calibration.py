@@ -208,6 +208,45 @@ def test_verdicts_with_a_tail_that_the_auc_hides(n):
     assert by_auc <= most(n, 0.05)
 
 
+@draws(fast=8, slow=200)
+@pytest.mark.parametrize("told", [0.8, 0.5, 0.0, None], ids=lambda told: f"images tell {told}")
+def test_a_shift_without_memory_is_not_called_a_leak(n, told):
+    """A released model, no shadows; members' images are 0.6 standard deviations easier, and nobody is remembered.
+
+    An image statistic has this share of the difficulty's variance; None: images were not described.
+    """
+    levels = observational(n, 100, shift=0.6, leak=0.0, told=told)
+    assert levels["moderate"] + levels["high"] <= most(n, 0.05)
+
+
+@draws(fast=5, slow=200)
+def test_a_leak_without_a_shift_is_still_called(n):
+    """The counterpart: members are remembered, and image statistics tell the difficulty of a case."""
+    levels = observational(n, 100, shift=0.0, leak=1.5, told=0.8)
+    assert levels["moderate"] + levels["high"] >= least(n, 0.85)
+
+
+def observational(n: int, size: int, shift: float, leak: float, told: float | None) -> dict[str, int]:
+    """Levels of n audits of ``size`` members and as many others, by thresholds on three signals."""
+    audit = Audit([GlobalLoss(), EverySignal()], fprs=(0.1,), utility=(), n_permutations=200)
+    levels = dict.fromkeys(("low", "moderate", "high", "inconclusive"), 0)
+    for seed in range(n):
+        rng = np.random.default_rng([seed, 99])
+        table = game(n=2 * size, shadows=0, seed=seed).table
+        inside = table.members("target")
+        difficulty = rng.normal(size=2 * size) + shift * inside
+        values = (difficulty + leak * inside)[:, None] + rng.normal(0, 0.5, (2 * size, 3))
+        features = rng.normal(size=(2 * size, 6))
+        features[:, 0] = math.sqrt(told or 0) * difficulty + math.sqrt(1 - (told or 0)) * features[:, 0]
+        one = replace(audit, resampling=Resampling(n_resamples=150, seed=seed))
+        result = one.run(
+            replace(table, values=values[None]), features=None if told is None else features, randomised=False
+        )
+        levels[result.verdict.level] += 1
+    print(f"shift {shift}, leak {leak}, images tell {told}, {n} audits: {rates(levels, n)}")
+    return levels
+
+
 # Epsilon
 
 

@@ -20,7 +20,7 @@ from monai_mia.audit.audit import Audit
 from monai_mia.data import phantom_cohort
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.records.design import TARGET
-from monai_mia.statistics import Resampling
+from monai_mia.statistics import Resampling, resampled_rocs
 from monai_mia.studies import Released
 
 pytestmark = pytest.mark.slow
@@ -75,13 +75,17 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
         for attack in result.attacks:
             covered[attack.name] += attack.auc.low <= 0.5 <= attack.auc.high
         covered["(best attack)"] += result.best.auc.low <= 0.5 <= result.best.auc.high
-        at_once = [attack.auc_simultaneous.ci for attack in result.attacks]
-        covered["(all attacks at once)"] += all(low <= 0.5 <= high for low, high in at_once)
+        own = Resampling(n_resamples=1000)
+        weights = own.weights(result.member, result.unit_ids)
+        drawn = np.concatenate([one.auc for one in resampled_rocs(result.best.scores, result.member, weights)])
+        sides = int(result.member.sum()), int((~result.member).sum())
+        alone = own.auc(result.best.auc.value, drawn, *sides)  # made for one attack
+        covered["(best attack, plain)"] += alone.low <= 0.5 <= alone.high
         placebo = result.controls.placebo
         covered["(stand-in)"] += placebo.auc.low <= 0.5 <= placebo.auc.high
         print(
             f"{seed} {result.verdict.level}, best {result.best.name} {result.best.auc:.3f}",
-            [f"{bound:.3f}" for bound in (*result.best.auc.ci, *result.best.auc_simultaneous.ci)],
+            f"plain {alone:.3f}",
             f"p {result.best.p_value:.3f} blind {result.blind.auc:.3f} p {result.blind.p_value:.3f} "
             f"placebo {placebo.attack} {placebo.auc:.3f} p {placebo.p_value:.3f}",
         )  # fmt: skip
@@ -89,11 +93,11 @@ def test_a_model_of_other_patients_is_never_high(stranger, tmp_path_factory):
     for name, count in sorted(covered.items(), key=lambda item: item[1]):
         print(f"  interval covers one half in {count} of {N_AUDITS}: {name}")
     assert levels["high"] == 0
-    assert covered["(all attacks at once)"] >= N_AUDITS - 2
+    assert covered["(best attack)"] >= N_AUDITS - 3
     assert covered["(stand-in)"] >= N_AUDITS - 2
     assert covered["global loss"] >= N_AUDITS - 2
     # The best of many was picked for its AUC: an interval made for one attack does not allow for that.
-    assert covered["(best attack)"] < covered["(all attacks at once)"]
+    assert covered["(best attack, plain)"] < covered["(best attack)"]
 
 
 def brightened(cases, patients, folder, where):

@@ -16,6 +16,7 @@ from scipy import stats
 from monai_mia.errors import InputError
 from monai_mia.statistics.claims import (
     Claims,
+    _claims_by_split,
     claimed_members,
     conformal_p_values,
     evaluate_claims,
@@ -182,10 +183,10 @@ def test_perfect_scores_are_all_claimed():
     member = np.repeat([True, False], 40)
     found = evaluate_claims(member + 0.0, member, [f"p{n}" for n in range(80)], q=0.1)
     assert (found.n_member, found.n_nonmember, found.n_calibration) == (40, 20, 20)
-    assert (found.n_claims, found.n_false, found.false_share.value, found.tpr.value) == (40, 0, 0.0, 1.0)
+    assert (found.n_claims.value, found.false_share.value, found.tpr.value) == (40, 0.0, 1.0)
     assert found.false_share.ci == clopper_pearson(0, 40)
     assert found.tpr.ci == clopper_pearson(40, 40)
-    assert (found.mean_claims, found.mean_false_share, found.mean_tpr) == (40.0, 0.0, 1.0)
+    assert found.n_splits == 200
     assert found.fewest == fewest_claims(60, 20) == 29
 
 
@@ -196,25 +197,77 @@ def test_evaluation_is_by_patient():
     twice = (np.repeat(scores, 2) + np.tile([1.5, -1.5], 120))[order]
     found = evaluate_claims(twice, np.repeat(member, 2)[order], np.repeat(names, 2)[order].tolist(), seed=4)
     assert found == evaluate_claims(scores, member, names, seed=4)
-    assert found.n_claims > 0
+    assert found.n_claims.value > 0
+
+
+@PROPERTY
+@given(st.integers(0, 1000), st.booleans(), st.integers(0, 2))
+def test_all_splits_at_once_are_the_procedure_one_by_one(seed, adaptive, digits):
+    """Each split, and each resample of it, as :func:`claimed_members` has it; ties included."""
+    rng = np.random.default_rng(seed)
+    inside = np.arange(60) < 20
+    pooled = np.round(rng.normal(size=60) + 2 * inside, digits)
+    known = np.zeros((3, 60), dtype=bool)
+    for row in known:
+        row[rng.permutation(np.flatnonzero(~inside))[:20]] = True
+    weights = rng.integers(1, 4, (3, 60)).astype(float)
+    for counts in (None, weights):
+        made, false, share = _claims_by_split(pooled, inside, known, counts, 0.3, adaptive)
+        for r, row in enumerate(known):
+            times = np.ones(60, dtype=int) if counts is None else counts[r].astype(int)
+            drawn = np.repeat(np.arange(60), times)
+            rest, calibrating = drawn[~row[drawn]], drawn[row[drawn]]
+            one = claimed_members(pooled[rest], pooled[calibrating], 0.3, adaptive)
+            assert (made[r], false[r]) == (one.n_claims, int((one.claimed & ~inside[rest]).sum()))
+            assert share[r] == pytest.approx(one.nonmember_share)
+
+
+def test_one_split_says_nothing_and_the_mean_does():
+    """A cohort in which a split claims nobody or a third of the members, as chance has it; the number is the mean."""
+    given_ = cohort(40, 1.6, 3)
+    splits = [evaluate_claims(*given_, seed=seed, n_splits=1, n_resamples=1).tpr.value for seed in range(40)]
+    assert min(splits) == 0
+    assert max(splits) > 0.3
+    found = [evaluate_claims(*given_, seed=seed, n_resamples=20).tpr.value for seed in range(4)]
+    assert max(found) - min(found) < 0.1
+    assert np.mean(found) == pytest.approx(np.mean(splits), abs=0.12)
+
+
+def test_the_interval_of_claims_holds_what_other_cohorts_give():
+    """Mean over cohorts of the share claimed, 60 + 60 patients; nominal 95 %, at most one false alarm in a thousand."""
+    several = [
+        evaluate_claims(*cohort(60, 2.0, 5000 + k), adaptive=True, n_splits=10, n_resamples=1) for k in range(300)
+    ]
+    truth = np.mean([one.tpr.value for one in several])
+    found = [evaluate_claims(*cohort(60, 2.0, k), adaptive=True, n_splits=40, n_resamples=80).tpr for k in range(60)]
+    assert sum(not one.low <= truth <= one.high for one in found) <= stats.binom.isf(1e-3, 60, 0.05)
+
+
+def test_an_attack_chosen_as_the_best_reaches_further_down():
+    plain, chosen = (evaluate_claims(*cohort(60, 2.0), reach=reach).tpr for reach in (1.0, 1.4))
+    assert chosen.low < plain.low < chosen.value == plain.value < chosen.high == plain.high
 
 
 def test_evaluation_is_seeded():
     given = cohort(80, 2.0)
     found = [evaluate_claims(*given, seed=seed, n_splits=5) for seed in range(6)]
     assert found[2] == evaluate_claims(*given, seed=2, n_splits=5)
-    assert len({(one.n_claims, one.n_false) for one in found}) > 1, "other splits, other claims"
+    assert len({one.n_claims.value for one in found}) > 1, "other splits, other claims"
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_mean_share_of_false_claims_is_bounded(adaptive):
     """Over 100 cohorts; a third of the scored are non-members."""
-    found = [evaluate_claims(*cohort(60, 2.0, seed), adaptive=adaptive, n_splits=5) for seed in range(100)]
-    shares = np.array([one.mean_false_share for one in found])
+    found = [
+        evaluate_claims(*cohort(60, 2.0, seed), adaptive=adaptive, n_splits=5, n_resamples=1) for seed in range(100)
+    ]
+    shares = np.array([one.false_share.value for one in found])
     assert shares.mean() <= (0.1 if adaptive else 0.1 / 3) + 3 * shares.std() / math.sqrt(100)
-    assert np.mean([one.mean_tpr for one in found]) > 0.25
-    without = [evaluate_claims(*cohort(60, 0.0, seed), adaptive=adaptive, n_splits=5) for seed in range(50)]
-    assert np.mean([one.mean_claims for one in without]) < 2
+    assert np.mean([one.tpr.value for one in found]) > 0.25
+    without = [
+        evaluate_claims(*cohort(60, 0.0, seed), adaptive=adaptive, n_splits=5, n_resamples=1) for seed in range(50)
+    ]
+    assert np.mean([one.n_claims.value for one in without]) < 2
 
 
 # What is refused

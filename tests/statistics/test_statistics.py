@@ -21,13 +21,14 @@ from sklearn import metrics
 from monai_mia.errors import InputError
 from monai_mia.statistics import Resampling
 from monai_mia.statistics.permutation import permuted_aucs, permuted_members, permuted_tails, tail_p_values
-from monai_mia.statistics.resampling import group_means, percentiles, simultaneous_reach, weights_by_group
+from monai_mia.statistics.resampling import gaps_by_group, group_means, percentiles, reach_of_best, weights_by_group
 from monai_mia.statistics.roc import (
     auc_interval,
     aucs,
     balanced_accuracy,
     clopper_pearson,
     resampled_rocs,
+    resampled_tprs,
     resolution,
     roc,
 )
@@ -580,28 +581,73 @@ def test_row_wise_aucs_are_those_of_each_row():
     )
 
 
-# Simultaneous intervals
+# The best of many
 
 
-def test_simultaneous_intervals_reach_as_far_as_the_largest_deviation():
-    """Independent normals: the two-sided quantile of 0.95 ** (1 / K); copies of one: the plain 1.96."""
+def test_the_reach_is_that_of_the_largest_deviation():
+    """Independent normals: the quantile of 0.975 ** (1 / K) over that of 0.975; one attack and copies of one: 1."""
     samples = np.random.default_rng(0).normal(size=(8, 20000)) * np.arange(1, 9)[:, None] + np.arange(8)[:, None]
-    assert simultaneous_reach(samples) == pytest.approx(stats.norm.ppf((1 + 0.95 ** (1 / 8)) / 2), rel=0.02)
-    assert simultaneous_reach(np.tile(samples[:1], (8, 1))) == pytest.approx(1.96, rel=0.02)
-    assert simultaneous_reach(samples[:1], 0.5) == pytest.approx(0.6745, rel=0.03)
+    one = stats.norm.ppf(0.975)
+    assert reach_of_best(samples) == pytest.approx(stats.norm.ppf(0.975 ** (1 / 8)) / one, rel=0.02)
+    assert reach_of_best(samples, one_sided=True) == pytest.approx(stats.norm.ppf(0.95 ** (1 / 8)) / one, rel=0.02)
+    assert reach_of_best(samples, 0.5) == pytest.approx(
+        stats.norm.ppf(0.75 ** (1 / 8)) / stats.norm.ppf(0.75), rel=0.03
+    )
+    for one_sided in (False, True):
+        assert reach_of_best(samples[:1], one_sided=one_sided) == 1
+        assert reach_of_best(np.tile(samples[:1], (8, 1)), one_sided=one_sided) == 1
 
 
-def test_simultaneous_intervals_cover_the_largest_of_many():
+def test_the_reach_covers_the_largest_of_many():
     """400 draws of 20 means of nothing: the largest's own interval misses often, this one in about 20 (at most 34)."""
     missed = alone = 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
         values, samples = rng.normal(size=20), rng.normal(size=(20, 400))
-        missed += abs(values).max() > simultaneous_reach(samples)
+        missed += values.max() > 1.96 * reach_of_best(samples, one_sided=True)
         alone += values.max() > 1.96
     assert missed <= 34
     assert alone > 100
 
 
 def test_a_quantity_that_never_varies_needs_no_reach():
-    assert simultaneous_reach(np.ones((3, 50))) == 0
+    assert reach_of_best(np.ones((3, 50))) == 1
+    varied = np.random.default_rng(0).normal(size=(1, 50))
+    assert reach_of_best(np.concatenate([varied, np.ones((3, 50))])) == 1
+
+
+# TPRs that know how uncertain an FPR is
+
+
+def test_resampled_tprs_are_those_of_the_slow_twin():
+    rng = np.random.default_rng(0)
+    scores, member = rng.normal(size=30).round(1), np.arange(30) % 3 > 0
+    gaps = rng.exponential(size=(40, 31))
+    found = resampled_tprs(scores, member, gaps, [0.02, 0.1, 0.4])
+    for row, drawn in zip(found.T, gaps, strict=True):
+        beyond, total = drawn[-1], drawn[:-1][~member].sum() + drawn[-1]
+        points = []
+        for threshold in sorted(set(scores), reverse=True):
+            above = scores >= threshold
+            false = (drawn[:-1][above & ~member].sum() + beyond / 2) / total
+            points.append((false, drawn[:-1][above & member].sum() / drawn[:-1][member].sum()))
+        for fpr, value in zip([0.02, 0.1, 0.4], row, strict=True):
+            allowed = [tpr for false, tpr in points if false <= fpr]
+            alone = max(tpr for false, tpr in points if false == points[0][0])
+            assert value == pytest.approx(max(allowed) if allowed else alone * fpr / points[0][0])
+
+
+def test_the_fpr_of_the_strictest_threshold_is_a_beta_variable():
+    """20 non-members below all members: TPR 1 at 10 % FPR unless half a gap, of Beta(1, 20), is more than that."""
+    member = np.arange(40) < 20
+    gaps = gaps_by_group(member, [f"{k:02d}" for k in range(40)], 20000, 0)
+    assert gaps.shape == (20000, 41)
+    below = (resampled_tprs(member + 0.0, member, gaps, [0.1])[0] < 1).mean()
+    assert below == pytest.approx(0.8**20, abs=0.003)
+
+
+def test_gaps_are_shared_by_the_cases_of_a_patient():
+    member, groups = np.repeat(np.arange(6) < 3, 2), np.repeat([f"p{k}" for k in range(6)], 2).tolist()
+    gaps = gaps_by_group(member, groups, 5, 1)
+    assert (gaps[:, :-1:2] == gaps[:, 1::2]).all()
+    assert (gaps_by_group(member, groups, 5, 1) == gaps).all()

@@ -19,7 +19,7 @@ from monai_mia import statistics
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream_seed
 
-__all__ = ["BlindScores", "blind_baseline"]
+__all__ = ["BlindScores", "blind_baseline", "similarity"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def blind_baseline(
     if fewest < 2:
         raise InputError(f"patients must be at least 2 on each side for the blind baseline, got {fewest}.")
     n_folds = min(n_folds, len(set(patients)))
-    kernel = _kernel(features)
+    kernel = similarity(features)
     targets = (memberships - memberships.mean(axis=1, keepdims=True)).T
     scores = np.zeros(targets.shape)
     for repeat in range(n_repeats):
@@ -145,7 +145,8 @@ def blind_baseline(
     return np.asarray(scores.T.reshape(member.shape))
 
 
-def _kernel(features: NDArray[np.float64]) -> NDArray[np.float64]:
+def similarity(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How alike N cases are in F image statistics: a linear and a Gaussian kernel of their normal scores, (N, N)."""
     known = features[:, ~np.isnan(features).all(axis=0)]
     ranks = stats.rankdata(np.where(np.isnan(known), np.nanmedian(known, axis=0), known), axis=0)
     normal = stats.norm.ppf((ranks - 0.5) / len(features))

@@ -135,8 +135,7 @@ def placebo(
     member: NDArray[np.bool_],
     permuted: NDArray[np.bool_],
     weights: Array,
-    headline: tuple[float, Array],
-    estimate: Callable[[float, Array], Estimate],
+    lead: Callable[[float, Array], Estimate],
     estimate_auc: Callable[[float, Array], Estimate],
 ) -> Placebo:
     """Join the scores on the placebos with the target's membership: nothing may come out.
@@ -152,8 +151,7 @@ def placebo(
         member: the target's membership, shape (U,).
         permuted: the permuted memberships, shape (P, U).
         weights: bootstrap weights, shape (B, U).
-        headline: the AUC of the audit's best attack, and in each resample, shape (B,).
-        estimate: gives a number its interval, from its resamples.
+        lead: the AUC of the audit's best attack over a number, with its interval, from the number and its resamples.
         estimate_auc: the same of an AUC against the target.
     """
     usable = list(found.attacks)
@@ -170,7 +168,7 @@ def placebo(
         n_models=len(found.sides),
         auc=estimate_auc(auc, samples),
         p_value=float((1 + (abs(chance - 0.5) >= abs(auc - 0.5) - 1e-12).sum()) / (1 + len(chance))),
-        attack_minus=estimate(headline[0] - auc, headline[1] - samples),
+        attack_minus=lead(auc, samples),
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from monai_mia import statistics
+from monai_mia.audit.controls.matching import MatchedStrata
 from monai_mia.audit.controls.placebo import Placebo
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate
@@ -91,6 +92,8 @@ class Controls:
         image_tail: probability under permuted membership that any image statistic, in either direction, singles out
             members as surely as the least likely of these does, at any resolved FPR; None without statistics.
         n_shifts: how many image statistics were compared, of which :attr:`shifts` may hold the clearest alone.
+        matched: the best attack within strata of patients who are alike as images; None where a coin dealt the sides,
+            and without statistics.
     """
 
     placebo: Placebo | None = None
@@ -98,6 +101,7 @@ class Controls:
     halves: tuple[SplitHalf, ...] = ()
     split_half_band: tuple[tuple[str, tuple[float, float]], ...] = ()
     image_tail: float | None = None
+    matched: MatchedStrata | None = None
     n_shifts: int = 0
 
     def clearest(self, min_cell: int) -> Controls:
@@ -126,6 +130,7 @@ class Controls:
             "halves": [_as_json(half) for half in self.halves],
             "split_half_band": {side: list(band) for side, band in self.split_half_band},
             "image_tail": self.image_tail,
+            "matched": None if self.matched is None else self.matched.as_json(),
         }
 
 
@@ -167,7 +172,7 @@ def measure_controls(
     halves = split_halves(scores, member, groups, features, names or (), confidence)
     tail = None if features is None else image_tail(features, member, groups, fprs, n_splits, seed)
     band = split_half_band(scores, member, groups, n_splits, seed, confidence)
-    return Controls(None, shifts, halves, band, tail, len(shifts))
+    return Controls(None, shifts, halves, band, tail, n_shifts=len(shifts))
 
 
 def image_tail(

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.figures import png
 from monai_mia.audit.report.pages import Table, as_html, as_markdown, as_written, cell, error_bars, plain
@@ -43,9 +44,17 @@ _WORDS = {
 }
 
 
-def write_false_positives(result: FalsePositiveStudyResult, folder: str | os.PathLike[str]) -> None:
-    """Write ``false_positives.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``."""
-    folder = Path(folder)
+def write_false_positives(
+    result: FalsePositiveStudyResult, folder: str | os.PathLike[str], disclosure: Disclosure | None = None
+) -> None:
+    """Write ``false_positives.html`` (self-contained), ``.md``, ``.json``, and two pictures into ``folder``.
+
+    Args:
+        result: what was found.
+        folder: where to write.
+        disclosure: how much may be told; by default as an audit's report does.
+    """
+    folder, result = Path(folder), result.shared(disclosure or Disclosure())
     files.make_folder(folder)
     files.write_json(folder / "false_positives.json", {"schema": "2", **plain(result)}, private=False)
     sources, calibration = _source_picture(result), _calibration_picture(result)

@@ -28,7 +28,7 @@ from monai_mia.audit.verdict import Verdict
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
-from monai_mia.statistics.epsilon import at_least, epsilon_in_words
+from monai_mia.statistics.epsilon import at_least, epsilon_in_words, largest_epsilon
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import resolution
 
@@ -196,6 +196,7 @@ def _page(
         withheld=content["withheld"],
         n_attacks=content["disclosure"]["n_attacks"],
         min_cell=content["disclosure"]["min_cell"],
+        epsilon=dict(zip(("value", "ceiling"), largest_epsilon(rows), strict=True)),
         loss_tried=facts.loss is not None,
         resolved=[fpr for fpr, value in rates.items() if value is not None],
         unresolved=[fpr for fpr, value in rates.items() if value is None],

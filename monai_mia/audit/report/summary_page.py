@@ -16,7 +16,7 @@ from monai_mia.audit.report.pages import markdown, template
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, epsilon_in_words, stated_epsilon
+from monai_mia.statistics.epsilon import at_least, epsilon_in_words, largest_epsilon, stated_epsilon
 
 __all__ = ["PRIVACY_SCHEMA", "write_summary"]
 
@@ -86,10 +86,10 @@ def _privacy(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> dict[
             "name": best["name"],
             "access": best["access"],
             "auc": best["auc"],
-            "auc_ci": best["auc_ci_simultaneous"],
+            "auc_ci": best["auc_ci"],
             "tpr_at_fpr": {fpr: rate for fpr, rate in best["tpr_at_fpr"].items() if rate is not None},
         },
-        "audited_epsilon": None if best is None else best["epsilon_lower_bound"],
+        "audited_epsilon": largest_epsilon(content["attacks"])[0],
         "accounted_epsilon": {
             "epsilon": stated_epsilon(accounted),
             **{key: accounted.get(key) for key in ("delta", "unit", "secure_noise")},
@@ -141,8 +141,9 @@ def _card(privacy: Mapping[str, Any]) -> str:
             for one in privacy["statements"]
         ),
         "",
-        f"Intervals: {percent(privacy['confidence'])}, by patient; that of the AUC holds for all attacks at once. A "
-        "verdict of low is no proof of privacy: other attacks, more shadow models or more patients could find more.",
+        f"Intervals: {percent(privacy['confidence'])}, by patient; they hold although the best of all attacks was "
+        "chosen, and so does the bound on epsilon. A verdict of low is no proof of privacy: other attacks, more shadow "
+        "models or more patients could find more.",
         "",
         f"SHA-256 of the audited weights: `{audited['checkpoint_sha256']}`,",
         f"of the report: `{privacy['report_sha256']}`.",
@@ -169,6 +170,7 @@ def _page(content: Mapping[str, Any], verdict: Verdict, sha256: str) -> str:
         verdict=verdict,
         reasons=[reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…" for reason in reasons],
         best=content["attacks"][0] if content["attacks"] else None,
+        n_attacks=content["disclosure"]["n_attacks"],
         sections=_SECTIONS,
         sha256=sha256,
     )
