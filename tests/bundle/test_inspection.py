@@ -29,6 +29,7 @@ from monai_mia.bundle.query import check_inference
 from monai_mia.bundle.training import is_removed
 from monai_mia.data.phantoms import phantom
 from monai_mia.errors import InputError
+from monai_mia.records import StudyFolder
 from monai_mia.records.table import SignalTable
 from monai_mia.records.volumes import write_volume
 from monai_mia.signals.outputs import one_output, select_prediction
@@ -127,7 +128,7 @@ class TestUnmodified:
             "--config_file", f"['{audited}/spleen/configs/inference.json','{OVERLAY}']",
             "--cohort", str(audited / "data" / "dataset.json"),
             "--audit_dir", str(tmp_path / "overlay"), "--shadows", "1", "--epochs", "1",
-            "--n_jobs", "1",
+            "--n_jobs", "1", "--key_file", str(StudyFolder(audited / "out").key_file),
         )  # fmt: skip
         for name in ("target", "shadow_00"):
             first, second = (
