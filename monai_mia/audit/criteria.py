@@ -444,10 +444,9 @@ class Criteria:
         )  # fmt: skip
 
     def _auc(self, found: Findings, by_auc: bool) -> Statement:
-        best, limit = found.best, f"at most {self.max_auc:g}"
-        auc = best.auc
+        limit, auc = f"at most {self.max_auc:g}", found.best.auc
         outcome = _beside(auc, self.max_auc)
-        high = by_auc and best.auc.low > self.high_auc
+        high = by_auc and auc.low > self.high_auc
         reasons: tuple[str, ...] = ()
         if high:
             outcome = "fail"
@@ -471,7 +470,7 @@ class Criteria:
             rare = f"chance gives any attack a rate as unlikely in {_small(tail.p_value)} of cases"
             reasons = (f"{'And' if by_auc else 'But'} {tail.text}; {rare}.",)
         outcome: Outcome = "undetermined"
-        shown = min(sound, key=_fpr) if sound else max(rates, key=_fpr)
+        shown = min(sound, key=lambda rate: rate.fpr) if sound else max(rates, key=lambda rate: rate.fpr)
         if above and (by_auc or tail is None):
             shown, outcome = max(above, key=_lift), "fail"
             found_ = f"it finds {shown.tpr} of the members."
@@ -573,10 +572,6 @@ def _not_shown(one: Statement) -> Statement:
     if one.outcome != "fail":
         return one
     return replace(one, outcome="undetermined", measured=f"{one.measured}; chance gives as much", high=False)
-
-
-def _fpr(rate: _Rate) -> float:
-    return rate.fpr
 
 
 def _lift(rate: _Rate) -> tuple[float, float]:
