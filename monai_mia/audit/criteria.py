@@ -348,10 +348,9 @@ class Criteria:
         )  # fmt: skip
 
     def _auc(self, found: Findings, by_auc: bool) -> Statement:
-        best, limit = found.best, f"at most {self.max_auc:g}"
-        auc = best.auc
+        limit, auc = f"at most {self.max_auc:g}", found.best.auc
         outcome = _beside(auc, self.max_auc)
-        high = by_auc and best.auc.low > self.high_auc
+        high = by_auc and auc.low > self.high_auc
         reasons: tuple[str, ...] = ()
         if high:
             outcome = "fail"
@@ -380,7 +379,7 @@ class Criteria:
             return self._untold(text, limit, lift if by_auc else 0.0, (often,) if by_auc and lift else ())
         sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
         outcome: Outcome = "undetermined"
-        shown = min(sound, key=_fpr) if sound else max(rates, key=_fpr)
+        shown = min(sound, key=lambda rate: rate.fpr) if sound else max(rates, key=lambda rate: rate.fpr)
         if above and (by_auc or tail is None):
             shown, outcome = max(above, key=_lift), "fail"
             found_ = f"it finds {shown.tpr} of the members."
@@ -492,10 +491,6 @@ def _not_shown(one: Statement) -> Statement:
     if one.outcome != "fail":
         return one
     return replace(one, outcome="undetermined", measured=f"{one.measured}; chance gives as much", high=False)
-
-
-def _fpr(rate: _Rate) -> float:
-    return rate.fpr
 
 
 def _lift(rate: _Rate) -> tuple[float, float]:
