@@ -220,6 +220,7 @@ def _archive_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--output", metavar="OUT", help="folder of the study")
     what.add_argument("--check", metavar="FILE", help="an archive to check against its manifest")
     parser.add_argument("--archive", metavar="FILE", help="the .zip to write; by default OUT/report.zip")
+    parser.add_argument("--sign", metavar="KEY.pem", help="private Ed25519 key of who vouches for the archive")
     parser.add_argument(
         "--allow", metavar="WORD", nargs="*", default=[], help="words that may appear though the cohort has them"
     )
@@ -239,13 +240,51 @@ def _archive(given: argparse.Namespace) -> None:
         tell_allowed(manifest)
         return
     path = given.archive or f"{given.output}/report.zip"
-    manifest = write_archive(given.output, path, given.allow)
+    manifest = write_archive(given.output, path, given.allow, given.sign)
     searched = manifest["searched"]
     print(f"Searched for {searched['values']} ids, paths and header values: none is in the report.")
     if searched["too_short"]:
         print(f"{searched['too_short']} values are too short to be told from other text, and were not searched for.")
     tell_allowed(manifest)
     print(f"Archive: {path}")
+
+
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", metavar="FILE.zip", help="the archive that was handed over")
+    parser.add_argument("--policy", metavar="POLICY.yaml", help="your thresholds: any of the criteria, and min_cell")
+    parser.add_argument("--model", metavar="model.pt", help="the weights that are to be released")
+    parser.add_argument("--signer", metavar="KEY.pem", help="public Ed25519 key of who must have signed it")
+
+
+def _check(given: argparse.Namespace) -> None:
+    from monai_mia.audit.disclosure.checking import Policy, check_shared
+
+    policy = Policy() if given.policy is None else Policy.read(given.policy)
+    found = check_shared(given.archive, policy, given.model, given.signer)
+    design, told = found.content.get("design", {}), found.content["disclosure"]["min_cell"]
+    print(
+        f"{given.archive}: {len(found.manifest['files'])} files, as in its manifest; pages say what report.json says."
+    )
+    print("Of index.html the verdict and the AUCs were compared, not each sentence and picture.")
+    print("Whether the numbers were measured cannot be seen from them.")
+    print(
+        f"A {design.get('kind', 'design of unknown')} design, {design.get('n_member')} member and "
+        f"{design.get('n_nonmember')} non-member patients; nothing is told of fewer than {told} of a side."
+    )
+    if given.model is not None:
+        print("It is about these weights.")
+    if found.fingerprint is None:
+        print("It is not signed.")
+    elif found.signed:
+        print("It is signed by the holder of the key that was given.")
+    else:
+        print(f"It is signed, by a key with SHA-256 {found.fingerprint}; give it (--signer) to check that.")
+    for statement in found.verdict.statements:
+        print(f"  {statement.outcome:13}{statement.text} {statement.measured} (threshold: {statement.threshold})")
+    whose = "your policy" if given.policy is not None else "the documented thresholds"
+    print(f"By {whose}: {found.verdict.level}; {found.verdict.recommendation}. {found.verdict.text}")
+    if (found.own.level, found.own.recommendation) != (found.verdict.level, found.verdict.recommendation):
+        print(f"By the thresholds that it was made with: {found.own.level}; {found.own.recommendation}.")
 
 
 def _card_options(parser: argparse.ArgumentParser) -> None:
@@ -334,6 +373,9 @@ _COMMANDS = {
         "pack the report of a study, after a search for everything that names a patient; or check such a pack",
         _archive_options,
         _archive,
+    ),
+    "check": _Command(
+        "check an archive that was handed over, and judge its report by your own policy", _check_options, _check
     ),
     "card": _Command("print the privacy section of a model card, or put it into a bundle", _card_options, _card),
     "doctor": _Command(

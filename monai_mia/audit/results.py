@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -338,7 +338,7 @@ class AuditResult:
     def _content(self) -> dict[str, Any]:
         measured = dict(self._measured)
         head = {key: measured.pop(key) for key in ("unit", "confidence")}
-        return {**head, "verdict": self.verdict.as_json(), **measured}
+        return {**head, "verdict": self.verdict.as_json(), "criteria": asdict(self.criteria), **measured}
 
     @cached_property
     def _measured(self) -> dict[str, Any]:

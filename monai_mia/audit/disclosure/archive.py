@@ -10,19 +10,24 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_mia.audit.disclosure import signing
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.folder import StudyFolder
 from monai_mia.records.identifiers import Leak
 
-__all__ = ["MANIFEST", "check_archive", "report_leaks", "write_archive"]
+__all__ = ["MANIFEST", "CheckedArchive", "check_archive", "checked_archive", "report_leaks", "write_archive"]
 
-#: Name of the manifest within an archive.
-MANIFEST = "manifest.json"
+#: Names of the manifest within an archive, and of its signature.
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+
+# More than any report is.
+_MOST_FILES, _MOST_BYTES = 500, 64 << 20
 
 _SCHEMA = "1"
 # What a study writes; text in another kind of file could not be searched.
@@ -52,7 +57,10 @@ def report_leaks(output_dir: str | os.PathLike[str], allowed: Iterable[str] = ()
 
 
 def write_archive(
-    output_dir: str | os.PathLike[str], path: str | os.PathLike[str], allowed: Iterable[str] = ()
+    output_dir: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    allowed: Iterable[str] = (),
+    sign: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Write ``report/`` of a study and a manifest as ZIP; the same report gives the same bytes.
 
@@ -60,6 +68,7 @@ def write_archive(
         output_dir: folder of the study.
         path: the ``.zip`` to write, outside ``report/``.
         allowed: words that may appear although they are among the cohort's identifiers.
+        sign: private key (PEM, Ed25519) of who vouches for it.
 
     Returns:
         The manifest: ``schema``, ``files`` (from name to SHA-256), and ``searched``: how many identifiers of each kind
@@ -72,6 +81,7 @@ def write_archive(
     folder, path = _report(output_dir), Path(path)
     if path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"archive must lie outside of report/, got {str(path)!r}. Choose another name.")
+    key = None if sign is None else signing.private_key(sign)
     allowed = list(allowed)
     names = _names(folder)
     leaks = report_leaks(output_dir, allowed)
@@ -98,11 +108,58 @@ def write_archive(
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        _add(archive, MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        written = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+        _add(archive, MANIFEST, written)
+        if key is not None:
+            _add(archive, SIGNATURE, signing.signature(key, written))
         for name, data in content.items():
             _add(archive, f"report/{name}", data)
     files.write(path, buffer.getvalue(), private=False)
     return manifest
+
+
+@dataclass(frozen=True)
+class CheckedArchive:
+    """An archive that is whole.
+
+    Attributes:
+        files: content of each file, by its name in the archive.
+        manifest: what it lists.
+        signature: of the manifest's bytes, with the signer's public key before it; empty without one.
+        signed: the bytes that were signed.
+    """
+
+    files: Mapping[str, bytes]
+    manifest: Mapping[str, Any]
+    signature: bytes
+    signed: bytes
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the signer's public key, as the archive has it; anyone can put any key there."""
+        return hashlib.sha256(self.signature[:32]).hexdigest() if self.signature else None
+
+    def verify(self, public_key: str | os.PathLike[str]) -> bool:
+        """Whether it is signed by the holder of a key.
+
+        Args:
+            public_key: PEM file of an Ed25519 key.
+
+        Returns:
+            True.
+
+        Raises:
+            InputError: it is not signed, or by another, or was changed since; or the file is no such key.
+        """
+        key = signing.public_key(public_key)
+        if not self.signature:
+            raise InputError("archive must be signed, got one without a signature. Ask for one that is (--sign).")
+        if not signing.verified(key, self.signature[32:], self.signed):
+            raise InputError(
+                f"archive must be signed by the holder of {str(public_key)!r}, got the signature of another or of "
+                "something else. Do not trust it."
+            )
+        return True
 
 
 def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -114,15 +171,28 @@ def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: it does not; the first files that differ are named.
     """
+    return dict(checked_archive(path).manifest)
+
+
+def checked_archive(path: str | os.PathLike[str]) -> CheckedArchive:
+    """Read an archive that holds what its manifest lists, unchanged, and nothing else, in bounded memory.
+
+    Raises:
+        InputError: it does not; the first files that differ are named. Or it is larger than a report can be.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             listed = archive.namelist()
+            _require_bounded(archive, path)
             found = {name: archive.read(name) for name in listed}
             comment = archive.comment or b"".join(one.comment + one.extra for one in archive.infolist())
             offset = min((one.header_offset for one in archive.infolist()), default=0)
-        manifest = json.loads(found.pop(MANIFEST))
+        signature, written = found.pop(SIGNATURE, b""), found.pop(MANIFEST)
+        manifest = json.loads(written)
         expected = {str(name): str(value) for name, value in manifest["files"].items()}
-    except (OSError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, RuntimeError) as error:
         raise InputError(
             f"archive must be one that monai_mia wrote, got {str(path)!r}, which is not ({type(error).__name__})."
         ) from error
@@ -140,7 +210,17 @@ def check_archive(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"archive must hold the files of its manifest, unchanged, got {len(odd or twice)} that are changed, "
             f"missing, additional or twice there ({', '.join((odd or twice)[:5])}). Ask for it again."
         )
-    return dict(manifest)
+    return CheckedArchive(found, manifest, signature, written)
+
+
+def _require_bounded(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:
+    """Refuse, before anything is unpacked, more than a report can be; zipfile stops at the sizes that are stated."""
+    sizes = [one.file_size for one in archive.infolist()]
+    if len(sizes) > _MOST_FILES or sum(sizes) > _MOST_BYTES:
+        raise InputError(
+            f"archive must hold at most {_MOST_FILES} files and {_MOST_BYTES >> 20} MiB, got {len(sizes)} files and "
+            f"{sum(sizes) >> 20} MiB in {str(path)!r}. Do not unpack it."
+        )
 
 
 def _is_of_report(name: str) -> bool:
