@@ -493,7 +493,7 @@ class DefenceStudyResult:
     """All rows, the undefended one first, and how they were measured.
 
     Each row is of models of its own, of which one at most is released, so that all rows are told: see
-    docs/disclosure.md.
+    docs/explanation/disclosure.md.
     """
 
     rows: tuple[DefenceRow, ...]

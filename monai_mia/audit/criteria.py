@@ -95,7 +95,7 @@ class _Tail:
                 f"“{self.attack.name}” finds members at least {self.attack.lift:g} times as often as it falsely "
                 "accuses others, of whom too few are accused for the rates to be told"
             )
-        return f"“{self.attack.name}” finds a few members more surely than chance does, too few to tell how surely"
+        return f"“{self.attack.name}” finds some members more surely than chance does; the cohort is too small to tell how"
 
 
 @dataclass(frozen=True)

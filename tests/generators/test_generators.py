@@ -199,7 +199,9 @@ class TestStudy:
         folder = Path(study.output_dir)
         content = json.loads((folder / "report/generator.json").read_text())
         assert content["collapsed"] == result.novelty.variety.collapsed
-        assert len(content["closeness"]) == content["scans"] == 3
+        assert content["scans"] == 3
+        assert set(content["closeness"]) == {"0.25", "0.5", "0.75"}
+        assert all(value == float(f"{value:.2g}") for value in content["closeness"].values())
         assert content["from_held_out"] is True
         page = (folder / "report/generator.html").read_text()
         assert "data:image/png;base64" in page

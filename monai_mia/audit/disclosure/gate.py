@@ -10,7 +10,7 @@ are, and the AUCs of as many attacks as there are patients are solved for them. 
 * Three attacks at most are given with numbers, and one of them with a curve. Every number is rounded to a grid of about
   three quarters of its standard error: finer digits tell more of the cohort than of the attack.
 
-docs/disclosure.md says what this guarantees, what it does not, and how both were measured.
+docs/explanation/disclosure.md says what this guarantees, what it does not, and how both were measured.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Disclosure:
     def n_attacks(self, n_member: int, n_nonmember: int, targets: int = 1) -> int:
         """How many attacks may be given with numbers: three for each target; none where a side has fewer than k.
 
-        From three attacks an insider recovers membership hardly better than by the best of them (docs/disclosure.md).
+        From three attacks an insider recovers membership hardly better than by the best of them (docs/explanation/disclosure.md).
 
         Args:
             n_member: member patients of a target.

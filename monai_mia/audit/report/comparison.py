@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,8 @@ def _as_markdown(result: ComparisonResult, comparison: Comparison) -> str:
         gains = []
         if gain_heads:
             gain = result.gains[row.name, row.n_shadow]
-            gains = [cell(gain["auc"], "+.3f"), cell(gain["tpr_ratio"], ".2f")]
+            ratio = gain["tpr_ratio"]
+            gains = [cell(gain["auc"], "+.3f"), "not told" if isnan(ratio.value) else cell(ratio, ".2f")]
         own = "" if row.transferred is None else f"TPR {row.transferred[0]:.2f}, FPR {row.transferred[1]:.2f}"
         cells = [str(row.n_shadow), row.name, row.access, cell(row.auc), *rates, *gains, own, f"{row.seconds:.1f}"]
         lines.append(f"| {' | '.join(map(markdown, cells))} |")
