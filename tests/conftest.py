@@ -118,7 +118,7 @@ def bundle_here(*arguments: str) -> None:
 
 def environment() -> dict[str, str]:
     """The environment of a subprocess: this checkout first, one thread."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 

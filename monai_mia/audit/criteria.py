@@ -95,7 +95,7 @@ class _Tail:
                 f"“{self.attack.name}” finds members at least {self.attack.lift:g} times as often as it falsely "
                 "accuses others, of whom too few are accused for the rates to be told"
             )
-        return f"“{self.attack.name}” finds some members more surely than chance does; the cohort is too small to tell how"
+        return f"“{self.attack.name}” finds some members more surely than chance does; how surely, so few cannot tell"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import largest_epsilon, stated_epsilon
+from monai_mia.statistics.accounted import stated_epsilon
 
-__all__ = ["AttackFinding", "Findings"]
+__all__ = ["AttackFinding", "Findings", "largest_epsilon"]
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,10 @@ class Findings:
     def best(self) -> AttackFinding:
         """The attack with the highest AUC."""
         return self.attacks[0]
+
+
+def largest_epsilon(attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
+    """The largest audited epsilon of the attacks of a report, whose bounds hold at once, and the largest ceiling."""
+    bounded = [row for row in attacks if row["epsilon"] is not None]
+    shown = max((float(row["epsilon_lower_bound"]) for row in bounded), default=None)
+    return shown, max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0)

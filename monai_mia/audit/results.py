@@ -20,8 +20,9 @@ from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_ta
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
 from monai_mia.statistics import Estimate, resolution
+from monai_mia.statistics.accounted import epsilon_in_words
 from monai_mia.statistics.claims import ClaimsEvaluation
-from monai_mia.statistics.epsilon import EpsilonBound, at_least, epsilon_in_words
+from monai_mia.statistics.epsilon import EpsilonBound, at_least
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,8 +333,12 @@ class AuditResult:
         return self.shared._content()
 
     def exact(self) -> dict[str, Any]:
-        """The same with everything that was found, to full precision; private."""
-        return self._content()
+        """The same with everything that was found, to full precision, but no times; private."""
+        content = self._content()
+        blinds = (content["controls"][name] for name in ("blind_baseline", "blind_network"))
+        for row in (*content["attacks"], *(row for row in blinds if row is not None)):
+            row.pop("seconds")
+        return content
 
     def _content(self) -> dict[str, Any]:
         measured = dict(self._measured)

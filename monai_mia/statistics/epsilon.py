@@ -24,11 +24,11 @@ Access: scores only. Cost: no shadow model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, exp, floor, inf, log
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,17 +50,14 @@ __all__ = [
     "epsilon_ceiling",
     "epsilon_from_counts",
     "epsilon_from_rates",
-    "epsilon_in_words",
     "epsilon_lower_bound",
     "epsilon_lower_bounds",
     "gdp_delta",
     "gdp_epsilon",
     "gdp_mu",
-    "largest_epsilon",
     "mu_from_counts",
     "one_run_epsilon",
     "one_run_p_value",
-    "stated_epsilon",
 ]
 
 #: Shares of the canaries that are guessed to be in, and as many out, unless the numbers are given.
@@ -555,13 +552,6 @@ def _checked(scores: ArrayLike, member: ArrayLike) -> tuple[NDArray[np.float64],
     return scores, member
 
 
-def largest_epsilon(attacks: Sequence[Mapping[str, Any]]) -> tuple[float | None, float]:
-    """The largest audited epsilon of the attacks of a report, whose bounds hold at once, and the largest ceiling."""
-    bounded = [row for row in attacks if row["epsilon"] is not None]
-    shown = max((float(row["epsilon_lower_bound"]) for row in bounded), default=None)
-    return shown, max((float(row["epsilon"]["ceiling"]) for row in bounded), default=0.0)
-
-
 def at_least(bound: float) -> str:
     """A lower bound on epsilon with two digits, rounded down, so that what is printed holds, too.
 
@@ -580,34 +570,3 @@ def at_most(bound: float) -> str:
         ('8.00', '7.99')
     """
     return f"{ceil(round(100 * bound, 6)) / 100:.2f}"
-
-
-def stated_epsilon(privacy: Mapping[str, Any] | None) -> float | None:
-    """The epsilon that may be stated of a training, from its account; None if there is none.
-
-    There is none without noise, and none where the noise can be repeated from a seed: whoever knows or finds the seed
-    takes the noise away, whatever an accountant says.
-
-    Args:
-        privacy: what the training accounted for: ``epsilon`` and ``secure_noise``; None: it has no account.
-    """
-    if not privacy or privacy.get("secure_noise") is not True or privacy.get("epsilon") is None:
-        return None
-    return float(privacy["epsilon"])
-
-
-def epsilon_in_words(privacy: Mapping[str, Any]) -> str:
-    """What stands in the place of an accounted epsilon, on one line.
-
-    Example:
-        >>> account = {"epsilon": 3.0, "delta": 1e-5, "unit": "patient", "secure_noise": True}
-        >>> epsilon_in_words(account)
-        'at most 3.00 at delta 1e-05 (patients)'
-        >>> epsilon_in_words({**account, "secure_noise": False})
-        'none: the noise can be repeated from a seed (secure: false), so that nothing is bounded'
-    """
-    if privacy.get("secure_noise") is not True:
-        return "none: the noise can be repeated from a seed (secure: false), so that nothing is bounded"
-    epsilon = stated_epsilon(privacy)
-    bounded = "no bound" if epsilon is None else f"at most {at_most(epsilon)}"
-    return f"{bounded} at delta {privacy['delta']:g} ({privacy['unit']}s)"

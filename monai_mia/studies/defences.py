@@ -36,7 +36,8 @@ from monai_mia.records.design import Design
 from monai_mia.records.folder import Recorded
 from monai_mia.records.table import SignalTable
 from monai_mia.statistics import Estimate, Resampling
-from monai_mia.statistics.epsilon import epsilon_lower_bound, stated_epsilon
+from monai_mia.statistics.accounted import stated_epsilon
+from monai_mia.statistics.epsilon import epsilon_lower_bound
 from monai_mia.studies.jobs import command
 from monai_mia.studies.options import Recipe
 from monai_mia.studies.study import Study

@@ -168,7 +168,7 @@ def matched_one(content: dict[str, Any]) -> dict[str, Any]:
     """The same without a coin or shadows, and the attack tells members within strata."""
     changed = copy.deepcopy(content)
     changed["design"] = {"kind": "observational", "n_member": 100, "n_nonmember": 100}
-    for row in changed["attacks"]:
+    for row in (*changed["attacks"], *changed["withheld"]):
         row["n_shadow"] = 0
     changed["controls"]["matched"] = {"n_strata": 9, "explained": 0.5, "auc": 0.8, "auc_ci": [0.7, 0.9]}
     return changed

@@ -814,7 +814,7 @@ class TestBadCases:
             bundle, data, tmp_path / "audit", "--members", str(tmp_path / "in.txt"), "--nonmembers",
             str(tmp_path / "out.txt"), "--skip_bad", "--n_jobs", "1",
         )  # fmt: skip
-        assert report["design"]["left_out"] == {"member": 1, "nonmember": 1}
+        assert report["design"]["left_out"] == {"either": 2}  # which sides they are of is not told of so few
         assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (4, 4)
         page = (tmp_path / "audit" / "report" / "index.html").read_text()
         assert "1 of members, 1 of non-members" in page
@@ -845,7 +845,7 @@ class TestBadCases:
         given = (*options, "--labels", "{organ: 1}")
         assert "3 that are not" in refused(bundle, tmp_path / "tree", tmp_path / "audit", *given)
         report = audit(bundle, tmp_path / "tree", tmp_path / "audit", *given, "--skip_bad")
-        assert report["design"]["left_out"] == {"member": 1, "nonmember": 1}
+        assert report["design"]["left_out"] == {"either": 2}  # which sides they are of is not told of so few
         assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (5, 4)
         written = (tmp_path / "audit" / "report" / "report.json").read_text()
         assert not any(f"P{n}" in written for n in range(10))

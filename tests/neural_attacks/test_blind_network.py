@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.errors import InputError
 from monai_mia.neural_attacks import BlindNetwork
 from monai_mia.statistics import Resampling
@@ -130,7 +131,7 @@ def test_cohorts_that_it_cannot_read_are_refused(tmp_path):
 
 def test_a_study_reports_it(cohort, tmp_path):
     """By the images of the audited cases, in the order of the table; its file is private, its row in the report."""
-    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50)
+    audit = Audit([GlobalLoss()], resampling=Resampling(n_resamples=50), n_permutations=50, disclosure=Disclosure(1))
     study = small_study(cohort, tmp_path, audit=audit, shadows=2, blind_network=BlindNetwork(**{**QUICK, "epochs": 1}))
     result = study.run()
     assert result.blind_network is not None

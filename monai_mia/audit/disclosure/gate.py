@@ -40,6 +40,9 @@ _RATES = tuple(sorted({*(m * 10.0**d for d in (-4, -3, -2) for m in (1, 2, 5)), 
 _GRID = 0.75
 _NORMAL_WIDTH = 3.92  # of a 95 % interval, in standard errors
 
+#: No number is told to more digits, however narrow its interval.
+_FINEST = 0.001
+
 _MOST_ATTACKS = 3
 
 #: How names of probabilities end.
@@ -72,7 +75,8 @@ class Disclosure:
     def n_attacks(self, n_member: int, n_nonmember: int, targets: int = 1) -> int:
         """How many attacks may be given with numbers: three for each target; none where a side has fewer than k.
 
-        From three attacks an insider recovers membership hardly better than by the best of them (docs/explanation/disclosure.md).
+        From three attacks an insider recovers membership hardly better than by the best of them: see
+        docs/explanation/disclosure.md.
 
         Args:
             n_member: member patients of a target.
@@ -182,7 +186,7 @@ def _estimate(estimate: Estimate) -> Estimate:
     width = estimate.high - estimate.low
     if not math.isfinite(width) or not math.isfinite(estimate.value):
         return estimate
-    grid = _grid(_GRID * width / _NORMAL_WIDTH) if width > 0 else 0.01
+    grid = max(_grid(_GRID * width / _NORMAL_WIDTH) if width > 0 else 0.01, _FINEST)
     low, high = math.floor(estimate.low / grid + 1e-9), math.ceil(estimate.high / grid - 1e-9)
     return Estimate(*(_times(steps, grid) for steps in (round(estimate.value / grid), low, high)))
 

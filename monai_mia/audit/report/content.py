@@ -18,7 +18,7 @@ from monai_mia.audit.disclosure.gate import Disclosure
 from monai_mia.audit.report.vulnerability import individuals_content
 from monai_mia.audit.results import AuditResult
 from monai_mia.errors import InputError
-from monai_mia.statistics.epsilon import stated_epsilon
+from monai_mia.statistics.accounted import stated_epsilon
 
 if TYPE_CHECKING:
     from monai_mia.audit.individuals.covariates import Individuals

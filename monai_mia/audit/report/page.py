@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from monai_mia.attacks import GlobalLoss
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.findings import largest_epsilon
 from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report import figures
 from monai_mia.audit.report.content import as_json
@@ -28,7 +29,8 @@ from monai_mia.audit.verdict import Verdict
 from monai_mia.errors import InputError
 from monai_mia.records import files
 from monai_mia.records.table import ACCESS_LEVELS, SignalTable
-from monai_mia.statistics.epsilon import at_least, epsilon_in_words, largest_epsilon
+from monai_mia.statistics.accounted import epsilon_in_words
+from monai_mia.statistics.epsilon import at_least
 from monai_mia.statistics.resampling import group_means
 from monai_mia.statistics.roc import resolution
 

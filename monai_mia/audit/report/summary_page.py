@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from monai_mia.audit.criteria import percent
+from monai_mia.audit.findings import largest_epsilon
 from monai_mia.audit.printing import assumed_in_words
 from monai_mia.audit.report.pages import markdown, template
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.records import files
 from monai_mia.statistics import Estimate
-from monai_mia.statistics.epsilon import at_least, epsilon_in_words, largest_epsilon, stated_epsilon
+from monai_mia.statistics.accounted import epsilon_in_words, stated_epsilon
+from monai_mia.statistics.epsilon import at_least
 
 __all__ = ["PRIVACY_SCHEMA", "write_summary"]
 
