@@ -374,7 +374,7 @@ class Criteria:
         if tail is not None and tail.rate is None:
             text = f"{text[:-1]}, not even by “{tail.attack.name}”."
             return self._untold(text, limit, tail.lift, reasons)
-        if not rates or (by_auc and not above and lift > self.max_lift):
+        if not rates or (by_auc and not above and lift >= self.max_lift):
             often = f"It finds members at least {lift:g} times as often as it falsely accuses others."
             return self._untold(text, limit, lift if by_auc else 0.0, (often,) if by_auc and lift else ())
         sound = [rate for rate in rates if rate.fpr >= self.min_false_alarms * found.resolution - 1e-9]
@@ -401,7 +401,7 @@ class Criteria:
 
     def _untold(self, text: str, limit: str, lift: float, reasons: tuple[str, ...]) -> Statement:
         """Where the rates are of too few patients to be told: what is known is how far they lie above the FPR."""
-        far = lift > self.max_lift
+        far = lift >= self.max_lift  # it is rounded down
         measured = f"TPR at least {lift:g} × FPR" if lift else "of too few patients to be told of"
         outcome: Outcome = "fail" if far else "undetermined"
         return Statement("rate", "model", text, measured, None, None, limit, outcome, reasons, far)

@@ -573,28 +573,15 @@ class FalsePositiveStudyResult:
         most = most and max(1, most // len(self.mitigations))
 
         def of(item: AttackFalsePositives) -> AttackFalsePositives:
-            own = item.sources[0]
-            shown = disclosure.divides(item.tpr.value, own.fpr.value, side, side)
-            at_fpr = disclosure.divides(item.tpr_at_fpr.value, self.headline_fpr, side, side)
-            rounded = disclosure.coarse(item)
-            sources = rounded.sources
-            if not shown:
-                sources = tuple(
-                    replace(source, precision=dict.fromkeys(source.precision, _UNTOLD), mmps={}) for source in sources
-                )
-                sources = (
-                    replace(sources[0], fpr=_UNTOLD, gated_fpr=_UNTOLD, rejected=_UNTOLD, fpr_at_95_tpr=_UNTOLD),
-                    *sources[1:],
-                )
-            return replace(
-                rounded,
-                tpr_at_fpr=rounded.tpr_at_fpr if at_fpr else _UNTOLD,
-                tpr=rounded.tpr if shown else _UNTOLD,
-                gated_tpr=rounded.gated_tpr if shown else _UNTOLD,
-                rejected=rounded.rejected if shown else _UNTOLD,
-                mmps=rounded.mmps if shown else {},
-                sources=sources,
-            )
+            told = disclosure.coarse(item)
+            if not disclosure.divides(item.tpr_at_fpr.value, self.headline_fpr, side, side):
+                told = replace(told, tpr_at_fpr=_UNTOLD)
+            own = item.sources[0].fpr.value
+            if disclosure.divides(item.tpr.value, own, side, side):
+                return told
+            sources = [replace(one, precision=dict.fromkeys(one.precision, _UNTOLD), mmps={}) for one in told.sources]
+            sources[0] = replace(sources[0], fpr=_UNTOLD, gated_fpr=_UNTOLD, rejected=_UNTOLD, fpr_at_95_tpr=_UNTOLD)
+            return replace(told, tpr=_UNTOLD, gated_tpr=_UNTOLD, rejected=_UNTOLD, mmps={}, sources=tuple(sources))
 
         return replace(
             self,

@@ -574,7 +574,10 @@ def test_without_image_statistics_there_is_no_blind_baseline(result):
 def test_rules_are_the_users():
     leak = game(n=400, shadows=0, delta=0.55, spread=0.0)
     assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(high_auc=0.55)).verdict.level == "high"
-    assert audit_of(leak.table, fprs=(0.1,), criteria=Criteria(max_lift=1.1)).verdict.level == "high"
+    sharp = game(n=400, shadows=0, delta=1.5, spread=0.0)
+    for max_lift, level in ((1.1, "high"), (9.0, "moderate")):
+        rules = Criteria(max_lift=max_lift, high_auc=0.99)
+        assert audit_of(sharp.table, fprs=(0.1,), criteria=rules).verdict.level == level
     assert (
         audit_of(leak.table, fprs=(0.1,), criteria=Criteria(significance=0.001, tail_significance=0.001)).verdict.level
         == "low"

@@ -318,7 +318,7 @@ def test_the_audit_of_the_phantom_bundle(tmp_path: Path) -> None:
     configured = parser.get_parsed_content("study")
     assert not (tmp_path / "out").exists()  # nothing is written before the study looks at its folder
     study = varied(
-        configured, n_jobs=1, key_file=str(KEY_FILE), inference_overrides=SMALL,
+        configured, n_jobs=1, key_file=str(KEY_FILE), seed=1, inference_overrides=SMALL,
         train_overrides={**SMALL, "train#trainer#max_epochs": 1},
         cohort=partial(configured.cohort, cases=partial(phantom_cohort, tmp_path / "phantoms", 46, 16)),
     )  # fmt: skip

@@ -186,7 +186,7 @@ def _estimate(estimate: Estimate) -> Estimate:
     width = estimate.high - estimate.low
     if not math.isfinite(width) or not math.isfinite(estimate.value):
         return estimate
-    grid = max(_grid(_GRID * width / _NORMAL_WIDTH) if width > 0 else 0.01, _FINEST)
+    grid = _grid(max(_GRID * width / _NORMAL_WIDTH, _FINEST)) if width > 0 else 0.01
     low, high = math.floor(estimate.low / grid + 1e-9), math.ceil(estimate.high / grid - 1e-9)
     return Estimate(*(_times(steps, grid) for steps in (round(estimate.value / grid), low, high)))
 

@@ -103,7 +103,7 @@ def _tables(result: FalsePositiveStudyResult) -> list[Table]:
 def _claims(mitigation: MitigationFalsePositives, where: str) -> Table:
     heads = ["attack", "access", "AUC", "TPR at the reported FPR", "TPR of the transferred threshold", "gated"]
     rows = [
-        [item.attack, item.access, *map(cell, (item.auc, item.tpr_at_fpr, item.tpr, item.gated_tpr))]
+        [item.attack, item.access, *map(_maybe, (item.auc, item.tpr_at_fpr, item.tpr, item.gated_tpr))]
         for item in mitigation.result.attacks
     ]
     return Table(f"What attacks find among the cohort's patients{where}", heads, rows)
@@ -114,12 +114,11 @@ def _false_claims(mitigation: MitigationFalsePositives, where: str) -> Table:
     heads = ["source", "patients", "gate withholds", *(item.attack for item in attacks)]
     rows = []
     for k, source in enumerate(attacks[0].sources):
-        row = [source.source, str(source.patients), cell(source.rejected)]
+        row = [source.source, str(source.patients), _maybe(source.rejected)]
         for item in attacks:
             found = item.sources[k]
-            row.append(
-                f"{cell(found.fpr)}; gated {found.gated_fpr.value:.3f}; at 95% TPR {found.fpr_at_95_tpr.value:.3f}"
-            )
+            rates = f"; gated {found.gated_fpr.value:.3f}; at 95% TPR {found.fpr_at_95_tpr.value:.3f}"
+            row.append(f"{cell(found.fpr)}{rates}" if math.isfinite(found.fpr.value) else _maybe(found.fpr))
         rows.append(row)
     return Table(f"FPR of the transferred threshold, by source{where}", heads, rows)
 
@@ -160,7 +159,7 @@ def _calibration(result: FalsePositiveStudyResult) -> Table:
         best, score = _best(row.result.attacks), _best(row.result.attacks, _CONFIDENCE)
         cells = [row.name]
         cells += ["", ""] if best is None else [best.attack, cell(best.auc)]
-        cells += ["", "", ""] if score is None else [score.attack, cell(score.auc), cell(score.sources[0].fpr)]
+        cells += ["", "", ""] if score is None else [score.attack, cell(score.auc), _maybe(score.sources[0].fpr)]
         for name in metrics:
             sides = row.utility.get(name)
             cells.append("" if sides is None else "; ".join(cell(as_written(name, v)) for v in sides.values()))
