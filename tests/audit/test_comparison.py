@@ -15,6 +15,7 @@ from oracles import mann_whitney
 
 from monai_mia.attacks import DifficultyCalibration, EverySignal, GlobalLoss, LiRA
 from monai_mia.audit.comparison import Comparison, ComparisonResult
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.report import write_comparison
 from monai_mia.errors import InputError
 from monai_mia.records import files
@@ -61,6 +62,28 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 def compare(folder: StudyFolder, **options: Any) -> ComparisonResult:
     given: dict[str, Any] = {"budgets": (2, 4), "resampling": Resampling(n_resamples=200), "references": ("LiRA online, pooled variance: log_likelihood",)}  # fmt: skip # noqa: E501
     return Comparison(**{"attacks": attacks, **given, **options}).score(folder.recorded())
+
+
+def test_what_is_shared(study: StudyFolder, tmp_path: Path):
+    """Few rows, rounded, without the AUC of single targets; and the files say what is not told."""
+    result = compare(study)
+    told = result.shared(Disclosure(10))
+    assert 0 < len(told.rows) <= min(3 * result.targets, len(result.rows))
+    assert (told.rows[0].name, told.rows[0].n_shadow) in {(row.name, row.n_shadow) for row in result.rows}
+    assert set(told.withheld) | {row.name for row in told.rows} == {row.name for row in result.rows}
+    assert all(row.target_aucs == () and row.transferred is None for row in told.rows)
+    assert all(row.auc.value == round(row.auc.value, 3) for row in told.rows)
+    assert all(rate is None for row in told.rows for fpr, rate in row.tpr_at_fpr.items() if fpr * result.patients < 20)
+    assert result.shared(Disclosure(1)) == result
+    comparison = Comparison(attacks, budgets=(2, 4), resampling=Resampling(n_resamples=200))
+    for min_cell in (10, 10_000):
+        write_comparison(result, comparison, tmp_path, Disclosure(min_cell))
+        content = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=pytest.fail)
+        assert len(content["rows"]) == (len(told.rows) if min_cell == 10 else 0)
+        withheld = {row.name for row in result.rows} - {row["name"] for row in content["rows"]}
+        assert set(content["withheld"]) == withheld
+        assert bool(withheld) == ("No number is told of" in (tmp_path / "comparison.md").read_text())
+        assert "nan" not in (tmp_path / "comparison.md").read_text()
 
 
 def test_rows_and_their_aucs(study: StudyFolder):

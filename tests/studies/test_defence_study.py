@@ -15,7 +15,9 @@ from conftest import small_study
 
 from monai_mia.attacks import Threshold
 from monai_mia.audit.comparison import DefenceStudyResult
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.disclosure.archive import report_leaks
+from monai_mia.audit.report import write_defences
 from monai_mia.data import phantom_cohort
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Utility
@@ -43,6 +45,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[DefenceStudy, De
 
 class TestStudy:
     """A finished one."""
+
+    @pytest.mark.parametrize("min_cell", [2, 100])
+    def test_what_is_shared(
+        self, finished: tuple[DefenceStudy, DefenceStudyResult], tmp_path: Path, min_cell: int
+    ) -> None:
+        """All rows, rounded, without rates of too few; none where a side is too small."""
+        _, result = finished
+        told = result.shared(Disclosure(min_cell))
+        assert len(told.rows) == (len(result.rows) if min_cell == 2 else 0)
+        for row in told.rows:
+            assert row.adaptive.tpr is None  # 5 % of 6 non-members
+            assert row.adaptive.auc.value == round(row.adaptive.auc.value, 3)
+        write_defences(result, tmp_path, Disclosure(min_cell))
+        content = json.loads((tmp_path / "defences.json").read_text(), parse_constant=pytest.fail)
+        assert len(content["rows"]) == len(told.rows)
 
     def test_report_names_nobody(self, finished: tuple[DefenceStudy, DefenceStudyResult]) -> None:
         study, _ = finished

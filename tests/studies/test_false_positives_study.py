@@ -18,8 +18,10 @@ from monai.metrics import CalibrationErrorMetric
 from monai.transforms import ScaleIntensityd
 
 from monai_mia.attacks import RMIA, Attack, TransferredThreshold, VoxelCalibration
+from monai_mia.audit.disclosure import Disclosure
 from monai_mia.audit.disclosure.archive import report_leaks
 from monai_mia.audit.false_positives import FalsePositives, FalsePositiveStudyResult
+from monai_mia.audit.report import write_false_positives
 from monai_mia.data import ForeignSource, phantom_cohort, standard_sources
 from monai_mia.errors import InputError
 from monai_mia.signals.quality import Calibration
@@ -146,6 +148,22 @@ class TestStudy:
         for path in folder.iterdir():
             assert b"phantom_0" not in path.read_bytes()
             assert str(folder.parent).encode() not in path.read_bytes()
+
+    @pytest.mark.parametrize("min_cell", [2, 100])
+    def test_what_is_shared(
+        self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult], tmp_path: Path, min_cell: int
+    ) -> None:
+        """One attack at least of each mitigation, unless a side is too small for any."""
+        _, result = finished
+        told = result.shared(Disclosure(min_cell))
+        most = 3 * result.targets // len(result.mitigations) or 1
+        assert {len(row.result.attacks) for row in told.mitigations} <= (set(range(most + 1)) if min_cell == 2 else {0})
+        write_false_positives(result, tmp_path, Disclosure(min_cell))
+        content = json.loads((tmp_path / "false_positives.json").read_text(), parse_constant=pytest.fail)
+        assert [len(row["result"]["attacks"]) for row in content["mitigations"]] == [
+            len(row.result.attacks) for row in told.mitigations
+        ]
+        assert "nan" not in (tmp_path / "false_positives.md").read_text().split()
 
     def test_calibration_is_reported_of_both_sides(
         self, finished: tuple[FalsePositiveStudy, FalsePositiveStudyResult]

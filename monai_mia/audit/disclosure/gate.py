@@ -140,7 +140,9 @@ class Disclosure:
         )
 
     def divides(self, tpr: float, fpr: float, n_member: int, n_nonmember: int) -> bool:
-        """Whether a point of a ROC leaves at least k patients of each side on both sides of it."""
+        """Whether a point of a ROC leaves at least k patients of each side on both sides of it; no if it is unknown."""
+        if math.isnan(tpr) or math.isnan(fpr):
+            return False
         found, accused = round(tpr * n_member), math.floor(fpr * n_nonmember + 1e-9)
         return self.shows(found, n_member - found, accused, n_nonmember - accused)
 
