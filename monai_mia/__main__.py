@@ -162,14 +162,18 @@ def _wait_option(parser: argparse.ArgumentParser) -> None:
 def _report_options(parser: argparse.ArgumentParser) -> None:
     _output_option(parser)
     parser.add_argument("--seed", type=int, help="seed of resamples; by default the audit's")
+    parser.add_argument("--policy", metavar="POLICY.yaml", help="criteria, and min_cell; by default the audit's")
     _wait_option(parser)
 
 
 def _report(given: argparse.Namespace) -> None:
+    from monai_mia.audit.disclosure.policy import Policy
     from monai_mia.audit.report.rescoring import rescore
     from monai_mia.records import StudyFolder
 
-    result, about = rescore(given.output, seed=given.seed, wait=given.wait), StudyFolder(given.output).about()
+    policy = None if given.policy is None else Policy.read(given.policy)
+    result = rescore(given.output, seed=given.seed, wait=given.wait, policy=policy)
+    about = StudyFolder(given.output).about()
     privacy, assumed = about.get("target", {}).get("privacy"), about.get("design", {}).get("n_assumed", 0)
     print(result.text(privacy=privacy, assumed=assumed))
     print(f"Report: {StudyFolder(given.output).report / 'index.html'}")
@@ -181,6 +185,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         "--shadows", type=int, nargs="+", metavar="N", help="numbers of shadows; by default 1, 4, 16, ..."
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of resamples and folds")
+    parser.add_argument("--policy", metavar="POLICY.yaml", help="a file with min_cell; by default 10")
     _wait_option(parser)
 
 
@@ -188,9 +193,11 @@ def _compare(given: argparse.Namespace) -> None:
     from monai_mia.attacks import EverySignal, published_attacks
     from monai_mia.audit import report
     from monai_mia.audit.comparison import Comparison
+    from monai_mia.audit.disclosure.policy import Policy
     from monai_mia.records import StudyFolder
     from monai_mia.statistics import Resampling
 
+    policy = Policy() if given.policy is None else Policy.read(given.policy)
     folder = StudyFolder(given.output)
     recorded = folder.recorded()
     n_shadow = len(recorded.design.shadows)
@@ -211,7 +218,7 @@ def _compare(given: argparse.Namespace) -> None:
     with folder.lock(given.wait):
         result = comparison.score(recorded)
         with folder.reporting():
-            report.write_comparison(result, comparison, folder.report)
+            report.write_comparison(result, comparison, folder.report, policy.disclosure)
     print(f"Comparison: {folder.report / 'comparison.md'} ({len(result.rows)} rows)")
 
 
@@ -257,7 +264,8 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
-    from monai_mia.audit.disclosure.checking import Policy, check_shared
+    from monai_mia.audit.disclosure.checking import check_shared
+    from monai_mia.audit.disclosure.policy import Policy
 
     policy = Policy() if given.policy is None else Policy.read(given.policy)
     found = check_shared(given.archive, policy, given.model, given.signer)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from monai_mia.attacks import Attack, EverySignal, standard_attacks
 from monai_mia.audit.audit import Audit
+from monai_mia.audit.disclosure.policy import Policy
 from monai_mia.bundle.config import QUERY_OPTIONS, bundle_root
 from monai_mia.bundle.inspection import Inspection, inspect_bundle
 from monai_mia.data import read_cohort
@@ -60,6 +61,7 @@ def bundle_study(
     overrides: Mapping[str, Any] | None = None,
     attacks: Sequence[Attack | EverySignal] | Callable[[int], Sequence[Attack | EverySignal]] | None = None,
     audit: Audit | None = None,
+    policy: str | None = None,
     skip_bad: bool = False,
     archive: str | None = None,
     **options: Any,
@@ -91,6 +93,8 @@ def bundle_study(
         overrides: ids and values on top of the bundle's configs, where they have them.
         attacks: the attacks; by default those that so many shadows and this release allow.
         audit: the attacks and how they are measured, instead.
+        policy: YAML file of the criteria that the verdict is judged by, and of ``min_cell``, the fewest patients of a
+            side that the report may tell of; by default those documented.
         skip_bad: go on without cases that cannot be used; the report counts them.
         archive: a .zip for the report, if it holds no identifier of the cohort.
         options: of :class:`~monai_mia.studies.Recording`, :class:`~monai_mia.studies.Resources` and
@@ -118,11 +122,13 @@ def bundle_study(
     released = members is not None or nonmembers is not None or checkpoint is not None
     for one, other, both in (
         ("attacks", "audit", attacks is not None and audit is not None),
+        ("policy", "audit", policy is not None and audit is not None),
         ("target", "checkpoint, members and nonmembers", released and options.get("target") is not None),
         ("transform_id", "activation none", activation == "none" and recording.get("transform_id") is not None),
     ):
         if both:
             raise InputError(f"{one} must be left out with {other}, got both. Drop one of them.")
+    rules = Policy() if policy is None else Policy.read(policy)
     shadows = _shadows(found, shadows, released)
     target = options.pop("target", None)
     if released:
@@ -163,7 +169,13 @@ def bundle_study(
         recipe=recipe,
         cohort=cohort,
         output_dir=os.fspath(output_dir),
-        audit=audit or Audit(attacks or partial(standard_attacks, release=release), resampling=Resampling(seed=seed)),
+        audit=audit
+        or Audit(
+            attacks or partial(standard_attacks, release=release),
+            resampling=Resampling(seed=seed),
+            criteria=rules.criteria,
+            disclosure=rules.disclosure,
+        ),
         target=target,
         shadows=shadows,
         seed=seed,

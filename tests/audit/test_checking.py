@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from test_report import ABOUT, make_table, run
 
 from monai_mia.audit.disclosure import write_archive
-from monai_mia.audit.disclosure.checking import Policy, check_shared
+from monai_mia.audit.disclosure.checking import check_shared
+from monai_mia.audit.disclosure.policy import Policy
 from monai_mia.audit.report import write_report
 from monai_mia.errors import InputError
 from monai_mia.records import files

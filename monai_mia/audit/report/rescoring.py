@@ -21,6 +21,9 @@ from monai_mia.attacks import standard_attacks
 from monai_mia.audit import report
 from monai_mia.audit.audit import Audit
 from monai_mia.audit.controls import BlindScores
+from monai_mia.audit.criteria import Criteria
+from monai_mia.audit.disclosure.gate import Disclosure
+from monai_mia.audit.disclosure.policy import Policy
 from monai_mia.audit.individuals.covariates import (
     Association,
     Covariate,
@@ -255,7 +258,11 @@ def attack_recorded(
 
 
 def rescore(
-    output_dir: str | os.PathLike[str], audit: Audit | None = None, seed: int | None = None, wait: bool = False
+    output_dir: str | os.PathLike[str],
+    audit: Audit | None = None,
+    seed: int | None = None,
+    wait: bool = False,
+    policy: Policy | None = None,
 ) -> AuditResult:
     """Attack and report again what a finished study recorded; no model is run, no image is read.
 
@@ -264,6 +271,7 @@ def rescore(
         audit: the attacks and how they are measured; by default those that so many shadows and this release allow.
         seed: seed of resamples and folds; by default the study's.
         wait: whether to wait for another run in the same folder.
+        policy: what it is judged by, and how much the report may tell; by default as before. Only without ``audit``.
 
     Returns:
         What was found; the report and the scores are written again.
@@ -295,7 +303,9 @@ def rescore(
     design = folder.design()
     seed = design.seed if seed is None else seed
     if audit is None:
-        audit = Audit(partial(standard_attacks, release=settings["release"]))
+        rules = policy or Policy(Criteria(**written["criteria"]), Disclosure(written["disclosure"]["min_cell"]))
+        attacks = partial(standard_attacks, release=settings["release"])
+        audit = Audit(attacks, criteria=rules.criteria, disclosure=rules.disclosure)
     audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
     with folder.lock(wait):
         result, table = attack_recorded(folder, audit, design, folder.image_statistics())
