@@ -817,7 +817,7 @@ class TestBadCases:
         assert report["design"]["left_out"] == {"either": 2}  # which sides they are of is not told of so few
         assert (report["design"]["n_member"], report["design"]["n_nonmember"]) == (4, 4)
         page = (tmp_path / "audit" / "report" / "index.html").read_text()
-        assert "1 of members, 1 of non-members" in page
+        assert "2 of either side" in page
         assert "case_7" not in page
         kept = (tmp_path / "audit" / "private" / "left_out.csv").read_text().splitlines()
         assert [line.split(",")[:3] for line in kept[1:]] == [

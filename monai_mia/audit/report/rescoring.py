@@ -303,7 +303,9 @@ def rescore(
     design = folder.design()
     seed = design.seed if seed is None else seed
     if audit is None:
-        rules = policy or Policy(Criteria(**written["criteria"]), Disclosure(written["disclosure"]["min_cell"]))
+        before = (written.get("criteria"), written.get("disclosure"))  # of an older report there are none
+        known = Policy(Criteria(**before[0]), Disclosure(before[1]["min_cell"])) if all(before) else Policy()
+        rules = policy or known
         attacks = partial(standard_attacks, release=settings["release"])
         audit = Audit(attacks, criteria=rules.criteria, disclosure=rules.disclosure)
     audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
