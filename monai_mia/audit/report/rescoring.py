@@ -303,9 +303,9 @@ def rescore(
     design = folder.design()
     seed = design.seed if seed is None else seed
     if audit is None:
-        before = (written.get("criteria"), written.get("disclosure"))  # of an older report there are none
-        known = Policy(Criteria(**before[0]), Disclosure(before[1]["min_cell"])) if all(before) else Policy()
-        rules = policy or known
+        if policy is None and "criteria" in written:  # which an older report has not
+            policy = Policy(Criteria(**written["criteria"]), Disclosure(written["disclosure"]["min_cell"]))
+        rules = policy or Policy()
         attacks = partial(standard_attacks, release=settings["release"])
         audit = Audit(attacks, criteria=rules.criteria, disclosure=rules.disclosure)
     audit = replace(audit, resampling=replace(audit.resampling, seed=seed))
