@@ -418,6 +418,10 @@ class AuditResult:
             lines.append(f"Intervals and epsilon allow for the choice of the best of {len(self.attacks)} attacks.")
         if len(self.attacks) > len(shown):
             lines.append(f"... and {len(self.attacks) - len(shown)} more attacks.")
+        if not self.disclosure.everything:
+            lines.append(
+                "Reports are shared: they, and the verdict, go by fewer and rounded numbers. These are private."
+            )
         if assumed:
             lines += wrapped(assumed_in_words(assumed, len(self.unit_ids)))
         for metric, sides in self.utility.items():
