@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from monai_mia.attacks import Attack, EverySignal
 from monai_mia.attacks.adversary import AdversaryView
 from monai_mia.attacks.attack import missing_maps
 from monai_mia.audit.criteria import percent
-from monai_mia.audit.disclosure.gate import Disclosure
+from monai_mia.audit.disclosure.gate import UNTOLD, Disclosure
 from monai_mia.audit.printing import assumed_in_words, data_frame, flat, text_table, wrapped
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
@@ -147,7 +146,7 @@ class ComparisonResult:
                 if (row.name, row.n_shadow) in kept
             ),
             gains={
-                key: {"auc": disclosure.coarse(gains["auc"]), "tpr_ratio": Estimate(nan, nan, nan)}
+                key: {"auc": disclosure.coarse(gains["auc"]), "tpr_ratio": UNTOLD}
                 for key, gains in self.gains.items()
                 if key in kept
             },

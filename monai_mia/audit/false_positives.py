@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import nan
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from monai_mia.attacks.attack import Attack
 from monai_mia.attacks.transfer import fitted_threshold
 from monai_mia.attacks.voxelwise import opponents
 from monai_mia.audit.disclosure.cells import MIN_CELL
-from monai_mia.audit.disclosure.gate import Disclosure
+from monai_mia.audit.disclosure.gate import UNTOLD, Disclosure
 from monai_mia.audit.scoring import access_needed, score_cases
 from monai_mia.errors import InputError
 from monai_mia.records.streams import Stream, stream
@@ -126,10 +125,6 @@ def transferred_threshold(attack: Attack, view: AdversaryView, seed: int = 0) ->
     if not scores:
         raise InputError(f"shadows must be at least 1 to transfer the threshold of attack {attack.name!r}, got 0.")
     return fitted_threshold(np.concatenate(scores), np.concatenate(sides), "youden")
-
-
-#: A rate that is about too few patients to be told.
-_UNTOLD = Estimate(nan, nan, nan)
 
 
 @dataclass(frozen=True)
@@ -575,13 +570,13 @@ class FalsePositiveStudyResult:
         def of(item: AttackFalsePositives) -> AttackFalsePositives:
             told = disclosure.coarse(item)
             if not disclosure.divides(item.tpr_at_fpr.value, self.headline_fpr, side, side):
-                told = replace(told, tpr_at_fpr=_UNTOLD)
+                told = replace(told, tpr_at_fpr=UNTOLD)
             own = item.sources[0].fpr.value
             if disclosure.divides(item.tpr.value, own, side, side):
                 return told
-            sources = [replace(one, precision=dict.fromkeys(one.precision, _UNTOLD), mmps={}) for one in told.sources]
-            sources[0] = replace(sources[0], fpr=_UNTOLD, gated_fpr=_UNTOLD, rejected=_UNTOLD, fpr_at_95_tpr=_UNTOLD)
-            return replace(told, tpr=_UNTOLD, gated_tpr=_UNTOLD, rejected=_UNTOLD, mmps={}, sources=tuple(sources))
+            sources = [replace(one, precision=dict.fromkeys(one.precision, UNTOLD), mmps={}) for one in told.sources]
+            sources[0] = replace(sources[0], fpr=UNTOLD, gated_fpr=UNTOLD, rejected=UNTOLD, fpr_at_95_tpr=UNTOLD)
+            return replace(told, tpr=UNTOLD, gated_tpr=UNTOLD, rejected=UNTOLD, mmps={}, sources=tuple(sources))
 
         return replace(
             self,

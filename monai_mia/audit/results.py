@@ -229,7 +229,9 @@ class AuditResult:
         without shadows, as many of them as may be; numbers are rounded, and rates of too few patients are left out.
         """
         gate = self.disclosure
-        if self.gated or gate.everything:
+        if self.gated:
+            return self
+        if gate.everything:
             return replace(self, gated=True)
         first = [self.best]
         first += sorted(self.attacks, key=lambda one: 1.0 if one.tail_p_value is None else one.tail_p_value)[:1]
@@ -260,29 +262,27 @@ class AuditResult:
 
     def _gated(self, attack: AttackResult, most: int = 1, curve: bool = False) -> AttackResult:
         """An attack with rounded numbers, and a curve of few points or none."""
-        gate = self.disclosure
+        gate, told = self.disclosure, self.disclosure.coarse(attack)
         wanted = [fpr for fpr, rate in attack.tpr_at_fpr.items() if rate is not None]
         points = gate.curve(attack.scores, self.member, self.patient_ids, wanted) if curve else []
         band = np.searchsorted(attack.roc["band_fpr"], [fpr + 1e-9 for fpr, _ in points], side="right") - 1
         drawn = [
-            gate.coarse(attack.tpr_at_fpr.get(fpr) or Estimate(tpr, *(attack.roc[f"band_{end}"][k] for end in _ENDS)))
+            told.tpr_at_fpr.get(fpr) or gate.coarse(Estimate(tpr, *(attack.roc[f"band_{end}"][k] for end in _ENDS)))
             for (fpr, tpr), k in zip(points, band, strict=True)
         ]
         fprs, ends = [0.0, *(fpr for fpr, _ in points), 1.0], (Estimate(0.0, 0.0, 0.0), Estimate(1.0, 1.0, 1.0))
         drawn = [ends[0], *drawn, ends[1]]
-        bound, n_member = attack.epsilon_lower_bound, self.n_patients[0]
+        bound, n_member, known = attack.epsilon_lower_bound, self.n_patients[0], dict(points)
         lifts = [
             rate.low / fpr
             for fpr, rate in attack.tpr_at_fpr.items()
-            if rate is not None and fpr not in dict(points) and gate.shows(round(rate.value * n_member))
+            if rate is not None and fpr not in known and gate.shows(round(rate.value * n_member))
         ]
         return replace(
-            gate.coarse(attack),
-            auc_gain=None if most == 1 else gate.coarse(attack.auc_gain),
+            told,
+            auc_gain=None if most == 1 else told.auc_gain,
             lift=2.0 ** math.floor(math.log2(max(lifts))) if lifts and max(lifts) >= 1 else None,
-            tpr_at_fpr={
-                fpr: gate.coarse(rate) if fpr in dict(points) else None for fpr, rate in attack.tpr_at_fpr.items()
-            },
+            tpr_at_fpr={fpr: rate if fpr in known else None for fpr, rate in told.tpr_at_fpr.items()},
             epsilon_lower_bound=None if bound is None else gate.bound(bound),
             transferred=None,
             roc={

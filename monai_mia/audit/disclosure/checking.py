@@ -9,7 +9,6 @@ it speaks of these weights, and, with a signature, who vouches for it.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import os
@@ -27,6 +26,7 @@ from monai_mia.audit.report.content import check_report
 from monai_mia.audit.report.summary_page import write_summary
 from monai_mia.audit.verdict import Verdict, judge
 from monai_mia.errors import InputError
+from monai_mia.records import files
 
 __all__ = ["CheckedReport", "check_shared"]
 
@@ -138,13 +138,10 @@ def _says(page: str, content: Mapping[str, Any], verdict: Verdict) -> bool:
 
 def _check_model(content: Mapping[str, Any], model: Path) -> None:
     try:
-        with model.open("rb") as weights:
-            digest = hashlib.sha256()
-            for block in iter(lambda: weights.read(1 << 20), b""):
-                digest.update(block)
+        found = files.sha256(model)
     except OSError as error:
         raise InputError(f"model must be a file that can be read, got {str(model)!r} ({error.strerror}).") from error
-    found, audited = digest.hexdigest(), content.get("target", {}).get("checkpoint_sha256")
+    audited = content.get("target", {}).get("checkpoint_sha256")
     if found != audited:
         raise InputError(
             f"model must be the one that was audited, got a file with SHA-256 {found[:12]}…, where the report is about "

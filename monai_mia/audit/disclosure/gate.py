@@ -28,10 +28,13 @@ from monai_mia.records.identifiers import MIN_CELL
 from monai_mia.statistics import Estimate
 from monai_mia.statistics.epsilon import EpsilonBound
 
-__all__ = ["Disclosure", "coarse", "coarse_p_value"]
+__all__ = ["UNTOLD", "Disclosure", "coarse", "coarse_p_value"]
 
 Array = NDArray[np.float64]
 _T = TypeVar("_T")
+
+#: In the place of a number that is about too few patients to be told.
+UNTOLD = Estimate(math.nan, math.nan, math.nan)
 
 #: False positive rates at which a curve may have a point.
 _RATES = tuple(sorted({*(m * 10.0**d for d in (-4, -3, -2) for m in (1, 2, 5)), *(k / 10 for k in range(1, 10))}))
@@ -179,8 +182,7 @@ def _rounded(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: _rounded(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [_rounded(item, name) for item in value]
-        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        return type(value)(_rounded(item, name) for item in value)
     return value
 
 
